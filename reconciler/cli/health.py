@@ -319,9 +319,10 @@ async def _secrets(desired: "Desired") -> AsyncIterator[CheckFinding]:
             if secret.on == "reconciler":
                 yield await _secret(f"{variable} of adapter {name}", secret)
     for repo, forge in sorted(desired.forges.items()):
-        yield await _secret(f"token of forge {repo}", forge.token)
-        if forge.webhook_secret:
-            yield await _secret(f"webhook_secret of forge {repo}", forge.webhook_secret, repo)
+        for path, secret in forge.secrets.items():
+            name = ".".join(path)
+            ways: dict[str, _Way] = {"webhook_secret": "drawn", "app.key": "lines"}
+            yield await _secret(f"{name} of forge {repo}", secret, ways.get(name, "typed"))
     targets = desired.fleet.notify.targets if desired.fleet.notify else {}
     for target, url in sorted(targets.items()):
         yield await _secret(f"URL of target {target}", url)
@@ -334,20 +335,24 @@ async def _secrets(desired: "Desired") -> AsyncIterator[CheckFinding]:
         yield _private_file(f"identity of host {host.name}", _home(host.identity or ""))
 
 
-async def _secret(what: str, secret: "Secret", webhook: str = "") -> CheckFinding:
+_Way = Literal["typed", "drawn", "lines"]
+"""How a secret is set: typed as one line, drawn by chance, or pasted as the lines of a file."""
+
+
+async def _secret(what: str, secret: "Secret", way: _Way = "typed") -> CheckFinding:
     from reconciler.dispatch.retrying import StepFailed
     from reconciler.dispatch.secrets import find_secret
 
     if secret.file:
         finding = _private_file(what, _home(secret.file))
         if finding.result != "ok":
-            return finding._replace(fix=finding.fix or _way_to_set(secret, webhook))
+            return finding._replace(fix=finding.fix or _way_to_set(secret, way))
     try:
         value = await find_secret(what, secret)
     except (StepFailed, ReconcilerError) as error:
-        return failure("secrets", str(error), _way_to_set(secret, webhook))
+        return failure("secrets", str(error), _way_to_set(secret, way))
     if not value:
-        return failure("secrets", f"{what} is empty", _way_to_set(secret, webhook))
+        return failure("secrets", f"{what} is empty", _way_to_set(secret, way))
     return CheckFinding("secrets", "ok", what)
 
 
@@ -355,14 +360,19 @@ def _home(name: str) -> Path:
     return Path(name).expanduser()
 
 
-def _way_to_set(secret: "Secret", webhook: str) -> str:
+_WAYS: Mapping[_Way, str] = {
+    "typed": "printf 'paste it, then Enter: ' >&2; head -n 1",
+    "drawn": "head -c 32 /dev/urandom | base64",
+    "lines": "echo 'paste its lines, then Ctrl-D:' >&2; cat",
+}
+
+
+def _way_to_set(secret: "Secret", way: _Way) -> str:
     """Return the command that sets a secret without it being in any argument or history."""
     if secret.file:
         file = _home(secret.file)
         folder, name = shlex.quote(str(file.parent)), shlex.quote(str(file))
-        drawn = "head -c 32 /dev/urandom | base64"
-        typed = "printf 'paste it, then Enter: ' >&2; head -n 1"
-        return f"(umask 077; mkdir -p {folder}; {drawn if webhook else typed} >{name})"
+        return f"(umask 077; mkdir -p {folder}; {_WAYS[way]} >{name})"
     if secret.env:
         return f"printf 'paste it, then Enter: ' >&2; IFS= read -r {secret.env} && export {secret.env}"
     return ""
@@ -480,25 +490,40 @@ async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> Sequence
         await forges.open_pulls(forge, "-")  # the least that its token must be let in for
     except ReconcilerError as error:
         is_token = isinstance(error, Forbidden) or "the token is refused" in str(error)
-        look = f"curl -sS {shlex.quote(f'{forge.api}/version')}"
-        return [failure("forges", f"{name}: {error}", _way_to_set(forge.token, "") if is_token else look)]
-    return await _rights(name, forge)
+        fix = _way_in(forge) if is_token else _way_to_ask(forge)
+        return [failure("forges", f"{name}: {error}", fix)]
+    return await _rights(name, forge, forge.token) if forge.token else [_let_in(name)]
 
 
-async def _rights(name: str, forge: "Forge") -> Sequence[CheckFinding]:
+def _way_in(forge: "Forge") -> str:
+    """Return the command that sets what lets the reconciler in."""
+    return _way_to_set(forge.credential, "lines" if forge.app else "typed") if forge.credential else ""
+
+
+def _way_to_ask(forge: "Forge") -> str:
+    """Return the command that shows whether a forge answers."""
+    path = "meta" if forge.kind == "github" else "version"
+    return f"curl -sS {shlex.quote(f'{forge.api}/{path}')}"
+
+
+async def _rights(name: str, forge: "Forge", token: "Secret") -> Sequence[CheckFinding]:
     """Return which rights the token of a forge lacks, each tried by use: about number 0, which is nothing."""
     from reconciler.dispatch.secrets import forge_secret
     from reconciler.forge.setup import forge_setup
 
     try:
-        async with forge_setup(forge, lambda: forge_secret(forge.token)) as setup:
+        async with forge_setup(forge, lambda: forge_secret(token)) as setup:
             missing = await setup.missing_rights(await setup.repository())
     except ReconcilerError as error:
         return [failure("forges", f"{name}: {error}")]
     if missing:
-        fix = _way_to_set(forge.token, "")
+        fix = _way_to_set(token, "typed")
         return [failure("forges", f"{name}: its token lacks {', '.join(missing)}", fix)]
-    return [CheckFinding("forges", "ok", f"{name} answers, and lets the token in")]
+    return [_let_in(name)]
+
+
+def _let_in(name: str) -> CheckFinding:
+    return CheckFinding("forges", "ok", f"{name} answers, and lets the token in")
 
 
 async def _webhooks(

@@ -172,7 +172,7 @@ class IssueController:
         issue = await self.forges.issue(place.forge, number)
         if issue is None:
             return True
-        if issue.state == "open" and place.rules.label in issue.labels:
+        if issue.state == "open" and issue.has(place.rules.label):
             return False
         touched_at = await self.writer.touched_at(task_path(name), apart_from=_ISSUE)
         if touched_at and touched_at > (issue.closed_at or issue.updated_at):
@@ -298,7 +298,7 @@ class _Target(NamedTuple):
 
     def takes(self, issue: Issue) -> bool:
         """Return whether an issue becomes a task; a forge without the label lists all issues."""
-        return issue.state == "open" and self.rules.label in issue.labels and self.allows(issue.author)
+        return issue.state == "open" and issue.has(self.rules.label) and self.allows(issue.author)
 
     def allows(self, person: str) -> bool:
         """Return whether a person is on the allow-list."""

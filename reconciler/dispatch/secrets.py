@@ -187,7 +187,7 @@ def secret_variables(desired: Desired) -> frozenset[str]:
     """Return the variables of our environment that the specs use as secrets."""
     of_adapters = [each for adapter in desired.adapters.values() for each in adapter.secrets.values()]
     forges = [desired.fleet.forge, *(repo.forge for repo in desired.repos.values())]
-    of_forges = [each for forge in forges if forge for each in (forge.token, forge.webhook_secret) if each]
+    of_forges = [each for forge in forges if forge for each in forge.secrets.values()]
     of_targets = desired.fleet.notify.targets.values() if desired.fleet.notify else ()
     wanted = (secret.env for secret in (*of_adapters, *of_forges, *of_targets) if secret.on == "reconciler")
     return frozenset(name for name in wanted if name)

@@ -22,6 +22,9 @@ from pydantic import BaseModel, ValidationError
 from reconciler.core.errors import Unavailable, UsageError
 from reconciler.core.model.specs import Forge
 from reconciler.core.text import one_line
+from reconciler.forge.conditional import AnswerCache
+from reconciler.forge.dialect import FORGEJO, Dialect
+from reconciler.forge.tokens import TokenSource
 from reconciler.tls import Authorities, RenewedClient
 
 if TYPE_CHECKING:  # it is heavy, and most fleets begin without a forge
@@ -44,13 +47,12 @@ _TIMEOUT = 60.0
 """Seconds for one whole exchange."""
 _MOST_BYTES = 16 * 2**20
 _COUNT = re.compile(r"[0-9]{1,15}")
+_UNCHANGED = 304
 _PASSING = frozenset({429, 502, 503, 504})
 _DENIAL_REST = 30.0
 """Seconds for which what a token was refused is not tried again with the same token."""
 _LOOKUP_REST = 5.0
 """Least seconds between two looks at where the token is, once it was refused: a command may print it."""
-_NEEDED_SCOPE = re.compile(r"required scope\(s\): \[([^\]]{1,100})\]")
-_SCOPES = "it needs the scopes write:repository, write:issue and read:user, and an account that may write"
 
 
 class Declined(Unavailable):
@@ -123,26 +125,39 @@ class _Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class Rest:
+    """How long a forge wants to be left in peace; shared by all that use the same token there."""
+
+    until: float = 0.0
+    """In seconds of the monotonic clock."""
+
+
 class ForgeClient:
     """A repository on a forge, over HTTP; paths are relative to it, but for those that begin with `/`."""
 
     def __init__(
         self,
         forge: Forge,
-        token: Callable[[], Awaitable[str]],
+        tokens: TokenSource,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        dialect: Dialect = FORGEJO,
+        rest: Rest | None = None,
     ) -> None:
         self.writes = 0
         """Requests so far that may have changed something."""
         self.forge = forge
-        self._find_token = token
+        self._dialect = dialect
+        self._tokens = tokens
         self._token = ""
+        """The last that was used; nobody learns it."""
         self._looked_up_at = 0.0
-        """Monotonic time at which the token was looked up last."""
+        """Monotonic time at which a token that was refused was looked up last."""
         self._denials: dict[str, _Denial] = {}
         """By the kind of request; `` for all of them."""
         self._pause = pause
-        self._rests_until = 0.0
+        self._rest = rest or Rest()
+        self._cache = AnswerCache[_Reply]()
         import httpx2  # noqa: PLC0415 - see above
 
         try:
@@ -157,17 +172,18 @@ class ForgeClient:
                 trust_env=False,
                 follow_redirects=False,
                 verify=trusted,
-                headers={"Accept": "application/json", "User-Agent": "reconciler"},
+                headers={"User-Agent": "reconciler", **dialect.headers},
             ),
         )
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._tokens.close()
         await self._http.close()
 
     async def get(self, path: str, shape: type[T], params: Mapping[str, str] | None = None) -> T:
         """Return one thing."""
-        return self._read(shape, path, (await self._ask("GET", path, params)).value)
+        return self.read(shape, path, (await self._ask("GET", path, params)).value)
 
     async def pages(
         self,
@@ -191,7 +207,8 @@ class ForgeClient:
         """
         seen, before = 0, None
         for page in range(1, most + 1):
-            reply = await self._ask("GET", path, {**(params or {}), **page_of(page, size)})
+            size_of = page_of(page, size, self._dialect.size_parameter)
+            reply = await self._ask("GET", path, {**(params or {}), **size_of})
             items = reply.value or []
             if not isinstance(items, list):
                 raise self._unexpected(path, "a list was expected")
@@ -199,7 +216,7 @@ class ForgeClient:
                 return
             for item in filter(None, items):
                 try:
-                    entry = self._read(shape, path, item)
+                    entry = self.read(shape, path, item)
                 except UnexpectedAnswer as error:
                     if strict:
                         raise
@@ -212,11 +229,15 @@ class ForgeClient:
 
     async def write(self, method: str, path: str, shape: type[T], body: Mapping[str, Any]) -> T:
         """Create or change something; before a POST, and after a failed one, check whether it exists."""
-        return self._read(shape, path, (await self._ask(method, path, body=body)).value)
+        return self.read(shape, path, (await self._ask(method, path, body=body)).value)
 
     async def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
         """Do the same as `write` without reading the answer."""
         await self._ask(method, path, body=body)
+
+    async def account(self) -> str | None:
+        """Return the account of the token, where that is known without asking by it."""
+        return await self._tokens.account()
 
     async def pause(self, seconds: float) -> None:
         """Give the forge time."""
@@ -239,7 +260,7 @@ class ForgeClient:
             except Outage as again:
                 wait = next(waits, None)
                 if again.after > _LONGEST_WAIT:
-                    self._rests_until = time.monotonic() + min(again.after, _LONGEST_REST)
+                    self._rest.until = time.monotonic() + min(again.after, _LONGEST_REST)
                 if wait is None or again.after > _LONGEST_WAIT:
                     raise
                 await self._pause(max(wait, again.after))
@@ -247,12 +268,15 @@ class ForgeClient:
     async def _once(
         self, method: str, path: str, params: Mapping[str, str] | None, body: Mapping[str, Any] | None
     ) -> _Reply:
-        if (rest := self._rests_until - time.monotonic()) > 0:
+        if (rest := self._rest.until - time.monotonic()) > 0:
             raise Unavailable(f"{self._where}: it asks to wait for {rest:.0f} s more")
         import httpx2  # noqa: PLC0415 - see above
 
+        request = (path, *sorted((params or {}).items())) if method == "GET" else None
         kind = _kind_of(method, path)
         headers = await self._authorization(kind)
+        if tag := self._cache.tag(request):
+            headers["If-None-Match"] = tag
         try:
             async with (
                 asyncio.timeout(_TIMEOUT),
@@ -266,6 +290,8 @@ class ForgeClient:
             raise Outage(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unavailable(f"{self._where}: {self._harmless(str(error))}") from None
+        if tag and reply.status_code == _UNCHANGED:
+            return self._cache.get(request)
         try:
             answer = self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
         except (TokenRefused, RightMissing) as error:
@@ -276,6 +302,8 @@ class ForgeClient:
         if self._denials:
             self._denials.pop("", None)
             self._denials.pop(kind, None)
+        if request and (tag := reply.headers.get("etag", "")):
+            self._cache.keep(request, tag, answer)
         return answer
 
     @property
@@ -291,17 +319,20 @@ class ForgeClient:
         same one is not tried again at once; raises the error of the last time.
         """
         now, denial = time.monotonic(), self._denials.get("") or self._denials.get(kind)
-        if not self._token or (denial and now >= self._looked_up_at + _LOOKUP_REST):
-            token = await self._find_token()
-            if not token or not token.isascii() or not token.isprintable() or " " in token:
-                message = "empty or has characters that no token has; fix what `forge.token` points to"
-                raise Unavailable(f"{self._where}: the token is {message}")
-            if token != self._token:
-                self._denials = {key: each for key, each in self._denials.items() if each.token == token}
-            self._token, self._looked_up_at = token, now
-        if denial and denial.token == self._token and now < denial.until:
+        if denial and now >= self._looked_up_at + _LOOKUP_REST:
+            self._tokens.drop()
+            self._looked_up_at = now
+        token = await self._tokens.get()
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
+            self._tokens.drop()
+            message = f"empty or has characters that no token has; fix what {self._tokens.place} points to"
+            raise Unavailable(f"{self._where}: the token is {message}")
+        if token != self._token:
+            self._denials = {key: each for key, each in self._denials.items() if each.token == token}
+        self._token = token
+        if denial and denial.token == token and now < denial.until:
             raise type(denial.error)(str(denial.error))
-        return {"Authorization": f"token {self._token}"}
+        return {"Authorization": f"{self._dialect.scheme} {token}"}
 
     async def _body(self, reply: "httpx2.Response") -> bytes:
         raw = bytearray()
@@ -316,16 +347,19 @@ class ForgeClient:
         where, message = f"{self._where}: {request}", self._harmless(_message(raw))
         if 200 <= status < 300:  # noqa: PLR2004 - success
             return _Reply(status, self._value(request, raw), headers)
-        if status in _PASSING or (status == 403 and "retry-after" in headers):  # noqa: PLR2004 - GitHub's limit
+        if (after := self._dialect.limit(status, headers, message)) is not None:
+            raise Outage(f"{where}: {status} {message}; it asks to wait for {after:.0f} s", after)
+        if status in _PASSING:
             raise Outage(f"{where}: {status} {message}", _seconds(headers.get("retry-after", "")))
         if status == 401:  # noqa: PLR2004 - unauthorized
             raise TokenRefused(
-                f"{where}: the token is refused ({message}); renew what `forge.token` points to"
+                f"{where}: the token is refused ({message}); renew what {self._tokens.place} points to"
             )
         if status == 403:  # noqa: PLR2004 - forbidden
-            if right := _missing_right(message, headers):
-                raise RightMissing(f"{where}: the token may not do this: it lacks {right}; {_RENEW}")
-            raise Forbidden(f"{where}: the token may not do this ({message}); {_SCOPES}")
+            if right := self._harmless(self._dialect.missing_right(message, headers)):
+                renew = f"a token that has it, where {self._tokens.place} points to, is taken up by itself"
+                raise RightMissing(f"{where}: the token may not do this ({message}): {right}; {renew}")
+            raise Forbidden(f"{where}: the token may not do this ({message}); {self._dialect.rights}")
         if 300 <= status < 400:  # noqa: PLR2004 - redirection
             raise Unavailable(f"{where}: it has moved ({status}); correct `forge.api` and `forge.repo`")
         if status >= 500:  # noqa: PLR2004 - errors of the server
@@ -340,7 +374,8 @@ class ForgeClient:
                 request, "it is not JSON; is `forge.api` the address of the API?"
             ) from None
 
-    def _read(self, shape: type[T], path: str, value: Any) -> T:
+    def read(self, shape: type[T], path: str, value: Any) -> T:
+        """Return a value as that shape; raises UnexpectedAnswer."""
         try:
             return shape.model_validate(_without_nulls(value))
         except ValidationError as error:
@@ -355,6 +390,8 @@ class ForgeClient:
         return f"forge {self.forge.repo} at {self.forge.api}"
 
     def _url(self, path: str) -> str:
+        if "://" in path:
+            return path
         root = self.forge.api.rstrip("/")
         return f"{root}{path}" if path.startswith("/") else f"{root}/repos/{self.forge.repo}/{path}"
 
@@ -393,22 +430,12 @@ async def post_once(
     return reply.status_code, one_line(_message(bytes(raw)), 200)
 
 
-_RENEW = "a token that has it, where `forge.token` points to, is taken up by itself"
-_GITHUB_DENIAL = "Resource not accessible by"
-
-
-def _missing_right(message: str, headers: Mapping[str, str]) -> str:
-    """Return the right that a forge says the token lacks; empty if it does not say so."""
-    if match := _NEEDED_SCOPE.search(message):
-        return one_line(match[1])
-    if message.startswith(_GITHUB_DENIAL):
-        return one_line(headers.get("x-accepted-github-permissions", "") or "a permission of its repository")
-    return ""
+_NAMES = re.compile(r"(?<=/)(?:\d+|[0-9a-f]{40,64})(?=/|$)")
 
 
 def _kind_of(method: str, path: str) -> str:
-    """Return the kind of request, such that one right is needed for all of a kind."""
-    return f"{'read' if method == 'GET' else 'write'} {path.strip('/').partition('/')[0]}"
+    """Return the kind of request, such that one right is needed for all of a kind: it names no thing."""
+    return f"{'read' if method == 'GET' else 'write'} {_NAMES.sub('_', path)}"
 
 
 def _reason(error: BaseException) -> str:
@@ -424,9 +451,9 @@ def _reason(error: BaseException) -> str:
     return one_line(str(error), 200) or type(error).__name__
 
 
-def page_of(number: int, size: int = PAGE) -> Mapping[str, str]:
-    """Return the parameters that ask for a page; GitHub has a name of its own for the size."""
-    return {"page": str(number), "limit": str(size), "per_page": str(size)}
+def page_of(number: int, size: int, size_parameter: str) -> Mapping[str, str]:
+    """Return the parameters that ask for a page."""
+    return {"page": str(number), size_parameter: str(size)}
 
 
 def _has_more(headers: Mapping[str, str], seen: int) -> bool:
@@ -456,13 +483,24 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _message(raw: bytes) -> str:
+    """Return what an error says: its message, and the reasons that may be listed below it."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
         return ""
     if not isinstance(value, dict):
         return ""
-    return str(value.get("message") or value.get("detail") or "")
+    listed = value.get("errors")
+    reasons = [_listed_reason(each) for each in listed] if isinstance(listed, list) else []
+    message = str(value.get("message") or value.get("detail") or "")
+    return ": ".join(filter(None, [message, "; ".join(filter(None, reasons))]))
+
+
+def _listed_reason(error: object) -> str:
+    """Return one of the reasons of GitHub: a text, or an object with or without a message."""
+    if not isinstance(error, dict):
+        return str(error)
+    return str(error.get("message") or " ".join(str(error[key]) for key in ("field", "code") if key in error))
 
 
 def _seconds(text: str) -> float:

@@ -2,25 +2,102 @@
 Dialects: where the APIs of the forges differ.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from reconciler.core.model.forge import ForgeView
+
+if TYPE_CHECKING:
+    from reconciler.core.model.runs import ReviewNote
+    from reconciler.forge.answers import PullAnswer, StatusAnswer
+    from reconciler.forge.client import ForgeClient
+
+Headers = Mapping[str, str]
+
+
+_NEEDED_SCOPE = re.compile(r"required scope\(s\): \[([^\]]{1,100})\]")
+
+
+def _missing_scope(message: str, _: Headers) -> str:
+    return f"it lacks {match[1]}" if (match := _NEEDED_SCOPE.search(message)) else ""
+
+
+def _no_limit(_status: int, _headers: Headers, _message: str) -> float | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """Parameters of one kind of forge; the defaults are Forgejo's."""
 
+    # --- Requests ---
+
+    headers: Headers = field(default_factory=lambda: {"Accept": "application/json"})
+    """Sent with each request."""
+    scheme: str = "token"
+    """Word before the token in the header that has it."""
+    size_parameter: str = "limit"
+    """Parameter for the number of items in a page."""
+    rights: str = (
+        "it needs the scopes write:repository, write:issue and read:user, and an account that may write"
+    )
+    """What a token needs, where the forge does not say which right is missing."""
+    missing_right: Callable[[str, Headers], str] = _missing_scope
+    """Return which right an answer of 403 says is missing, by its message and headers; or nothing."""
+    limit: Callable[[int, Headers, str], float | None] = _no_limit
+    """
+    Return for how many seconds a failed answer asks to wait; None if it is not about a limit.
+
+    It is given the status, the headers and the message. 429 and 503 with
+    `Retry-After` are known without it.
+    """
+
+    # --- Pull requests ---
+
     newest_first: Mapping[str, str] = field(default_factory=lambda: {"sort": "recentupdate"})
     """Parameters that list pull requests by their last change."""
-    label_key: Literal["id", "name"] = "id"
-    """Field of a label by which it is removed from an issue."""
+    one_commit: Mapping[str, str] = field(default_factory=lambda: {"stat": "false", "files": "false"})
+    """Parameters that make a list of commits cheap."""
     has_drafts: bool = False
     """Whether drafts have a flag of their own; if not, the title begins with `WIP:`."""
     is_sure_of_conflicts: bool = False
     """Whether `mergeable: false` always means a conflict; if not, it may still be being computed."""
+    computing: str = "try again later"
+    """Part of the message of a merge that is declined because the forge still computes, in lower case."""
+    more_checks: "Callable[[ForgeClient, str], Awaitable[Sequence[StatusAnswer]]] | None" = None
+    """Read what says something of a commit beside its statuses."""
+    inline_comments: "Callable[[ForgeClient, int], Awaitable[Mapping[int, Sequence[ReviewNote]]]] | None" = (
+        None
+    )
+    """Read the inline comments of a pull request at once, by review; if not, they are read by review."""
+    may_write: "Callable[[ForgeClient, str], Awaitable[bool]] | None" = None
+    """Read whether an account may write, where reviews do not tell whether they count."""
+    enqueue: "Callable[[ForgeClient, PullAnswer, str], Awaitable[str]] | None" = None
+    """
+    Put a pull request whose merge was declined into the merge queue, and return how it stands there.
+
+    It is given the message of the declined merge, and returns nothing if that is not about a queue.
+    """
+
+    # --- Issues and labels ---
+
+    open_issues: Mapping[str, str] = field(
+        default_factory=lambda: {"type": "issues", "state": "open", "sort": "oldest"}
+    )
+    """Parameters that list open issues, oldest first."""
+    has_owner_labels: bool = True
+    """Whether an organisation has labels too, beside those of its repositories."""
+    has_exclusive_labels: bool = True
+    """Whether a label may replace others of its scope."""
+    same_label: Callable[[str], str] = str
+    """Return what two names of one label have in common: all of it, where names know upper and lower case."""
+    label_key: Literal["id", "name"] = "id"
+    """Field of a label by which it is removed from an issue."""
+
+    # --- Webhooks ---
+
     hook_type: Mapping[str, str] = field(default_factory=lambda: {"type": "forgejo"})
     hook_events: tuple[str, ...]
     """Events that a webhook is made for."""
@@ -28,6 +105,8 @@ class Dialect:
     """Events that such a webhook lists at the least; some names bring others with them."""
     lists_deliveries: bool = False
     """Whether its API tells what the deliveries of a webhook were answered."""
+    renews_hook_secret: bool = False
+    """Whether a webhook that is edited gets the new secret; if not, another is made in its place."""
 
     def merge(self, want: ForgeView) -> tuple[str, Mapping[str, Any]]:
         """Return method and body of the request that merges."""
@@ -52,30 +131,3 @@ GITEA = Dialect(
     listed_events=(*_LISTED, "pull_request_review", "status"),
 )
 """Written from the sources of Gitea 1.27, and tried on 1.26.3."""
-
-_GITHUB_EVENTS = (
-    *_COMMON,
-    "issue_comment",
-    "pull_request_review",
-    "pull_request_review_comment",
-    "status",
-)
-
-GITHUB = Dialect(
-    newest_first={"sort": "updated", "direction": "desc"},
-    label_key="name",
-    has_drafts=True,
-    is_sure_of_conflicts=True,
-    lists_deliveries=True,
-    hook_type={"name": "web"},
-    hook_events=_GITHUB_EVENTS,
-    listed_events=_GITHUB_EVENTS,
-)
-"""
-As far as the same calls carry, and never tried against GitHub itself.
-
-Its check runs (those of Actions among them) are not commit statuses and are
-not seen; labels there are not exclusive, so ours are exchanged one by one.
-"""
-
-DIALECTS: Mapping[str, Dialect] = {"forgejo": FORGEJO, "gitea": GITEA, "github": GITHUB}

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from reconciler.controller.ports import Clock
@@ -22,10 +23,13 @@ from reconciler.core.model.forge import (
 )
 from reconciler.core.model.specs import Forge
 from reconciler.forge.answers import BranchAnswer, CommentAnswer, DeliveryAnswer, HookAnswer, IssueAnswer
-from reconciler.forge.client import GONE_CODES, Declined, ForgeClient
-from reconciler.forge.dialect import DIALECTS, Dialect
+from reconciler.forge.app import AppSignature, AppToken
+from reconciler.forge.client import GONE_CODES, Declined, ForgeClient, Rest
+from reconciler.forge.dialect import Dialect
+from reconciler.forge.dialects import DIALECTS
 from reconciler.forge.issues import IssueReader
 from reconciler.forge.pull_requests import PullRequestReader
+from reconciler.forge.tokens import SecretToken, TokenSource
 from reconciler.forge.writer import ForgeWriter
 
 
@@ -73,6 +77,7 @@ class ForgeRegistry:
         self._clock = clock
         self._pause = pause
         self._clients_by_place: dict[Forge, _RepositoryClients] = {}
+        self._rests: dict[tuple[str, Secret | None], Rest] = {}
 
     async def close(self) -> None:
         """Close all connections."""
@@ -167,8 +172,7 @@ class ForgeRegistry:
         async with self._at(forge) as clients:
             config = {"url": url, "content_type": "json", "secret": secret}
             events = list(clients.dialect.hook_events)
-            body = {**clients.dialect.hook_type, "active": True, "events": events, "config": config}
-            new = await clients.client.write("POST", "hooks", HookAnswer, body)
+            new = await _write_hook(clients, {"active": True, "events": events, "config": config})
             hooks = [
                 hook
                 async for hook in clients.client.pages("hooks", HookAnswer)
@@ -209,11 +213,36 @@ class ForgeRegistry:
             yield clients
 
     def _clients(self, forge: Forge) -> _RepositoryClients:
-        client = ForgeClient(forge, lambda: self._secret(forge.token), self._pause)
         dialect = DIALECTS[forge.kind]
+        client = ForgeClient(forge, self._tokens(forge, dialect), self._pause, dialect, self._rest_of(forge))
         pulls = PullRequestReader(client, dialect, self._clock)
-        issues = IssueReader(client, forge.repo.partition("/")[0], self._clock)
+        issues = IssueReader(client, dialect, forge.repo.partition("/")[0], self._clock)
         return _RepositoryClients(client, dialect, pulls, ForgeWriter(client, dialect, pulls), issues)
+
+    def _rest_of(self, forge: Forge) -> Rest:
+        """Return what is shared by all repositories that one token is used for."""
+        return self._rests.setdefault((forge.api, forge.credential), Rest())
+
+    def _tokens(self, forge: Forge, dialect: Dialect) -> TokenSource:
+        """Return where the tokens for a repository are from."""
+        if forge.app:
+            signature = AppSignature(forge.app, self._secret, self._clock)
+            app_client = ForgeClient(forge, signature, self._pause, dialect)
+            return AppToken(forge, app_client, self._clock)
+        place = forge.token
+        if place is None:
+            raise Unavailable(f"forge {forge.repo}: neither `token` nor `app` is given")
+        return SecretToken(lambda: self._secret(place))
+
+
+async def _write_hook(clients: _RepositoryClients, body: Mapping[str, Any]) -> HookAnswer:
+    """Make a webhook; or edit the one with that address, where that renews its secret."""
+    if clients.dialect.renews_hook_secret:  # a second one with that address is declined there
+        async for hook in clients.client.pages("hooks", HookAnswer):
+            if hook.config.url == body["config"]["url"]:
+                return await clients.client.write("PATCH", f"hooks/{hook.id}", HookAnswer, body)
+    whole = {**clients.dialect.hook_type, **body}
+    return await clients.client.write("POST", "hooks", HookAnswer, whole)
 
 
 def canonical_url(url: str) -> str:

@@ -2,13 +2,14 @@
 The issues of a repository on a forge.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from reconciler.controller.ports import Clock
 from reconciler.core.model.forge import Issue
 from reconciler.forge.answers import IssueAnswer, LabelAnswer
 from reconciler.forge.client import GONE_CODES, Declined, Forbidden, ForgeClient
+from reconciler.forge.dialect import Dialect
 
 _RECHECKED = timedelta(minutes=10)
 """For so long it is believed that a label stands in one place, or in two."""
@@ -17,8 +18,9 @@ _RECHECKED = timedelta(minutes=10)
 class IssueReader:
     """Reads issues; remembers only how they have to be asked for."""
 
-    def __init__(self, client: ForgeClient, owner: str, clock: Clock) -> None:
+    def __init__(self, client: ForgeClient, dialect: Dialect, owner: str, clock: Clock) -> None:
         self._client = client
+        self._dialect = dialect
         self._owner = owner
         self._clock = clock
         self._twins: dict[str, tuple[datetime, bool]] = {}
@@ -26,10 +28,10 @@ class IssueReader:
 
     async def open(self, label: str) -> Sequence[Issue] | None:
         """Return every open issue with a label, oldest first; None if the repository takes no issues."""
-        query = {"type": "issues", "state": "open", "sort": "oldest"}
+        query = self._dialect.open_issues
         try:
             issues = await self._listed(label, {**query, "labels": label})
-            if not issues and await self._has_twin(label):
+            if not issues and self._dialect.has_owner_labels and await self._has_twin(label):
                 issues = await self._listed(label, query)
         except Declined as declined:
             if declined.status in GONE_CODES:
@@ -37,11 +39,11 @@ class IssueReader:
             raise
         return issues
 
-    async def _listed(self, label: str, query: dict[str, str]) -> Sequence[Issue]:
+    async def _listed(self, label: str, query: Mapping[str, str]) -> Sequence[Issue]:
         answers = [answer async for answer in self._client.pages("issues", IssueAnswer, query)]
         issues = [answer.issue for answer in answers if answer.pull_request is None]
         # A filter by a label that does not exist is none.
-        return sorted((issue for issue in issues if label in issue.labels), key=lambda issue: issue.number)
+        return sorted((issue for issue in issues if issue.has(label)), key=lambda issue: issue.number)
 
     async def _has_twin(self, label: str) -> bool:
         """

@@ -10,7 +10,7 @@ three for each of `REFRESHED` pull requests, however many there are.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -51,6 +51,8 @@ After this time of "cannot be merged" with the same head and base it is called a
 
 Forgejo says the same while it computes, which takes moments.
 """
+_RIGHTS_LAST = timedelta(minutes=5)
+"""For so long it is believed what an account may do."""
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 OWN_CONTEXTS = "reconciler/"
 """Commit statuses of ours begin so; they are no checks."""
@@ -85,6 +87,8 @@ class PullRequestReader:
         """Why a pull request could not be read the last time."""
         self._inline: dict[tuple[int, int | None], tuple[ReviewNote, ...]] = {}
         """By id of the review and number of its comments."""
+        self._writers: dict[str, tuple[datetime, bool]] = {}
+        """By account: until when it is believed that it may write, or may not."""
         self._pushers: dict[str, str] = {}
         """By commit."""
         self._unmergeable: dict[int, tuple[tuple[str, str], datetime]] = {}
@@ -153,13 +157,24 @@ class PullRequestReader:
         page = 1
         while True:
             try:
-                answer = await self._client.get(f"commits/{commit}/status", StatusesAnswer, page_of(page))
+                query = page_of(page, PAGE, self._dialect.size_parameter)
+                answer = await self._client.get(f"commits/{commit}/status", StatusesAnswer, query)
             except Declined:  # the commit is gone: its branch was rewritten
                 return ()
             statuses += answer.statuses or ()
             if not answer.statuses or len(statuses) >= answer.total_count:
                 return tuple(statuses)
             page += 1
+
+    async def _checks(self, commit: str) -> tuple[StatusAnswer, ...]:
+        """Return the statuses of a commit, and what else says something of it."""
+        statuses = await self.statuses(commit)
+        if self._dialect.more_checks is None:
+            return statuses
+        try:
+            return (*statuses, *await self._dialect.more_checks(self._client, commit))
+        except Declined:  # it is gone
+            return statuses
 
     def saw_conflict(self, answer: PullAnswer) -> None:
         """Remember that a merge failed because of a conflict."""
@@ -220,7 +235,7 @@ class PullRequestReader:
 
     async def _detail(self, answer: PullAnswer) -> PullRequestDetail:
         number = answer.number
-        statuses = await self.statuses(answer.head.sha)
+        statuses = await self._checks(answer.head.sha)
         pull = self._pull(
             answer,
             pusher=await self._pusher(answer.head.sha),
@@ -292,7 +307,8 @@ class PullRequestReader:
         """Return the author of a commit: forges do not say who pushed it."""
         if commit not in self._pushers:
             try:
-                query = {"sha": commit, "stat": "false", "files": "false", "limit": "1", "per_page": "1"}
+                one = page_of(1, 1, self._dialect.size_parameter)
+                query = {"sha": commit, **self._dialect.one_commit, **one}
                 commits = await self._client.get("commits", CommitsAnswer, query)
             except Declined:  # it is gone: the branch was rewritten or deleted
                 return ""
@@ -316,7 +332,19 @@ class PullRequestReader:
         verdicts = [
             (answer, _VERDICTS[answer.state]) async for answer in answers if answer.state in _VERDICTS
         ]
-        return tuple([await self._review(pull, answer, verdict) for answer, verdict in verdicts])
+        inline = await self._inline_by_review(pull) if verdicts else None
+        return tuple([await self._review(pull, answer, verdict, inline) for answer, verdict in verdicts])
+
+    async def _inline_by_review(self, pull: PullAnswer) -> Mapping[int, Sequence[ReviewNote]] | None:
+        """
+        Return all inline comments, where they can be read at once; None where they cannot.
+
+        They are read after the reviews, whatever the pull request said before of their number: a
+        review that was submitted in between has its comments too.
+        """
+        if self._dialect.inline_comments is None:
+            return None
+        return await self._dialect.inline_comments(self._client, pull.number)
 
     async def _conversation(self, pull: PullAnswer) -> tuple[Comment, ...]:
         """Return the comments in the conversation of an open pull request."""
@@ -326,9 +354,19 @@ class PullRequestReader:
         comments = [answer.comment("") async for answer in answers]
         return tuple([replace(each, is_by_member=await self._members.has(each.author)) for each in comments])
 
-    async def _review(self, pull: PullAnswer, answer: ReviewAnswer, verdict: "_Verdict") -> Review:
+    async def _review(
+        self,
+        pull: PullAnswer,
+        answer: ReviewAnswer,
+        verdict: "_Verdict",
+        inline: Mapping[int, Sequence[ReviewNote]] | None,
+    ) -> Review:
         author = name_of(answer.user)
-        notes = (ReviewNote(author=author, text=answer.body),) if answer.body.strip() else ()
+        notes = [ReviewNote(author=author, text=answer.body)] if answer.body.strip() else []
+        if inline is None:
+            notes += await self._comments(pull.number, answer)
+        else:
+            notes += inline.get(answer.id, ())
         is_behind = answer.commit_id != pull.head.sha
         return Review(
             id=answer.id,
@@ -337,11 +375,26 @@ class PullRequestReader:
             commit=answer.commit_id or "",
             is_stale=is_behind if answer.stale is None else answer.stale,
             is_dismissed=answer.dismissed or answer.state == "DISMISSED",
-            is_official=answer.official,
-            is_by_member=answer.official or await self._members.has(author),
+            is_official=answer.official and (verdict == "comment" or await self._may_write(author)),
+            is_by_member=await self._is_member(author, answer),
             at=answer.submitted_at,
-            notes=notes + await self._comments(pull.number, answer),
+            notes=tuple(notes),
         )
+
+    async def _is_member(self, author: str, review: ReviewAnswer) -> bool:
+        """Return whether a reviewer may work on the repository; official ones do, where reviews tell that."""
+        is_told = self._dialect.may_write is None
+        return (is_told and review.official) or await self._members.has(author)
+
+    async def _may_write(self, name: str) -> bool:
+        """Return whether the review of an account counts, where reviews do not tell that."""
+        if self._dialect.may_write is None:
+            return True
+        until, may_write = self._writers.get(name, (_LONG_AGO, False))
+        if until <= self._clock():
+            may_write = await self._dialect.may_write(self._client, name)
+            self._writers[name] = self._clock() + _RIGHTS_LAST, may_write
+        return may_write
 
     async def _comments(self, number: int, review: ReviewAnswer) -> tuple[ReviewNote, ...]:
         """Return the inline comments of a review; fetched once."""

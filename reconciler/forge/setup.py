@@ -18,6 +18,8 @@ from reconciler.core.model.status import Phase
 from reconciler.core.text import one_line
 from reconciler.forge.answers import ForgeAnswer, ForgeUser, JsonLine, LabelAnswer
 from reconciler.forge.client import Declined, Forbidden, ForgeClient, UnexpectedAnswer
+from reconciler.forge.dialects import DIALECTS
+from reconciler.forge.tokens import SecretToken
 from reconciler.forge.writer import label_body
 
 StepResult = Literal["done", "already so", "would", "skipped", "failed"]
@@ -145,7 +147,7 @@ async def _version(api: str, token: Token, ca: str | None) -> None:
 @asynccontextmanager
 async def forge_setup(forge: Forge, token: Token) -> "AsyncIterator[ForgeSetup]":
     """Yield the set-up of a repository, and close its connections at the end."""
-    client = ForgeClient(forge, token)
+    client = ForgeClient(forge, SecretToken(token), dialect=DIALECTS[forge.kind])
     try:
         yield ForgeSetup(client)
     finally:
@@ -193,7 +195,9 @@ class ForgeSetup:
         if not missing:
             return SetupStep("labels", "already so", ", ".join(names))
         for name in () if is_dry else missing:
-            await self.client.write("POST", "labels", LabelAnswer, label_body(name))
+            await self.client.write(
+                "POST", "labels", LabelAnswer, label_body(name, DIALECTS[self.client.forge.kind])
+            )
         return SetupStep("labels", "would" if is_dry else "done", f"make {', '.join(missing)}")
 
     async def protection(

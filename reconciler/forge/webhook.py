@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from reconciler.core.errors import UsageError
 from reconciler.core.fields import Id
@@ -120,7 +120,13 @@ class _Run(ForgeAnswer):
 
 
 class _Commit(ForgeAnswer):
-    id: JsonLine
+    id: JsonLine = Field(validation_alias=AliasChoices("id", "sha"))
+
+
+class _Checked(ForgeAnswer):
+    """What ran for a commit on GitHub."""
+
+    head_sha: JsonLine
 
 
 class _Body(ForgeAnswer):
@@ -138,6 +144,9 @@ class _Body(ForgeAnswer):
     is_pull: bool = False
     run: _Run | None = None
     commit: _Commit | None = None
+    check_run: _Checked | None = None
+    check_suite: _Checked | None = None
+    workflow_run: _Checked | None = None
 
     @property
     def happened_at(self) -> datetime | None:
@@ -180,12 +189,16 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "pull_request_comment": _REVIEW,
     "pull_request_review": _REVIEW,
     "pull_request_review_comment": ("pull_request", "comment"),
+    "pull_request_review_thread": ("pull_request",),
     "issues": ("issue", "repository"),
     "issue_comment": ("issue", "comment", "repository"),
     "status": ("commit", "repository"),
     "action_run_failure": ("run",),
     "action_run_success": ("run",),
     "action_run_recover": ("run",),
+    "check_run": ("check_run", "repository"),
+    "check_suite": ("check_suite", "repository"),
+    "workflow_run": ("workflow_run", "repository"),
 }
 
 _Match = dict[str, Any]
@@ -216,6 +229,8 @@ def _issue(body: _Body) -> _Match | None:
 def _checked(body: _Body) -> _Match | None:
     if body.run:
         return {"commit": body.run.commit_sha}
+    if checked := body.check_run or body.check_suite or body.workflow_run:
+        return {"commit": checked.head_sha}
     return {"commit": body.commit.id} if body.commit else None
 
 
@@ -229,10 +244,14 @@ _PLACES: Mapping[str, Callable[[_Body], _Match | None]] = {
     "pull_request_comment": _pull,
     "pull_request_review": _pull,  # GitHub's
     "pull_request_review_comment": _pull,  # GitHub's
+    "pull_request_review_thread": _pull,  # GitHub's
     "issues": _issue,
     "issue_comment": _issue,
     "status": _checked,
     "action_run_failure": _checked,
     "action_run_success": _checked,
     "action_run_recover": _checked,
+    "check_run": _checked,  # GitHub's
+    "check_suite": _checked,  # GitHub's
+    "workflow_run": _checked,  # GitHub's
 }

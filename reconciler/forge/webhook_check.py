@@ -21,7 +21,7 @@ from reconciler.core.model.specs import Forge
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time
 from reconciler.forge.client import Forbidden, post_once
-from reconciler.forge.dialect import DIALECTS
+from reconciler.forge.dialects import DIALECTS
 from reconciler.forge.forgejo import ForgeRegistry, InstalledWebhook, canonical_url
 from reconciler.forge.journal import Delivery, Journal, Rejection
 from reconciler.forge.webhook import ping

@@ -47,7 +47,6 @@ _MOST_TITLE = 250
 _MOST_DESCRIPTION = 140
 _NOT_NOW = frozenset({404, 405, 409, 412, 422})
 _CONFLICT = 409
-_COMPUTING = "try again later"
 _MERGE_WAITS = (0.5, 1.0, 1.5, 2.0)
 """
 Seconds before a merge is asked for again that the forge still computes.
@@ -113,7 +112,7 @@ class ForgeWriter:
 
     async def _ask_account(self) -> str:
         try:
-            return (await self._client.get("/user", ForgeUser)).login
+            return await self._client.account() or (await self._client.get("/user", ForgeUser)).login
         except Forbidden as error:
             raise Unavailable(f"{error}; or name the account of the token as `forge.account`") from None
 
@@ -233,8 +232,12 @@ class ForgeWriter:
             if declined.status == _CONFLICT and not declined.message:  # what git says comes without one
                 self._pulls.saw_conflict(detail.answer)
                 return ""
-            if _COMPUTING in declined.message.lower():
+            if self._dialect.computing in declined.message.lower():
                 return None
+            if self._dialect.enqueue and (
+                place := await self._dialect.enqueue(self._client, detail.answer, declined.message)
+            ):
+                return place
             return declined.message or f"it is not allowed now ({declined.status}), without a reason"
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.
@@ -255,7 +258,8 @@ class ForgeWriter:
                 await self._client.send("DELETE", f"issues/{number}/labels/{key}")
 
     async def _add_labels(self, pull: PullRequestSnapshot, names: Iterable[str]) -> None:
-        if missing := [name for name in names if name not in pull.labels]:
+        there = self._same(pull.labels)
+        if missing := [name for name in names if self._dialect.same_label(name) not in there]:
             await self._put_labels(pull.number, missing)
 
     async def _put_labels(self, number: int, names: list[str]) -> Iterable[LabelAnswer]:
@@ -263,19 +267,25 @@ class ForgeWriter:
         await self._ensure_labels(names)
         path = f"issues/{number}/labels"
         labels = (await self._client.write("POST", path, LabelsAnswer, {"labels": names})).root
-        if gone := set(names) - {label.name for label in labels}:
+        if gone := self._same(names) - self._same(label.name for label in labels):
             self._labels.clear()  # forges pass over names they do not know
             raise Unavailable(f"labels {', '.join(sorted(gone))} were deleted just now; they are made anew")
         return labels
 
     async def _ensure_labels(self, names: Iterable[str]) -> None:
-        if set(names) <= self._labels.keys():
+        if self._same(names) <= self._labels.keys():
             return
-        self._labels = {label.name: label.id async for label in self._client.pages("labels", LabelAnswer)}
+        same, labels = self._dialect.same_label, self._client.pages("labels", LabelAnswer)
+        self._labels = {same(label.name): label.id async for label in labels}
         for name in names:
-            if name not in self._labels:
-                made = await self._client.write("POST", "labels", LabelAnswer, label_body(name))
-                self._labels[name] = made.id
+            if same(name) not in self._labels:
+                made = await self._client.write(
+                    "POST", "labels", LabelAnswer, label_body(name, self._dialect)
+                )
+                self._labels[same(name)] = made.id
+
+    def _same(self, names: Iterable[str]) -> set[str]:
+        return {self._dialect.same_label(name) for name in names}
 
     # --- The issue ---------------------------------------------------------
 
@@ -322,10 +332,11 @@ def _check_taken(detail: PullRequestDetail, want: ForgeView) -> None:
         )
 
 
-def label_body(name: str) -> Mapping[str, object]:
+def label_body(name: str, dialect: Dialect) -> Mapping[str, object]:
     """Return the request that makes a label; of those for phases one is set at a time."""
     is_phase = name.startswith(_PHASES)
-    return {"name": name, "color": _PHASE_COLOR if is_phase else _OTHER_COLOR, "exclusive": is_phase}
+    body: dict[str, object] = {"name": name, "color": _PHASE_COLOR if is_phase else _OTHER_COLOR}
+    return {**body, "exclusive": is_phase} if dialect.has_exclusive_labels else body
 
 
 def _title(want: ForgeView) -> str:

@@ -253,11 +253,16 @@ def _forge(forge: Forge | None) -> Iterator[Mistake]:
         )
     if forge.ca is not None:
         yield from tried(("forge", "ca"), _check_place, forge.ca)
-    for name, secret in (("token", forge.token), ("webhook_secret", forge.webhook_secret)):
-        if secret is not None:
-            yield from secret_mistakes(("forge", name), secret)
-            if secret.on != "reconciler":
-                yield Mistake(("forge", name, "on"), "only the reconciler speaks to forges; leave `on` out")
+    if (forge.token is None) == (forge.app is None):
+        yield Mistake(
+            ("forge", *(("app",) if forge.app else ())), "expected exactly one of `token` and `app`"
+        )
+    if forge.app and forge.kind != "github":
+        yield Mistake(("forge", "app"), "only GitHub has Apps; set `kind: github`, or give a `token`")
+    for path, secret in forge.secrets.items():
+        yield from secret_mistakes(("forge", *path), secret)
+        if secret.on != "reconciler":
+            yield Mistake(("forge", *path, "on"), "only the reconciler speaks to forges; leave `on` out")
 
 
 _ADDRESS = re.compile(r"[A-Za-z0-9:_][A-Za-z0-9._:%-]*")

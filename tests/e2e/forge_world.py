@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from ruamel.yaml import YAML
 
+from reconciler.forge.dialects import DIALECTS
 from tests.e2e.conftest import IDENTITY
 from tests.forge.double import BOT, ForgejoDouble
 from tests.forge.state import Hook, PullTicket
@@ -27,7 +28,6 @@ T = TypeVar("T")
 CODE, FLEET = "acme/code", "acme/fleet"
 PATIENCE = 60.0
 """Seconds after which something that should happen is missed."""
-EVENTS = ["push", "create", "delete", "issues", "pull_request"]
 SECRET = "s3cret-of-the-hooks"
 APPRENTICE = Path(__file__).with_name("apprentice.py")
 
@@ -42,6 +42,10 @@ class World:
     process: subprocess.Popen[bytes] | None = None
     extra: dict[str, str] = field(default_factory=dict)
     """More environment of it."""
+    credential: str = "token: {env: FORGE_TOKEN}"
+    """How it is let in at the forge."""
+    bot: str = BOT
+    """Account that it has there."""
 
     _kills: list[float] = field(default_factory=list)
     """When it is killed, and started again."""
@@ -57,7 +61,8 @@ class World:
 
     def settings(self, *, code: str = "", **files: str) -> None:
         """Push the specs: those of the repo with more lines, and more files (`tasks__greet`)."""
-        secrets = f"token: {{env: FORGE_TOKEN}}, webhook_secret: {{file: {self.root / 'secret'}}}"
+        secrets = f"{self.credential}, webhook_secret: {{file: {self.root / 'secret'}}}"
+        secrets = f"kind: {self.forge.kind}, {secrets}"
         self.push(
             {
                 "specs/fleet.yaml": (
@@ -99,7 +104,8 @@ class World:
         """Have a reconciler serve the fleet as long as the block lasts; its webhooks are set up."""
         self.start()
         for repo in (CODE, FLEET):
-            self.forge.repos[repo].hooks = {1: Hook(1, self.hook_url, SECRET, True, EVENTS)}
+            events = list(DIALECTS[self.forge.kind].hook_events)
+            self.forge.repos[repo].hooks = {1: Hook(1, self.hook_url, SECRET, True, events)}
         try:
             yield
         finally:
@@ -244,7 +250,7 @@ class World:
     def said(self, number: int, repo: str = CODE) -> Sequence[str]:
         """Return the comments of the bot."""
         comments = self.forge.repos[repo].tickets[number].comments
-        return [comment.body for comment in comments if comment.author == BOT]
+        return [comment.body for comment in comments if comment.author == self.bot]
 
     def labels(self, number: int) -> set[str]:
         return {label.name for label in self.forge.repos[CODE].tickets[number].labels}

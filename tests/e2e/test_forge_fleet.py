@@ -96,7 +96,7 @@ def test_an_issue_goes_full_circle_with_nobody_but_a_reviewer(world, webhooks):
 def check_words(world: World, number: int) -> None:
     """Check what people saw on the forge."""
     pull, issue = world.forge.repos[CODE].pull(number), world.forge.repos[CODE].tickets[1]
-    assert (pull.title, pull.merged_by) == ("Greet the world", "bot")
+    assert (pull.title, pull.merged_by) == ("Greet the world", world.bot)
     for message in ("Greet the world.", "issue #1", "test -s greeting.txt` passed", "`apprentice`", "2 of 3"):
         assert message in pull.body
     assert world.labels(number) == {"robot", "agent/completed"}

@@ -11,7 +11,8 @@ from reconciler.core.model.specs import Forge
 from reconciler.forge.forgejo import ForgeRegistry
 from tests.fakes import FakeForges
 from tests.forge.double import ForgejoDouble
-from tests.forge.hands import ApiHand, FakeHand
+from tests.forge.github import GitHubDouble
+from tests.forge.hands import ApiHand, FakeHand, GitHubHand
 
 REPO = "acme/widgets"
 TOKEN = Secret(env="FORGE_TOKEN")
@@ -78,11 +79,26 @@ async def forges(double, connect):
     return connect(double.token)
 
 
-@pytest.fixture(params=["fake", "double", "real"])
+@pytest.fixture
+def github(tmp_path):
+    """Return a GitHub; all that it is asked and answers is held to GitHub's description, if that is here."""
+    with GitHubDouble(tmp_path / "github") as forge:
+        forge.add_repo(REPO)
+        yield forge
+    assert forge.mismatches == []
+
+
+@pytest.fixture(params=["fake", "double", "github", "real"])
 def hand(request, connect):
-    """Return what acts at a forge, and the forges that see it: in memory, the double, a real Forgejo."""
+    """Return what acts at a forge, and the forges that see it: in memory, the doubles, a real Forgejo."""
     if request.param == "fake":
         yield FakeHand(FakeForges(), Forge(api="http://127.0.0.1", repo=REPO, token=TOKEN))
+        return
+    if request.param == "github":
+        github = request.getfixturevalue("github")
+        hand = GitHubHand(connect(github.token), github, REPO, TOKEN)
+        yield hand
+        hand.close_connection()
         return
     if request.param == "double":
         double = request.getfixturevalue("double")

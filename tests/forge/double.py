@@ -37,7 +37,7 @@ from urllib.parse import urlsplit
 from reconciler import clock
 from reconciler.core.adapter import Secret
 from reconciler.core.model.specs import Forge
-from tests.forge.api import answer
+from tests.forge.api import Answer, answer
 from tests.forge.state import CodeRepo, Comment, Hook, Label, PullTicket, Refusal, Review, Ticket, user
 
 BOT = "bot"
@@ -55,6 +55,8 @@ class Delivery:
 
 class ForgejoDouble:
     """See the top of the file."""
+
+    kind = "forgejo"
 
     def __init__(self, folder: Path, *, computing: int = 2, seed: int = 0) -> None:
         self.folder = folder
@@ -116,6 +118,10 @@ class ForgejoDouble:
     @property
     def api(self) -> str:
         return f"http://127.0.0.1:{self.port}/api/v1"
+
+    def answer(self, method: str, target: str, headers: Mapping[str, str], raw: bytes) -> Answer:
+        """Answer a request."""
+        return answer(self, method, target, headers, raw)
 
     def spec(self, repo: str, token: Secret, webhook_secret: Secret | None = None) -> Forge:
         """Return what stands in a repo's spec."""
@@ -253,7 +259,7 @@ class ForgejoDouble:
             ]
             pull.reviews.append(review)
             self.touch(pull)
-            self._tell_review(repo, pull, verdict, body, author)
+            self.tell_review(repo, pull, verdict, body, author)
             return review.id
 
     def dismiss_review(self, repo: str, number: int, review: int) -> None:
@@ -433,7 +439,7 @@ class ForgejoDouble:
         kind = "pull_request_comment" if is_pull else "issue_comment"
         self.tell(repo, "issue_comment", kind, body, author)
 
-    def _tell_review(self, repo: str, pull: PullTicket, verdict: str, content: str, author: str) -> None:
+    def tell_review(self, repo: str, pull: PullTicket, verdict: str, content: str, author: str) -> None:
         body = {"action": "reviewed", "number": pull.number, "pull_request": self.shown(repo, pull)}
         body |= {"review": {"type": f"pull_request_review_{verdict}", "content": content}}
         self.tell(repo, f"pull_request_{verdict}", f"pull_request_review_{verdict}", body, author)
@@ -446,7 +452,7 @@ class ForgejoDouble:
         whole = {**body, "repository": {"full_name": repo}, "sender": user(author)}
         text = json.dumps(whole, indent=2).encode()
         for hook in self.repos[repo].hooks.values():
-            if hook.active and _is_subscribed(hook, event):
+            if hook.active and self.is_subscribed(hook, event):
                 self._enqueue(event, kind, hook, text)
 
     def try_hook(self, repo: str, hook: Hook, author: str) -> None:
@@ -490,7 +496,7 @@ class ForgejoDouble:
         connection = http.client.HTTPConnection(to.hostname or "", to.port, timeout=5)
         status = None
         try:
-            connection.request("POST", to.path, delivery.body, headers(delivery))
+            connection.request("POST", to.path, delivery.body, self.headers(delivery))
             status = connection.getresponse().status
         except (OSError, http.client.HTTPException):
             pass  # logged on a page of the forge, and that is all
@@ -499,27 +505,29 @@ class ForgejoDouble:
         action = json.loads(delivery.body).get("action")
         self.deliveries.append((delivery.event, action, status))
 
+    def headers(self, delivery: Delivery) -> dict[str, str]:
+        """Return the headers of a delivery, as Forgejo has them."""
+        known = {"Content-Type": "application/json"}
+        sha256, sha1 = signature(delivery, "sha256"), signature(delivery, "sha1")
+        for family in ("Forgejo", "Gitea", "Gogs", "GitHub"):
+            known[f"X-{family}-Delivery"] = delivery.id
+            known[f"X-{family}-Event"] = delivery.event
+            known[f"X-{family}-Event-Type"] = delivery.kind
+            if family != "GitHub":
+                known[f"X-{family}-Signature"] = sha256
+        return known | {"X-Hub-Signature": f"sha1={sha1}", "X-Hub-Signature-256": f"sha256={sha256}"}
 
-def headers(delivery: Delivery) -> dict[str, str]:
-    """Return the headers of a delivery, as Forgejo has them."""
+    def is_subscribed(self, hook: Hook, event: str) -> bool:
+        """Return whether a hook gets an event; `issues` and `pull_request` bring all of their kind."""
+        if event.startswith("pull_request"):
+            return "pull_request" in hook.events
+        return ("issues" if event == "issue_comment" else event) in hook.events
+
+
+def signature(delivery: Delivery, algorithm: str) -> str:
+    """Return what a delivery is signed with; empty without a secret."""
     secret = delivery.hook.secret.encode()
-    known = {"Content-Type": "application/json"}
-    sha256 = hmac.new(secret, delivery.body, "sha256").hexdigest() if secret else ""
-    sha1 = hmac.new(secret, delivery.body, "sha1").hexdigest() if secret else ""
-    for family in ("Forgejo", "Gitea", "Gogs", "GitHub"):
-        known[f"X-{family}-Delivery"] = delivery.id
-        known[f"X-{family}-Event"] = delivery.event
-        known[f"X-{family}-Event-Type"] = delivery.kind
-        if family != "GitHub":
-            known[f"X-{family}-Signature"] = sha256
-    return known | {"X-Hub-Signature": f"sha1={sha1}", "X-Hub-Signature-256": f"sha256={sha256}"}
-
-
-def _is_subscribed(hook: Hook, event: str) -> bool:
-    """Return whether a hook gets an event; `issues` and `pull_request` bring all of their kind."""
-    if event.startswith("pull_request"):
-        return "pull_request" in hook.events
-    return ("issues" if event == "issue_comment" else event) in hook.events
+    return hmac.new(secret, delivery.body, algorithm).hexdigest() if secret else ""
 
 
 # --- HTTP ------------------------------------------------------------------
@@ -565,10 +573,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        status, body, more = answer(self.server.double, self.command, self.path, self.headers, raw)
+        status, body, more = self.server.double.answer(self.command, self.path, self.headers, raw)
         text = b"" if body is None else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in more.items():
+        self.send_response_only(status)
+        for name, value in {"Date": self.date_time_string(), **more}.items():
             self.send_header(name, value)
         if status != 204:
             self.send_header("Content-Type", "application/json;charset=utf-8")

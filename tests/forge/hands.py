@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 
 from reconciler.controller.ports import Forges
+from reconciler.core.adapter import Secret
 from reconciler.core.model.specs import Forge
 
 
@@ -59,6 +60,24 @@ class ApiHand:
 
     def review(self, number: int, text: str) -> None:
         self.ask("POST", f"/pulls/{number}/reviews", {"event": "COMMENT", "body": text})
+
+
+class GitHubHand(ApiHand):
+    """Acts at the GitHub double by its API, and pushes by git."""
+
+    def __init__(self, forges: Forges, github: Any, repo: str, token: Secret) -> None:
+        super().__init__(forges, github.spec(repo, token), github.token)
+        self._github = github
+        accepts = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
+        self._http.headers |= {**accepts, "Authorization": f"Bearer {github.token}"}
+
+    def push(self, branch: str) -> str:
+        path = f"{branch.replace('/', '-')}-{next(self._count)}.txt"
+        return self._github.push_as_person(self.forge.repo, branch, {path: "text\n"}, author="bot")
+
+    def open_issue(self, title: str, label: str | None = None) -> int:
+        labels = [label] if label else []
+        return self.ask("POST", "/issues", {"title": title, "body": "Please.", "labels": labels})["number"]
 
 
 class FakeHand:

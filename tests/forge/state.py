@@ -73,6 +73,8 @@ class PullTicket(Ticket):
     base_head: str = ""
     branch_is_gone: bool = False
     is_from_fork: bool = False
+    draft: bool = False
+    """Where drafts have a flag; elsewhere the title says so."""
     computing: int = 0
     """For how many requests more it is not known whether it can be merged."""
     merged: bool = False

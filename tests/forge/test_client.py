@@ -9,6 +9,7 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.model.specs import Forge
 from reconciler.forge.answers import ForgeUser, LabelAnswer
 from reconciler.forge.client import Declined, Forbidden, ForgeClient
+from reconciler.forge.tokens import SecretToken
 from tests.forge.conftest import REPO, TOKEN
 from tests.forge.double import outage
 
@@ -20,7 +21,7 @@ class Line:
         self.pauses: list[float] = []
         self.asked = 0
         self.token = token
-        self.client = ForgeClient(forge, self._token, self._pause)
+        self.client = ForgeClient(forge, SecretToken(self._token), self._pause)
 
     async def _token(self) -> str:
         self.asked += 1
@@ -280,12 +281,3 @@ async def test_what_is_forbidden_about_one_thing_is_tried_for_another(double, li
     await line.client.send("POST", "issues/1/comments", {"body": "x"})
 
     assert line.client.denials == []
-
-
-async def test_the_permission_that_github_names_is_told(raw_forge):
-    body = json.dumps({"message": "Resource not accessible by personal access token"}).encode()
-    headers = f"X-Accepted-GitHub-Permissions: issues=write\r\nContent-Length: {len(body)}"
-    line = await raw_forge(f"HTTP/1.1 403 Forbidden\r\n{headers}\r\n\r\n".encode() + body)
-
-    with pytest.raises(Forbidden, match="it lacks issues=write"):
-        await line.client.send("GET", "issues/1")

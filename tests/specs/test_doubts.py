@@ -14,6 +14,7 @@ from reconciler.specs.sshkeys import check_host_key
 HOST, TASK, ADAPTER, REPO = (f"specs/{kind}s/x.yaml" for kind in ("host", "task", "adapter", "repo"))
 FLEET, AGENT = "specs/fleet.yaml", "specs/agents/x.yaml"
 FORGE = "api: 'https://h/api', repo: a/b, token: {env: T}"
+APP = "app: {id: 1, key: {env: K}}"
 GOOD = {
     "specs/hosts/near.yaml": "labels: [linux]\nslots: 2\n",
     "specs/repos/shop.yaml": "url: https://example.org/shop.git\n",
@@ -133,6 +134,9 @@ CANNOT_WORK = [
     (REPO, "url: /x\npaths: [../a]\n", "2:9: error: paths.0: fits no file"),
     (REPO, "url: /x\npaths: ['/']\n", "2:9: error: paths.0: fits no file"),
     (REPO, f"url: /x\nforge: {{{FORGE}, ca: x.pem}}\n", "2:63: error: forge.ca: expected a path that begins"),
+    (REPO, "url: /x\nforge: {api: 'https://h/api', repo: a/b}\n", "2:8: error: forge: expected exactly one of"),
+    (REPO, f"url: /x\nforge: {{{FORGE}, {APP}}}\n", "2:64: error: forge.app: expected exactly one of"),
+    (REPO, f"url: /x\nforge: {{{FORGE.replace('token: {env: T}', APP)}}}\n", "2:47: error: forge.app: only GitHub"),
     (HOST, "address: h\nuser: a b\n", "2:7: error: user: expected the name of a user"),
     (HOST, "address: h\njump: 'a@:1'\n", "2:7: error: jump: expected a host's name or"),
     (HOST, "address: h\njump: me@gate:99999\n", "2:7: error: jump: no port is 99999"),

@@ -109,6 +109,10 @@ class Issue:
     closed_at: datetime | None = None
     updated_at: datetime
 
+    def has(self, label: str) -> bool:
+        """Return whether it has a label; on some forges their names know no upper and lower case."""
+        return label.lower() in {each.lower() for each in self.labels}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:

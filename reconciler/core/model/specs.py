@@ -15,6 +15,7 @@ from pydantic import Field
 from reconciler.core.adapter import Adapter, Budget, Secret
 from reconciler.core.errors import Problem
 from reconciler.core.fields import (
+    LARGEST_ID,
     Branch,
     Count,
     Duration,
@@ -326,6 +327,17 @@ class Agent(AgentSpec):
     name: str
 
 
+class ForgeApp(Frozen):
+    """A GitHub App that is installed where the repository is; it takes the place of a token."""
+
+    id: Annotated[int, Field(gt=0, le=LARGEST_ID)]
+    """Id of the App, from its page of settings."""
+    key: Secret
+    """Private key of the App, as the PEM file that GitHub gave out."""
+    installation: Annotated[int, Field(gt=0, le=LARGEST_ID)] | None = None
+    """Id of its installation; looked up by the repository if left out."""
+
+
 class Forge(Frozen):
     """A repository on a forge: where pull requests and issues are."""
 
@@ -335,14 +347,31 @@ class Forge(Frozen):
     """Base address of the API, such as `https://code.example.org/api/v1`."""
     repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
     """Owner and name there, such as `tools/calculator`."""
-    token: Secret
-    """Token of the bot account."""
+    token: Secret | None = None
+    """Token of the bot account; every forge has either this or `app`."""
+    app: ForgeApp | None = None
+    """GitHub App in place of a bot account: it is given tokens for this repository, for an hour each."""
     account: Text | None = None
     """Name of the bot account, for a token that may not read it, such as one limited to repositories."""
     webhook_secret: Secret | None = None
     """What its webhooks are signed with; without it they are refused."""
     ca: Text | None = None
     """File on the reconciler's machine with the certificate of a private authority that it is trusted by."""
+
+    @property
+    def secrets(self) -> Mapping[tuple[str, ...], Secret]:
+        """Its secrets, by the path of the field."""
+        named = {
+            ("token",): self.token,
+            ("app", "key"): self.app.key if self.app else None,
+            ("webhook_secret",): self.webhook_secret,
+        }
+        return {path: secret for path, secret in named.items() if secret is not None}
+
+    @property
+    def credential(self) -> Secret | None:
+        """Where what lets it in is found: its token, or the key of its App."""
+        return self.app.key if self.app else self.token
 
 
 class IssueRules(Frozen):

@@ -1,0 +1,10 @@
+"""
+The dialects by `forge.kind`.
+"""
+
+from collections.abc import Mapping
+
+from reconciler.forge.dialect import FORGEJO, GITEA, Dialect
+from reconciler.forge.github import GITHUB
+
+DIALECTS: Mapping[str, Dialect] = {"forgejo": FORGEJO, "gitea": GITEA, "github": GITHUB}
