@@ -2,15 +2,15 @@
 Take the pictures of docs/pages.md of the fleet of `showcase.py`, once it has run for some minutes.
 
 `python docs/screenshots.py URL` takes those that stand there; with a folder behind the URL it takes
-every page there, light and dark, at a desk's and at a phone's width, to be looked at. It needs
-Playwright (extra `browser`) and Debian's Chromium.
+every page there, light and dark, at a desk's and at a phone's width, and puts them together on the
+sheets `every-N.webp`. It needs Playwright (extra `browser`) and Debian's Chromium.
 """
 
 import base64
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 FOLDER = Path(__file__).with_name("screenshots")
 CHROMIUM = "/usr/bin/chromium"
@@ -54,6 +54,8 @@ CHOSEN = (
     ("diff", DESK, "light"),
 )
 """Name, size and colours of the pictures in the documentation."""
+ON_SHEET = 3
+"""Pages on a sheet: a row each."""
 
 
 def main() -> None:
@@ -67,6 +69,8 @@ def main() -> None:
         for name, size, scheme in every if folders else CHOSEN:
             path = folder / f"{name}-{size[0]}-{scheme}.webp"
             take(browser, url.rstrip("/") + PAGES[name], size, scheme, path)
+        if folders:
+            put_together(browser, folder)
         browser.close()
 
 
@@ -78,10 +82,35 @@ def take(browser: Browser, url: str, size: tuple[int, int], scheme: str, path: P
     page = context.new_page()
     page.goto(url)
     page.wait_for_timeout(500)
-    session = context.new_cdp_session(page)
+    save(page, path)
+    context.close()
+
+
+def save(page: Page, path: Path) -> None:
+    """Write what a page shows as WebP."""
+    session = page.context.new_cdp_session(page)
     shot = session.send("Page.captureScreenshot", {"format": "webp", "quality": QUALITY})
     path.write_bytes(base64.b64decode(shot["data"]))
-    context.close()
+
+
+def put_together(browser: Browser, folder: Path) -> None:
+    """Make the sheets of every page."""
+    page = browser.new_page(viewport={"width": 1480, "height": ON_SHEET * 365})
+    sheet = folder / "sheet.html"
+    names = list(PAGES)
+    for first in range(0, len(names), ON_SHEET):
+        sheet.write_text("".join(map(_row, names[first : first + ON_SHEET])))
+        page.goto(sheet.resolve().as_uri())
+        save(page, FOLDER / f"every-{first // ON_SHEET + 1}.webp")
+    sheet.unlink()
+
+
+def _row(name: str) -> str:
+    """Return a page's pictures as HTML."""
+    style = "height: 330px; outline: 1px solid #888; margin: 2px"
+    shots = [f"{name}-{size[0]}-{scheme}.webp" for size in (DESK, PHONE) for scheme in ("light", "dark")]
+    images = (f'<img src="{shot}" style="{style}">' for shot in shots)
+    return f'<div style="font: 12px sans-serif; white-space: nowrap">{PAGES[name]}<br>{"".join(images)}</div>'
 
 
 if __name__ == "__main__":
