@@ -54,7 +54,8 @@ async def test_a_start_that_is_cancelled_leaves_no_process(steps):
 
 
 async def test_the_end_of_a_process_is_not_waited_for_where_another_one_holds_its_pipes():
-    process = await start("sh", "-c", "setsid sleep 20.0473 & echo it; exec sleep 60.0473", stdout=PIPE)
+    other = "setsid sh -c 'echo it; exec sleep 20.0473'"  # no word of the first one stands in its line
+    process = await start("sh", "-c", f"{other} & exec sleep 60.0473", stdout=PIPE)
     await process.stdout.readline()
 
     await end(process)

@@ -33,7 +33,7 @@ _OWN = "fleet"
 
 @click.group(epilog=examples("reconciler forge connect https://code.example.org tools/web"))
 def forge() -> None:
-    """Set up forges."""
+    """Connect repositories on a forge: token, labels, webhooks."""
 
 
 @forge.command(

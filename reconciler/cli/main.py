@@ -117,7 +117,8 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
             "reconciler.cli.task_commands:cancel", "Cancel tasks: end their runs, and start no more."
         ),
         "answer": CommandEntry(
-            "reconciler.cli.task_commands:answer", "Answer the question of a task's agent."
+            "reconciler.cli.task_commands:answer",
+            "Answer the question of a task's agent; it goes on with the answer.",
         ),
         "retry": CommandEntry("reconciler.cli.task_commands:retry", "Retry settled tasks: run them again."),
         "approve-prune": CommandEntry(

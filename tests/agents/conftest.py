@@ -56,6 +56,7 @@ class Agent:
     def start(self, work: RunRequest) -> subprocess.Popen[bytes]:
         prompt, declared = self.home / "prompt", self.home / "declared"
         prompt.write_text(work.prompt)
+        declared.mkdir(exist_ok=True)  # as a run does: a sandbox refuses to begin without it
         with (
             prompt.open() as stdin,
             (self.home / "out").open("wb") as out,
