@@ -8,6 +8,7 @@ from the pull request.
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
+from reconciler.controller.hints import Hints
 from reconciler.controller.inbox import Inbox
 from reconciler.controller.poller import Latch, Poller
 from reconciler.controller.ports import Clock, FleetView, Forges
@@ -22,8 +23,6 @@ Delay of the look after a push.
 Most pushes are deliveries of ours: by then their run's end is on record, with
 the head, and they are no news.
 """
-MOST_HINTS = 100
-"""Most hinted branches that are kept per repo."""
 _MOST_HEADS = 1000
 
 
@@ -35,8 +34,7 @@ class BranchController:
         self._view = view
         self._inbox = inbox
         self._clock = clock
-        self._hints: dict[str, dict[str, str]] = {}
-        """Hinted branches, each with the delivery, by repo."""
+        self._hints = Hints[str]()
         self._heads: dict[tuple[str, str], str] = {}
         """Head that was told last, by task and branch: a delivery that is replayed is no push."""
         self.poller: Poller[Repo] = Poller(
@@ -54,23 +52,18 @@ class BranchController:
         repos = self._view.desired.repos.keys() & hint.repos
         at = self._clock() + SETTLES
         for repo in repos:
-            hints = {**self._hints.get(repo, {}), hint.branch: hint.delivery}
-            self._hints[repo] = dict(list(hints.items())[-MOST_HINTS:])
+            self._hints.add(repo, hint.branch, hint.delivery)
             self.poller.due.setdefault(repo, at)
         self.poller.notify(repos, at=at, latch=latch)
 
     def _repos(self) -> Mapping[str, Repo]:
         repos = self._view.desired.repos
-        return {name: repos[name] for name, hints in self._hints.items() if hints and name in repos}
+        return {name: repos[name] for name in self._hints.repos if name in repos}
 
     async def _poll(self, repo: Repo) -> None:
-        hints = self._hints.pop(repo.name, {})
-        try:
+        with self._hints.taken(repo.name) as hints:
             for branch, delivery in hints.items():
                 await self._look(repo, branch, delivery)
-        except BaseException:
-            self._hints[repo.name] = {**hints, **self._hints.get(repo.name, {})}
-            raise
         await self._inbox.wait_recorded()
 
     async def _look(self, repo: Repo, branch: str, delivery: str) -> None:

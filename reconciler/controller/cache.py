@@ -22,6 +22,7 @@ Group = tuple[GroupKind, str]
 """`adapter` and its name; `ready in` and a repo in which tasks could start; the name of others is empty."""
 
 _READY = frozenset({Reason.REPO, Reason.SLOT, Reason.HOST})
+"""Waits that end by themselves: such a task may start at any moment."""
 
 
 class Groups:

@@ -29,7 +29,6 @@ from reconciler.core.runs.retention import Retention, retention
 
 log = logging.getLogger(__name__)
 
-"""Waits that end by themselves: such a task may start at any moment."""
 INSPECTION = timedelta(seconds=30)
 """Delay before work that could not be checked is inspected again."""
 UNCHECKED = "its agent's finished work cannot be checked"

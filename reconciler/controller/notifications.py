@@ -252,7 +252,7 @@ class Notifier:
 
 def _is_same(one: FleetSnapshot, other: FleetSnapshot) -> bool:
     """Return whether nothing that is replaced as a whole was."""
-    parts = ("desired", "statuses", "hosts", "damaged", "planned")
+    parts = ("desired", "statuses", "hosts", "damaged")
     is_same = all(getattr(one, part) is getattr(other, part) for part in parts)
-    small = ("head", "forges", "unasked", "unready", "unsent")
+    small = ("planned", "head", "forges", "unasked", "unready", "unsent")
     return is_same and all(getattr(one, part) == getattr(other, part) for part in small)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
+from reconciler.controller.hints import Hints
 from reconciler.controller.inbox import Inbox
 from reconciler.controller.poller import Latch, Poller
 from reconciler.controller.ports import Clock, FleetView, Forges
@@ -25,9 +26,6 @@ MEMORY = timedelta(days=1)
 
 SOON = timedelta(seconds=5)
 """First delay before a merge is retried that the forge was not ready for; doubles each time."""
-
-MOST_HINTS = 100
-"""Most hinted numbers that are kept per repo; a poll finds changes without them, too."""
 
 
 class PullRequestController:
@@ -66,8 +64,7 @@ class PullRequestController:
         """Tasks with something to show or to follow, by repo."""
         self._failing_since: dict[str, datetime] = {}
         """Times since which tasks are settled whose end is shown on the forge."""
-        self._hints: dict[str, dict[int, str]] = {}
-        """Numbers of pull requests hinted by webhooks, with the delivery, by repo."""
+        self._hints = Hints[int]()
         self._visited: set[str] = set()
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
         self._bots: dict[str, str] = {}
@@ -95,8 +92,7 @@ class PullRequestController:
         """
         if hint.pull is not None:
             for repo in self._view.desired.repos.keys() & hint.repos:
-                hints = {**self._hints.get(repo, {}), hint.pull: hint.delivery}
-                self._hints[repo] = dict(list(hints.items())[-MOST_HINTS:])
+                self._hints.add(repo, hint.pull, hint.delivery)
         self.poller.notify(hint.repos, latch=latch)
         self._inbox.wake()
 
@@ -142,12 +138,8 @@ class PullRequestController:
         return {name: repos[name] for name, tasks in self._watched.items() if tasks and name in repos}
 
     async def _poll(self, repo: Repo) -> None:
-        hints = self._hints.pop(repo.name, {})
-        try:
+        with self._hints.taken(repo.name) as hints:
             await self._read_and_show(repo, hints)
-        except Unavailable:
-            self._hints[repo.name] = {**hints, **self._hints.get(repo.name, {})}
-            raise
 
     async def _read_and_show(self, repo: Repo, hints: Mapping[int, str]) -> None:
         if repo.forge is None:

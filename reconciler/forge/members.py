@@ -8,34 +8,53 @@ from datetime import datetime, timedelta
 from reconciler.controller.ports import Clock
 from reconciler.forge.answers import ForgeUser
 from reconciler.forge.client import Broken, Declined, Forbidden, ForgeClient, UnexpectedAnswer
+from reconciler.forge.dialect import Dialect
 
 log = logging.getLogger(__name__)
 
 _LASTS = timedelta(minutes=10)
-"""For so long a list is believed; it is read anew sooner for somebody who is not on it."""
+"""For so long it is believed that an account is a member."""
 _LASTS_WITHOUT = timedelta(minutes=1)
+"""And for so long that it is none."""
 
 
 class MemberReader:
-    """Reads and caches who the issues of a repository can be assigned to: those who may work on it."""
+    """
+    Reads and caches who may work on a repository.
 
-    def __init__(self, client: ForgeClient, clock: Clock) -> None:
+    Where the dialect reads that of an account, it is asked; elsewhere it is those
+    to whom issues can be assigned.
+    """
+
+    def __init__(self, client: ForgeClient, dialect: Dialect, clock: Clock) -> None:
         self._client = client
+        self._may_write = dialect.may_write
         self._clock = clock
+        self._answers: dict[str, tuple[datetime, bool]] = {}
+        """When an account was asked for, and whether it is a member."""
         self._members: frozenset[str] = frozenset()
         self._read_at: datetime | None = None
 
     async def has(self, name: str) -> bool:
         """Return whether an account is a member; nobody is where the forge does not say."""
-        lasts = _LASTS if name in self._members else _LASTS_WITHOUT
         now = self._clock()
-        if self._read_at is None or not self._read_at <= now < self._read_at + lasts:
-            self._members, self._read_at = await self._read(), now
+        if self._may_write is not None:
+            at, is_member = self._answers.get(name, (None, False))
+            if not _is_fresh(at, now, is_member=is_member):
+                is_member = await self._may_write(self._client, name)
+                self._answers[name] = now, is_member
+            return is_member
+        if not _is_fresh(self._read_at, now, is_member=name in self._members):
+            self._members, self._read_at = await self._assignees(), now
         return name in self._members
 
-    async def _read(self) -> frozenset[str]:
+    async def _assignees(self) -> frozenset[str]:
         try:
             return frozenset([user.login async for user in self._client.pages("assignees", ForgeUser)])
         except (Declined, Forbidden, Broken, UnexpectedAnswer) as error:
             log.warning("whose comments are quoted cannot be read, so only those of reviewers are: %s", error)
             return frozenset()
+
+
+def _is_fresh(at: datetime | None, now: datetime, *, is_member: bool) -> bool:
+    return at is not None and at <= now < at + (_LASTS if is_member else _LASTS_WITHOUT)

@@ -51,8 +51,6 @@ After this time of "cannot be merged" with the same head and base it is called a
 
 Forgejo says the same while it computes, which takes moments.
 """
-_RIGHTS_LAST = timedelta(minutes=5)
-"""For so long it is believed what an account may do."""
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 OWN_CONTEXTS = "reconciler/"
 """Commit statuses of ours begin so; they are no checks."""
@@ -77,7 +75,7 @@ class PullRequestReader:
         self._client = client
         self._dialect = dialect
         self._clock = clock
-        self._members = MemberReader(client, clock)
+        self._members = MemberReader(client, dialect, clock)
         self._listed: dict[int, PullAnswer] = {}
         self._looked_until = _LONG_AGO
         """Time of the last change that the last look saw."""
@@ -87,8 +85,6 @@ class PullRequestReader:
         """Why a pull request could not be read the last time."""
         self._inline: dict[tuple[int, int | None], tuple[ReviewNote, ...]] = {}
         """By id of the review and number of its comments."""
-        self._writers: dict[str, tuple[datetime, bool]] = {}
-        """By account: until when it is believed that it may write, or may not."""
         self._pushers: dict[str, str] = {}
         """By commit."""
         self._unmergeable: dict[int, tuple[tuple[str, str], datetime]] = {}
@@ -388,13 +384,7 @@ class PullRequestReader:
 
     async def _may_write(self, name: str) -> bool:
         """Return whether the review of an account counts, where reviews do not tell that."""
-        if self._dialect.may_write is None:
-            return True
-        until, may_write = self._writers.get(name, (_LONG_AGO, False))
-        if until <= self._clock():
-            may_write = await self._dialect.may_write(self._client, name)
-            self._writers[name] = self._clock() + _RIGHTS_LAST, may_write
-        return may_write
+        return self._dialect.may_write is None or await self._members.has(name)
 
     async def _comments(self, number: int, review: ReviewAnswer) -> tuple[ReviewNote, ...]:
         """Return the inline comments of a review; fetched once."""

@@ -30,27 +30,24 @@ from reconciler.core.errors import Problem, UsageError
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import Desired
 from reconciler.core.model.status import OnHost
-from reconciler.core.notifications.signals import FleetSnapshot
 from reconciler.core.times import format_time
-from reconciler.core.transitions import TransitionRecord
 from reconciler.dispatch import environ
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.output import read_output
 from reconciler.dispatch.prober import HostProber
-from reconciler.dispatch.secrets import forge_secret, secret_variables, target_secret
+from reconciler.dispatch.secrets import forge_secret, secret_variables
 from reconciler.forge.forgejo import ForgeRegistry
 from reconciler.git.repository import Repository
-from reconciler.notifications.sender import AppriseSender
+from reconciler.serve.forges import forge_problems
+from reconciler.serve.notifier import build_notifier
 from reconciler.serve.transports import ways
 from reconciler.settings import Settings
 from reconciler.specs.edit import edit
 from reconciler.specs.parse import ROOT, read_task
 from reconciler.specs.source import SpecSource
-from reconciler.store.book_file import BookFile
 from reconciler.store.bot_commits import BotCommitter
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
-from reconciler.store.history import HistoryReader
 from reconciler.store.leader import LeaderLease, LeaderMode, this_process
 from reconciler.store.merge_preview import PullTree
 from reconciler.store.place import note_place, require_own_place
@@ -100,7 +97,7 @@ class ServedFleet:
 
     def forge_problems(self) -> Mapping[str, str]:
         """Return why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
-        return _forge_problems(self.loop, self.forges, self.pollers)
+        return forge_problems(self.loop, self.forges, self.pollers)
 
 
 @asynccontextmanager
@@ -175,14 +172,8 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             previews.poller,
             branches.poller,
         )
-        notifier = Notifier(
-            snapshot=partial(_fleet_snapshot, loop, forges, pollers),
-            steps=partial(_steps, repository),
-            sender=AppriseSender(target_secret),
-            store=BookFile.of_fleet(repository, state_branch, settings.data_dir),
-            clock=clock.now,
-            fleet=repository.word,
-            url=settings.web.public_url if settings.web else "",
+        notifier = build_notifier(
+            settings, repository, loop, forges=forges, pollers=pollers, state_branch=state_branch
         )
         notifier.begin(state.head, has_rules=desired.fleet.notify is not None)
         yield ServedFleet(
@@ -205,48 +196,6 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             branches=branches,
             forges=forges,
         )
-
-
-def _forge_problems(loop: Loop, forges: ForgeRegistry, pollers: Sequence[Poller[Any]]) -> Mapping[str, str]:
-    """Return why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
-    places = loop.cache.desired.forges
-    failing: dict[str, str] = {}
-    for poller in (loop.controllers.pulls.poller, *pollers):
-        failing |= poller.failing()
-    denied = {repo: "; ".join(denials) for repo in places if (denials := forges.denials(places[repo]))}
-    return {repo: why for repo, why in failing.items() if repo in places} | denied
-
-
-def _unasked_forges(loop: Loop, pollers: Sequence[Poller[Any]]) -> frozenset[str]:
-    """Return the repos whose forge is to be asked and was not yet; the fleet's own as `.fleet`."""
-    polls = (loop.controllers.pulls.poller, *pollers)
-    unasked = {key for poller in polls for key in poller.subjects() if key not in poller.polled}
-    return frozenset(unasked & loop.cache.desired.forges.keys())
-
-
-def _fleet_snapshot(
-    loop: Loop, forges: ForgeRegistry, pollers: Sequence[Poller[Any]]
-) -> FleetSnapshot | None:
-    """Return what notifications are about; None before the specs were read."""
-    cache = loop.cache
-    if not cache.desired.revision:
-        return None
-    return FleetSnapshot(
-        desired=cache.desired,
-        statuses=cache.statuses,
-        hosts=cache.hosts,
-        damaged=cache.damaged,
-        planned=cache.last_plan.waiting,
-        head=cache.head,
-        forges=_forge_problems(loop, forges, pollers),
-        unasked=_unasked_forges(loop, pollers),
-        unready=loop.unready,
-    )
-
-
-async def _steps(repository: Repository, head: str, after: str, limit: int) -> Sequence[TransitionRecord]:
-    """Read steps back; implements `controller.ports.StepReader`."""
-    return await HistoryReader(repository, lambda: head).since(after, limit)
 
 
 def _metrics(settings: Settings) -> "Metrics | None":

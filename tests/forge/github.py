@@ -371,12 +371,6 @@ def _permission(request: Request, person: str) -> Answer:
     return 200, {"permission": permission, "role_name": role, "user": collaborator}, {}
 
 
-@route("GET", R + "/assignees")
-def _assignees(request: Request) -> Answer:
-    able = sorted(name for name, role in request.forge.roles.items() if role != "read")
-    return 200, [request.shapes.user(name) for name in able], {}
-
-
 def _claims(request: Request) -> dict[str, Any]:
     """Return what stands in the token of an App, if it signed that and it is still good."""
     import base64

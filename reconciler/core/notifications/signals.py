@@ -102,12 +102,11 @@ def current_signals(fleet: FleetSnapshot) -> Iterator[Signal]:
     """Yield what is so of everything that is not as it should be, or under way."""
     observed = observed_on_record(fleet.statuses, fleet.hosts, fleet.damaged)
     model = ReadModel(fleet.desired, observed, fleet.planned)
-    hosts = model.hosts()
-    yield from (_host_signal(host) for host in hosts.values() if _is_out(host))
+    out = [host for host in model.hosts().values() if _is_out(host)]
+    yield from map(_host_signal, out)
     yield from _file_signals(fleet.desired.problems)
     yield from _forge_signals(fleet)
     yield from _own_signals(fleet)
-    out = [host for host in hosts.values() if _is_out(host)]
     for name in sorted(model.names()):
         if _is_at_rest(name, fleet):
             continue
