@@ -41,7 +41,7 @@ _PHASES = "agent/"
 _PHASE_COLOR, _OTHER_COLOR = "1d76db", "ededed"
 _NEW = "new"
 _BLOCK = re.compile(r"<!-- reconciler:begin (\w+) -->\n.*?<!-- reconciler:end -->", re.DOTALL)
-_DRAFT = re.compile(r"(?i)(?:wip:|\[wip\])\s*")
+_DRAFT = re.compile(r"(?i)(?:wip:|\[wip\]|draft:|\[draft\]|\(draft\))\s*")
 _MOST_TEXT = 60_000
 _MOST_TITLE = 250
 _MOST_DESCRIPTION = 140
@@ -78,22 +78,29 @@ class ForgeWriter:
             await self._answer_issue(want, want.issue)
         return replace(detail.pull, refusal=refusal) if detail else None
 
-    async def upsert_comment(self, number: int, note: ManagedComment) -> bool:
+    async def upsert_comment(self, number: int, note: ManagedComment, *, on_pull: bool) -> bool:
         """Create or update our comment with that key; return whether it is new."""
-        text, me = f"{mark_of(note.key)}\n{_cut(note.text)}", await self.whoami()
-        async for answer in self._client.pages(f"issues/{number}/comments", CommentAnswer):
+        text, me = f"{mark_of(note.key)}\n{self._cut(note.text)}", await self.whoami()
+        ticket = self._ticket(number, on_pull=on_pull)
+        async for answer in self._client.pages(f"{ticket}/comments", CommentAnswer):
             if answer.comment(me).key == note.key:
                 if answer.body.strip() != text.strip():
-                    await self._client.send("PATCH", f"issues/comments/{answer.id}", {"body": text})
+                    path = self._dialect.comment(ticket, answer.id)
+                    await self._client.send("PATCH", path, {"body": text})
                 return False
-        await self._client.send("POST", f"issues/{number}/comments", {"body": text})
+        await self._client.send("POST", f"{ticket}/comments", {"body": text})
         return True
+
+    def _ticket(self, number: int, *, on_pull: bool) -> str:
+        """Return the path of the conversation and the labels of an issue or a pull request."""
+        return f"{self._dialect.pull_ticket if on_pull else 'issues'}/{number}"
 
     async def commit_status(
         self, commit_status: CommitStatus, statuses: Iterable[StatusAnswer] | None = None
     ) -> None:
         """Set a commit status unless it is set; `known` are the commit's statuses, if just read."""
-        description = one_line(commit_status.description, _MOST_DESCRIPTION)
+        fixed = self._dialect.pending_text if commit_status.state == "pending" else ""
+        description = fixed or one_line(commit_status.description, _MOST_DESCRIPTION)
         wanted = (commit_status.state, description, commit_status.url)
         for status in await self._pulls.statuses(commit_status.commit) if statuses is None else statuses:
             shown = (status.state, status.description, status.target_url or "")
@@ -133,8 +140,8 @@ class ForgeWriter:
         body: dict[str, object] = {
             "head": want.branch,
             "base": want.base,
-            "title": f"WIP: {_title(want)}" if draft else _title(want),
-            "body": _block(_NEW if want.labels or want.reviewers else _digest(_title(want)), want),
+            "title": f"{self._dialect.draft} {_title(want)}" if draft else _title(want),
+            "body": self._block(_NEW if want.labels or want.reviewers else _digest(_title(want)), want),
         }
         if want.is_draft and self._dialect.has_drafts:
             body["draft"] = True
@@ -154,12 +161,12 @@ class ForgeWriter:
             await self._write_text(detail, want)
         elif Phase(want.phase).is_settled:
             await self._write_end(detail, want)
-        await self._set_phase(number, detail.pull.labels, want.phase)
+        await self._set_phase(self._ticket(number, on_pull=True), detail.pull.labels, want.phase)
         if want.commit_status is not None:
             is_head = want.commit_status.commit == detail.pull.head
             await self.commit_status(want.commit_status, detail.statuses if is_head else None)
         for note in want.notes:
-            await self.upsert_comment(number, note)
+            await self.upsert_comment(number, note, on_pull=True)
         refusal = await self._merge(detail, want) if want.merges and detail.answer.is_open else ""
         if self._client.writes > writes:
             detail = await self._pulls.read(number)
@@ -173,7 +180,7 @@ class ForgeWriter:
         if mark == _NEW:
             await self._add_labels(detail.pull, want.labels)
             await self._ask_reviewers(detail.answer, want.reviewers)
-        block = _block(_digest(_title(want)), want)
+        block = self._block(_digest(_title(want)), want)
         around = (body[: match.start()], body[match.end() :]) if match else (f"{body}\n\n".lstrip(), "")
         changes = {"body": block.join(around)}
         prefix, title = _without_draft(detail.answer.title)
@@ -189,7 +196,7 @@ class ForgeWriter:
         """Bring our part of the text of a closed pull request to how the task ended; people's stays."""
         body = detail.answer.body
         if match := _BLOCK.search(body):
-            text = _block(match[1], want).join((body[: match.start()], body[match.end() :]))
+            text = self._block(match[1], want).join((body[: match.start()], body[match.end() :]))
             if text != body:
                 await self._client.send("PATCH", f"pulls/{detail.pull.number}", {"body": text})
 
@@ -203,9 +210,8 @@ class ForgeWriter:
                 # Not fatal; people can request a review by hand.
                 why = declined.message or declined.status
                 text = f"{name} cannot be asked for a review: {why}. Correct `reviewers` of the repo."
-                await self.upsert_comment(
-                    pull.number, ManagedComment(key=f"reviewer/{_digest(name)}", text=text)
-                )
+                note = ManagedComment(key=f"reviewer/{_digest(name)}", text=text)
+                await self.upsert_comment(pull.number, note, on_pull=True)
 
     async def _merge(self, detail: PullRequestDetail, want: ForgeView) -> str:
         """Merge a pull request; return why the forge did not, empty if it did or that is over in moments."""
@@ -245,28 +251,37 @@ class ForgeWriter:
             return "it fails without a reason; does it depend on an issue or a pull request that is open?"
         return ""
 
+    # --- Texts -------------------------------------------------------------
+
+    def _block(self, mark: str, want: ForgeView) -> str:
+        return f"<!-- reconciler:begin {mark} -->\n{self._cut(want.body)}\n<!-- reconciler:end -->"
+
+    def _cut(self, text: str) -> str:
+        """Return the text cut to fit, without hidden marks and whatever else the forge would act upon."""
+        shown = self._dialect.text(harmless(text).replace("<!--", "&lt;!--"))
+        return shown if len(shown) <= _MOST_TEXT else f"{shown[:_MOST_TEXT]}\n[… cut]"
+
     # --- Labels ------------------------------------------------------------
 
-    async def _set_phase(self, number: int, there: Iterable[str], phase: str) -> None:
+    async def _set_phase(self, ticket: str, there: Iterable[str], phase: str) -> None:
         """Show the phase as a label, instead of any other phase."""
         name = f"{_PHASES}{phase}"
         if [label for label in there if label.startswith(_PHASES)] == [name]:
             return
-        for label in await self._put_labels(number, [name]):
+        for label in await self._put_labels(ticket, [name]):
             if label.name.startswith(_PHASES) and label.name != name:  # where scopes are not exclusive
                 key = label.id if self._dialect.label_key == "id" else quote(label.name, safe="")
-                await self._client.send("DELETE", f"issues/{number}/labels/{key}")
+                await self._client.send("DELETE", f"{ticket}/labels/{key}")
 
     async def _add_labels(self, pull: PullRequestSnapshot, names: Iterable[str]) -> None:
         there = self._same(pull.labels)
         if missing := [name for name in names if self._dialect.same_label(name) not in there]:
-            await self._put_labels(pull.number, missing)
+            await self._put_labels(self._ticket(pull.number, on_pull=True), missing)
 
-    async def _put_labels(self, number: int, names: list[str]) -> Iterable[LabelAnswer]:
+    async def _put_labels(self, ticket: str, names: list[str]) -> Iterable[LabelAnswer]:
         """Put labels on an issue or pull request; return all that it has then."""
         await self._ensure_labels(names)
-        path = f"issues/{number}/labels"
-        labels = (await self._client.write("POST", path, LabelsAnswer, {"labels": names})).root
+        labels = (await self._client.write("POST", f"{ticket}/labels", LabelsAnswer, {"labels": names})).root
         if gone := self._same(names) - self._same(label.name for label in labels):
             self._labels.clear()  # forges pass over names they do not know
             raise Unavailable(f"labels {', '.join(sorted(gone))} were deleted just now; they are made anew")
@@ -296,9 +311,11 @@ class ForgeWriter:
             if declined.status in GONE_CODES:
                 return
             raise
-        await self._set_phase(number, [label.name for label in issue.labels], want.phase)
+        await self._set_phase(
+            self._ticket(number, on_pull=False), [label.name for label in issue.labels], want.phase
+        )
         for note in want.issue_notes:
-            await self.upsert_comment(number, note)
+            await self.upsert_comment(number, note, on_pull=False)
         if want.closes_issue and issue.state == "open":
             await self._close_issue(number)
 
@@ -311,7 +328,7 @@ class ForgeWriter:
                 raise
             why = declined.message or "the forge does not say why; does it depend on one that is open?"
             text = f"The work is done, but this cannot be closed: {why}"
-            await self.upsert_comment(number, ManagedComment(key="open", text=text))
+            await self.upsert_comment(number, ManagedComment(key="open", text=text), on_pull=False)
 
 
 def _check_taken(detail: PullRequestDetail, want: ForgeView) -> None:
@@ -351,13 +368,3 @@ def _without_draft(title: str) -> tuple[str, str]:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _block(mark: str, want: ForgeView) -> str:
-    return f"<!-- reconciler:begin {mark} -->\n{_cut(want.body)}\n<!-- reconciler:end -->"
-
-
-def _cut(text: str) -> str:
-    """Return the text cut to fit, without hidden marks."""
-    shown = harmless(text).replace("<!--", "&lt;!--")
-    return shown if len(shown) <= _MOST_TEXT else f"{shown[:_MOST_TEXT]}\n[… cut]"

@@ -86,6 +86,8 @@ class Comment:
     id: int
     number: int
     """Of the issue or pull request."""
+    on_pull: bool | None = None
+    """Whether it is on a pull request; None where issues and pull requests share their numbers."""
     author: str
     body: str
     key: str = ""
