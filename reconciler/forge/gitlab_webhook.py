@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ EVENT, DELIVERIES = "x-gitlab-event", ("idempotency-key", "x-gitlab-event-uuid")
 """Headers with the event, and with what is the same when a delivery is sent again; the first of them."""
 TOKEN, SIGNATURE = "x-gitlab-token", "webhook-signature"
 _VERSION = "v1,"
+_MADE = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
 _PREFIX = "whsec_"
 _HEADS = "refs/heads/"
 
@@ -30,6 +32,8 @@ def is_signed_with(raw: bytes, headers: Mapping[str, str], secret: str) -> bool:
     A signature counts alone where there is one: the token beside it may be that of another time.
     """
     if sent := headers.get(SIGNATURE, ""):
+        if not _MADE.search(sent):
+            return False
         signed = b".".join([headers.get("webhook-id", "").encode(), _time(headers), raw])
         made = base64.b64encode(hmac.new(_key(secret), signed, hashlib.sha256).digest()).decode()
         return any(hmac.compare_digest(each.encode(), f"{_VERSION}{made}".encode()) for each in sent.split())
@@ -82,6 +86,7 @@ class _Ticket(ForgeAnswer):
 class GitLabBody(ForgeAnswer):
     """Every body that is read; which fields must be there depends on the event."""
 
+    object_kind: str = ""
     project: _Project | None = None
     user: _User | None = None
     user_username: JsonLine = ""
@@ -89,6 +94,11 @@ class GitLabBody(ForgeAnswer):
     object_attributes: _Attributes | None = None
     merge_request: _Ticket | None = None
     issue: _Ticket | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it says it is."""
+        return self.object_kind
 
     @property
     def action(self) -> str:
@@ -157,3 +167,14 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("Note Hook", "Confidential Note Hook", "Pipeline Hook"), _TICKET),
 }
 """Fields that a body of the event has; the header with the event is not signed."""
+_TICKETS = frozenset({"issue", "work_item"})
+KINDS: Mapping[str, frozenset[str]] = {
+    "Push Hook": frozenset({"push"}),
+    "Merge Request Hook": frozenset({"merge_request"}),
+    "Issue Hook": _TICKETS,
+    "Confidential Issue Hook": _TICKETS,
+    "Note Hook": frozenset({"note"}),
+    "Confidential Note Hook": frozenset({"note"}),
+    "Pipeline Hook": frozenset({"pipeline"}),
+}
+"""What a body of the event says it is."""

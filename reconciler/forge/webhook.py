@@ -10,7 +10,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -184,6 +184,8 @@ class _Form:
     """Where each event that is handled says to look."""
     needed: Mapping[str, tuple[str, ...]]
     """Fields that a body of the event has."""
+    kinds: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """What a body of the event says it is, where bodies say so."""
 
 
 def _form_of(headers: Mapping[str, str]) -> _Form:
@@ -201,8 +203,12 @@ def _body(event: str, raw: bytes, form: _Form) -> Any:
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors()[:3])
         raise UsageError(f"this is no webhook {name}: {one_line(fields, 200) or 'not an object'}") from None
-    if missing := [field for field in form.needed.get(event, ()) if getattr(body, field) is None]:
+    if missing := [each for each in form.needed.get(event, ()) if getattr(body, each) is None]:
         raise UsageError(f"this is no webhook {name}: {', '.join(missing)} is missing")
+    if (kinds := form.kinds.get(event)) and body.kind not in kinds:
+        raise UsageError(
+            f"this is no webhook {name}: it says that it is {one_line(body.kind, 50) or 'nothing'}"
+        )
     return body
 
 
@@ -285,4 +291,4 @@ _PLACES: Mapping[str, Callable[[_Body], _Match | None]] = {
 }
 
 _SHARED = _Form(_Body, _PLACES, _NEEDED)
-_GITLAB = _Form(gitlab.GitLabBody, gitlab.PLACES, gitlab.NEEDED)
+_GITLAB = _Form(gitlab.GitLabBody, gitlab.PLACES, gitlab.NEEDED, gitlab.KINDS)
