@@ -111,6 +111,15 @@ class Side(ForgeAnswer):
         return (self.label or "") if self.ref.startswith("refs/") else self.ref
 
 
+class StatusAnswer(ForgeAnswer):
+    """A commit status."""
+
+    context: JsonLine
+    state: str = Field(validation_alias=AliasChoices("status", "state"))
+    description: JsonLine = ""
+    target_url: str | None = None
+
+
 class PullAnswer(ForgeAnswer):
     """A pull request."""
 
@@ -131,6 +140,8 @@ class PullAnswer(ForgeAnswer):
     requested_reviewers: tuple[ForgeUser, ...] | None = None
     comments: Id | None = None
     """How many there are in its conversation; None where that is not told."""
+    checks: tuple[StatusAnswer, ...] = ()
+    """What says something of its head and is no status of that commit, where it comes with it."""
     updated_at: ForgeTime
 
     @property
@@ -174,15 +185,6 @@ class ReviewAnswer(ForgeAnswer):
     inline: tuple[InlineAnswer, ...] | None = None
     """Its inline comments, where they come with it."""
     submitted_at: ForgeTime | None = None
-
-
-class StatusAnswer(ForgeAnswer):
-    """A commit status."""
-
-    context: JsonLine
-    state: str = Field(validation_alias=AliasChoices("status", "state"))
-    description: JsonLine = ""
-    target_url: str | None = None
 
 
 class StatusesAnswer(ForgeAnswer):

@@ -89,12 +89,16 @@ class Dialect:
 
     `issues` where a pull request is an issue too; elsewhere both may have the same number.
     """
+    pull_ref: str = "refs/pull/{number}/head"
+    """Ref under which git has the head of a pull request, also of one from a fork."""
     comment: Callable[[str, int], str] = _comment_path
     """Return the path of a comment, by the path of what it is on and its id."""
     text: Callable[[str], str] = str
     """Return a text of ours so that the forge shows it as it is, and does nothing that it says."""
     draft: str = "WIP:"
     """What the title of a draft begins with, where drafts have no flag that can be set."""
+    draft_title: re.Pattern[str] = re.compile(r"(?i)(?:wip:|\[wip\])\s*")
+    """What the titles of drafts may begin with."""
 
     newest_first: Mapping[str, str] = field(default_factory=lambda: {"sort": "recentupdate"})
     """Parameters that list pull requests by their last change."""

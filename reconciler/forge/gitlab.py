@@ -187,11 +187,28 @@ async def _pulls(request: ForgeRequest) -> ForgeReply:
 
 @on("GET", "pulls/{number}")
 async def _pull(request: ForgeRequest) -> ForgeReply:
-    return _only((await _merge_request(request.client, request.names["number"])).pull)
+    merge_request = await _merge_request(request.client, request.names["number"])
+    return _only({**merge_request.pull, "checks": await _merged_result(request.client, merge_request)})
 
 
 async def _merge_request(client: ForgeClient, number: str) -> Any:
     return await _get(client, f"merge_requests/{number}", MergeRequest)
+
+
+async def _merged_result(client: ForgeClient, merge_request: MergeRequest) -> list[Json]:
+    """
+    Return the pipeline of what merging would lead to: its jobs are those of another commit.
+
+    It is known as that of the head by its parents, for it may be from before a push.
+    """
+    pipeline = merge_request.head_pipeline
+    if pipeline is None or not pipeline.sha or pipeline.sha == merge_request.sha:
+        return []
+    try:
+        commit = await _get(client, f"repository/commits/{pipeline.sha}", GitLabCommit)
+    except Declined:  # it is gone
+        return []
+    return [pipeline.answer] if merge_request.sha in commit.parent_ids else []
 
 
 @on("POST", "pulls")
@@ -269,6 +286,8 @@ async def _merge(request: ForgeRequest) -> ForgeReply:
     except Declined as declined:
         if declined.status not in _NOT_MERGED:
             raise
+        if declined.message.startswith("401"):
+            raise Declined(f"merge {path}", 405, _MAY_NOT) from None
         state = (await _get(client, path, MergeRequest)).detailed_merge_status
         raise Declined(f"merge {path}", *_refusal(state, declined)) from None
 
@@ -284,6 +303,7 @@ def _refusal(state: str, declined: Declined) -> tuple[int, str]:
     return 405, _REFUSALS.get(state, f"GitLab says: {state.replace('_', ' ')}")
 
 
+_MAY_NOT = "the account of the token may not merge into this branch; what protects it names who may"
 _NOT_MERGED = frozenset({405, 406, 409, 422})
 _STILL = "it is still computed whether it can be merged"
 _REFUSALS: Mapping[str, str] = {
@@ -663,9 +683,11 @@ GITLAB = Dialect(
     newest_first={"order_by": "updated_at", "sort": "desc"},
     one_commit={},
     pull_ticket="merge_requests",
+    pull_ref="refs/merge-requests/{number}/head",
     comment=_note_path,
     text=_shown,
     draft="Draft:",
+    draft_title=re.compile(r"(?i)(?:draft:|\[draft\]|\(draft\))\s*"),
     is_sure_of_conflicts=True,
     computing=_STILL,
     may_write=_may_write,

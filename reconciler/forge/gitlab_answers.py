@@ -64,6 +64,19 @@ class GitLabIssue(ForgeAnswer):
         return {**self.shared, "closed_at": self.closed_at}
 
 
+class Pipeline(ForgeAnswer):
+    """A pipeline of a merge request; that of the merged result is of another commit than the head."""
+
+    sha: str = ""
+    status: str = ""
+
+    @property
+    def answer(self) -> Json:
+        """The pipeline as if it were a commit status."""
+        state = _STATES.get(self.status, "pending")
+        return {"context": "merged result", "status": "pending" if state == "waiting" else state}
+
+
 class MergeRequest(GitLabIssue):
     """A merge request."""
 
@@ -80,6 +93,7 @@ class MergeRequest(GitLabIssue):
     sha: str = ""
     reviewers: tuple[GitLabUser, ...] = ()
     user_notes_count: Id | None = None
+    head_pipeline: Pipeline | None = None
 
     @property
     def mergeable(self) -> bool | None:
@@ -235,12 +249,13 @@ _STATES: Mapping[str, str] = {
     "skipped": "skipped",
     "manual": "waiting",
 }
-"""Forgejo's words for states; of a job that a person has to start, only one that may fail is no check."""
+"""Forgejo's words for states; what waits for a person waits, unless it may fail."""
 
 
 class GitLabCommit(ForgeAnswer):
     """A commit."""
 
+    parent_ids: tuple[str, ...] = ()
     author_name: JsonLine = ""
 
 

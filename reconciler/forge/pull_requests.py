@@ -233,7 +233,7 @@ class PullRequestReader:
 
     async def _detail(self, answer: PullAnswer) -> PullRequestDetail:
         number = answer.number
-        statuses = await self._checks(answer.head.sha)
+        statuses = (*await self._checks(answer.head.sha), *answer.checks)
         pull = self._pull(
             answer,
             pusher=await self._pusher(answer.head.sha),
@@ -269,6 +269,7 @@ class PullRequestReader:
             branch=answer.head.branch,
             base=answer.base.ref,
             head=answer.head.sha,
+            ref=self._dialect.pull_ref.format(number=answer.number),
             pusher=pusher,
             state="open" if answer.is_open else "closed",
             is_merged=answer.is_merged,

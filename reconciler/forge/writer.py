@@ -41,7 +41,6 @@ _PHASES = "agent/"
 _PHASE_COLOR, _OTHER_COLOR = "1d76db", "ededed"
 _NEW = "new"
 _BLOCK = re.compile(r"<!-- reconciler:begin (\w+) -->\n.*?<!-- reconciler:end -->", re.DOTALL)
-_DRAFT = re.compile(r"(?i)(?:wip:|\[wip\]|draft:|\[draft\]|\(draft\))\s*")
 _MOST_TEXT = 60_000
 _MOST_TITLE = 250
 _MOST_DESCRIPTION = 140
@@ -183,7 +182,7 @@ class ForgeWriter:
         block = self._block(_digest(_title(want)), want)
         around = (body[: match.start()], body[match.end() :]) if match else (f"{body}\n\n".lstrip(), "")
         changes = {"body": block.join(around)}
-        prefix, title = _without_draft(detail.answer.title)
+        prefix, title = self._without_draft(detail.answer.title)
         if match and mark in {_NEW, _digest(title)}:
             changes["title"] = prefix + _title(want)
         if detail.answer.base.ref == want.leaves:  # a person may have chosen any other
@@ -250,6 +249,11 @@ class ForgeWriter:
             log.warning("%s", broken)
             return "it fails without a reason; does it depend on an issue or a pull request that is open?"
         return ""
+
+    def _without_draft(self, title: str) -> tuple[str, str]:
+        """Split a title into what makes it that of a draft, and the rest."""
+        end = match.end() if (match := self._dialect.draft_title.match(title)) else 0
+        return title[:end], title[end:]
 
     # --- Texts -------------------------------------------------------------
 
@@ -358,12 +362,6 @@ def label_body(name: str, dialect: Dialect) -> Mapping[str, object]:
 
 def _title(want: ForgeView) -> str:
     return one_line(want.title, _MOST_TITLE)
-
-
-def _without_draft(title: str) -> tuple[str, str]:
-    """Split a title into its draft prefix and the rest."""
-    end = match.end() if (match := _DRAFT.match(title)) else 0
-    return title[:end], title[end:]
 
 
 def _digest(text: str) -> str:

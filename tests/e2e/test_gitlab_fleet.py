@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.forge_world import CODE, World
+from tests.e2e.forge_world import CODE, FLEET, World
 from tests.e2e.test_forge_fleet import GREET, STORY, TASK, WAITS, check_rounds, check_words, go_full_circle
 from tests.forge.gitlab import GitLabDouble, Rules
 
@@ -52,3 +52,18 @@ def test_failed_jobs_are_fixed_and_a_project_that_wants_green_pipelines_merges(w
     assert "- build: 2 tests fail" in world.diary()[-1]["prompt"]
     assert "lint" not in world.diary()[-1]["prompt"]
     assert world.has("mended.txt") == "yes"
+
+
+def test_a_merge_request_against_the_specs_gets_its_plan_also_from_a_fork(world):
+    world.extra["RECONCILER_REPO"] = f"file://{world.folder(FLEET)}"
+    tasks = {"specs/tasks/docs/greet.yaml": "goal: Greet.\nadapter: script\nscript: echo hi\n"}
+
+    with world.serving():
+        head = world.forge.push_as_person(FLEET, "more", tasks, author="mallory")
+        number = world.forge.open_pull(FLEET, "more", "Greet in the docs", author="mallory")
+        world.forge.repos[FLEET].pull(number).is_from_fork = True
+        world.forge.delete_branch(FLEET, "more")
+        [message] = world.eventually(lambda: world.said(number, FLEET))
+        world.eventually(lambda: world.commit_status(head, "reconciler/plan", FLEET) == "success")
+
+    assert "docs/greet" in message

@@ -80,6 +80,8 @@ class MergeRequest(PullTicket):
     """State of each."""
     versions: list[tuple[str, datetime]] = field(default_factory=list)
     closed_by: str = ""
+    pipeline: dict[str, Any] | None = None
+    """The newest one, if it is not of the head."""
 
 
 def time(at: datetime) -> str:
@@ -139,7 +141,7 @@ class GitLabDouble(ForgejoDouble):
         with self.lock:
             number = super().open_pull(repo, branch, title, **more)
             pull = self.repos[repo].pull(number)
-            pull.versions.append((pull.head, self.now()))
+            self.keep_head(self.repos[repo], pull)
             pull.draft = is_draft(title)
             return number
 
@@ -231,6 +233,20 @@ class GitLabDouble(ForgejoDouble):
         self.tell_pipeline(repo, commit, _STATES.get(status["status"], status["status"]))
         return status
 
+    def merged_result(self, repo: str, number: int, state: str) -> None:
+        """Let the pipeline of the merged result come to a state."""
+        with self.lock:
+            pull, at = self.repos[repo].pull(number), self.repos[repo]
+            tree = at.git("merge-tree", "--write-tree", pull.base_head, pull.head)
+            commit = at.put(f"merge/{number}", tree, [pull.base_head, pull.head], "Merged result\n", "ann")
+            at.git("update-ref", "-d", f"refs/heads/merge/{number}")
+            pull.pipeline = {
+                "id": 7,
+                "sha": commit,
+                "status": state,
+                "ref": f"refs/merge-requests/{number}/merge",
+            }
+
     def newest(self, repo: CodeRepo, commit: str) -> list[dict[str, Any]]:
         """Return the newest status of each name."""
         return list({one["context"]: one for one in repo.statuses if one["sha"] == commit}.values())
@@ -240,7 +256,12 @@ class GitLabDouble(ForgejoDouble):
             pull.branch_is_gone = True
             return
         super()._head_moved(repo, pull, new, author)
-        pull.versions.append((new, self.now()))
+        self.keep_head(repo, pull)
+
+    def keep_head(self, repo: CodeRepo, pull: Any) -> None:
+        """Keep the head as a version, and under a ref of its own: that of a fork is nowhere else."""
+        pull.versions.append((pull.head, self.now()))
+        repo.git("update-ref", f"refs/merge-requests/{pull.number}/head", pull.head)
 
     def set_state(self, repo: str, ticket: Ticket, state: str, author: str) -> None:
         super().set_state(repo, ticket, state, author)
@@ -562,7 +583,8 @@ class Request:
 
     def commit(self, sha: str) -> dict[str, Any]:
         author = self.repo.git("log", "-1", "--format=%an", sha)
-        return {"id": sha, "short_id": sha[:8], "author_name": author, "title": "Work"}
+        parents = self.repo.git("log", "-1", "--format=%P", sha).split()
+        return {"id": sha, "short_id": sha[:8], "parent_ids": parents, "author_name": author}
 
     def hook(self, hook: Hook) -> dict[str, Any]:
         return {
@@ -689,7 +711,7 @@ def _pull(request: Request, number: str) -> Answer:
     pull = request.pull(number)
     shown = request.merge_request(pull, _merge_status(request, pull))
     pull.computing = max(pull.computing - 1, 0)
-    return 200, shown, {}
+    return 200, {**shown, "head_pipeline": pull.pipeline}, {}
 
 
 @route("POST", R + "/merge_requests")

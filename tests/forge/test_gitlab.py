@@ -279,6 +279,20 @@ async def test_jobs_are_checks(gitlab, forges, spec, head, case):
     assert (await pull_now(forges, spec)).checks == expected
 
 
+RESULTS = {"running": "pending", "failed": "failure", "success": "success", "manual": "pending"}
+
+
+@pytest.mark.parametrize("state", RESULTS)
+async def test_the_pipeline_of_the_merged_result_is_a_check_of_its_head(gitlab, forges, spec, head, state):
+    await forges.show(spec, want())
+    gitlab.merged_result(REPO, FIRST, state)
+    before = await pull_now(forges, spec)
+    gitlab.push_as_person(REPO, BRANCH, {"mend.txt": "two\n"}, author="bot")
+
+    assert before.checks == RESULTS[state]
+    assert (await pull_now(forges, spec)).checks == "none"
+
+
 async def test_hundreds_of_jobs_are_read_to_the_last(gitlab, forges, spec, head):
     await forges.show(spec, want())
     for number in range(230):
@@ -315,7 +329,7 @@ REFUSALS = {
     "approvals": (Rules(approvals=2), "approvals that the project requires are missing"),
     "a pipeline": (Rules(pipeline=True), "merges only what a pipeline succeeded for"),
     "threads": (Rules(threads=True), "once all threads are resolved"),
-    "another role": (Rules(merge_level=50), "401"),
+    "another role": (Rules(merge_level=50), "the account of the token may not merge"),
     "no squashing": (Rules(may_squash=False), "Squashing not allowed"),
 }
 
@@ -331,6 +345,7 @@ async def test_why_it_is_not_merged_is_told(gitlab, forges, spec, head, case):
 
     assert not pull.is_merged
     assert why in pull.refusal
+    assert forges.denials(spec) == []
 
 
 async def test_a_running_pipeline_is_told(gitlab, forges, spec, head):

@@ -54,6 +54,8 @@ class PullRequestSnapshot:
     base: str
     head: str
     """Commit of the head branch."""
+    ref: str = ""
+    """Ref under which git has that in the repository, also if the branch is in a fork."""
     pusher: str = ""
     """Who pushed that, as far as the forge says; else the commit's author."""
     state: Literal["open", "closed"] = "open"
