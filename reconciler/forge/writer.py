@@ -42,7 +42,8 @@ _PHASE_COLOR, _OTHER_COLOR = "1d76db", "ededed"
 _NEW = "new"
 _BLOCK = re.compile(r"<!-- reconciler:begin (\w+) -->\n.*?<!-- reconciler:end -->", re.DOTALL)
 _MOST_TEXT = 60_000
-_MOST_TITLE = 250
+_MOST_TITLE = 240
+"""GitLab takes 255, with what makes a draft of it."""
 _MOST_DESCRIPTION = 140
 _NOT_NOW = frozenset({404, 405, 409, 412, 422})
 _CONFLICT = 409

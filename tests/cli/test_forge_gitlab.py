@@ -54,6 +54,16 @@ def test_the_address_of_a_project_is_enough(fleet, gitlab, root, path):
     assert gitlab.token not in done.output + fleet.git("log", "-p", "--all")
 
 
+def test_one_below_a_path_is_found_too(fleet, gitlab, root):
+    gitlab.root = "/git/lab"
+
+    done = fleet.run("forge", "connect", f"{root}/git/lab/{CODE}", *TOKEN, "--no-webhooks")
+
+    assert done.exit_code == 0, done.output
+    assert steps(done)["forge"] == ("already so", f"gitlab at {root}/git/lab/api/v4")
+    assert f"{CODE} rights" in results(done)
+
+
 @pytest.mark.parametrize("address", ["", "/api/v4"])
 def test_called_again_it_changes_nothing(fleet, gitlab, root, address):
     gitlab.protected[CODE] = [rule(DEVELOPER)]

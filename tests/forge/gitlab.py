@@ -106,6 +106,8 @@ class GitLabDouble(ForgejoDouble):
         self.levels: dict[str, int] = {BOT: MAINTAINER, "ann": DEVELOPER, "bob": DEVELOPER}
         """Access levels of the members."""
         self.protected: dict[str, list[dict[str, Any]]] = {}
+        self.root = ""
+        """Path below which it is served."""
         self.tells_approval_times = True
         """Whether approvals say when they were given; older servers do not."""
         self.limits: list[tuple[int, dict[str, str], Any]] = []
@@ -121,7 +123,7 @@ class GitLabDouble(ForgejoDouble):
 
     @property
     def api(self) -> str:
-        return f"http://127.0.0.1:{self.port}/api/v4"
+        return f"http://127.0.0.1:{self.port}{self.root}/api/v4"
 
     def spec(self, repo: str, token: Secret, webhook_secret: Secret | None = None) -> Forge:
         return Forge(kind="gitlab", api=self.api, repo=repo, token=token, webhook_secret=webhook_secret)
@@ -354,13 +356,16 @@ class GitLabDouble(ForgejoDouble):
         if self.answers_502:
             return 502, {"message": "502 Bad Gateway"}, {}
         at = urlsplit(target).path
-        if not at.startswith("/api/v4/"):
+        begin = f"{self.root}/api/v4"
+        if self.root and not at.startswith(f"{self.root}/"):
+            return 404, None, {}  # another server
+        if not at.startswith(f"{begin}/"):
             return (302, None, {"Location": "/users/sign_in"}) if method == "GET" else (404, error("404"), {})
-        path = at.removeprefix("/api/v4")
+        path = at.removeprefix(begin)
         query = dict(parse_qsl(urlsplit(target).query, keep_blank_values=True))
         body = json.loads(raw) if raw else None
         with self.lock:
-            self.requests.append((method, target.removeprefix("/api/v4")))
+            self.requests.append((method, target.removeprefix(begin)))
             done = self._odd(method, path) or self._handled(method, path, query, body, headers)
             if (odd := self.odd.get(f"{method} {path}")) is not None:
                 done = done[0], odd(done[1]), done[2]

@@ -177,6 +177,32 @@ async def test_a_note_that_was_deleted_or_is_odd_costs_itself(gitlab, forges, sp
     assert [each.body for each in (await pull_now(forges, spec)).comments] == ["Fine."]
 
 
+async def test_comments_are_as_they_stand_now_edited_or_deleted(gitlab, forges, spec, head):
+    await forges.show(spec, want())
+    for text in ("First.", "Second."):
+        gitlab.comment(REPO, FIRST, text)
+    first, second = ours(gitlab).comments
+    before = [each.body for each in (await pull_now(forges, spec)).comments]
+
+    first.body = "First, edited."
+    ours(gitlab).comments.remove(second)
+
+    assert before == ["First.", "Second."]
+    assert [each.body for each in (await pull_now(forges, spec)).comments] == ["First, edited."]
+
+
+async def test_a_branch_that_was_rewritten_takes_a_new_approval(gitlab, forges, spec, head):
+    await forges.show(spec, want())
+    gitlab.review(REPO, FIRST, "approved")
+    gitlab.repos[REPO].git("update-ref", f"refs/heads/{BRANCH}", "main")
+    gitlab.push_as_person(REPO, BRANCH, {"mend.txt": "anew\n"})
+
+    pull = await pull_now(forges, spec)
+
+    assert pull.head != head
+    assert [(each.verdict, each.commit == pull.head) for each in pull.reviews] == [("approved", False)]
+
+
 # --- Two numberings -------------------------------------------------------------------
 
 
@@ -444,6 +470,16 @@ async def test_a_merge_request_that_is_being_merged_is_open_still(gitlab, forges
     pull = await pull_now(forges, spec)
 
     assert (pull.state, pull.is_merged, pull.mergeable, pull.head) == ("open", False, None, "")
+
+
+async def test_a_merge_that_gitlab_does_by_itself_is_seen_with_who_asked_for_it(gitlab, forges, spec, head):
+    await forges.show(spec, want())
+    gitlab.merge_pull(REPO, FIRST, author="bob", style="rebase")
+    gitlab.delete_branch(REPO, BRANCH)
+
+    pull = await pull_now(forges, spec)
+
+    assert (pull.is_merged, pull.by, pull.head) == (True, "bob", head)
 
 
 async def test_who_closed_and_who_merged_it_is_told(gitlab, forges, spec, head):
