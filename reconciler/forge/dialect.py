@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from reconciler.core.model.forge import ForgeView
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from reconciler.core.model.runs import ReviewNote
     from reconciler.forge.answers import PullAnswer, StatusAnswer
     from reconciler.forge.client import ForgeClient
@@ -164,6 +166,10 @@ class Dialect:
     They are about number 0, which is nothing: a forge looks at the rights first,
     and tells whoever has them that it is not there.
     """
+    account_right: str = "read:user"
+    """What a token needs to tell whose it is."""
+    expires_on: "Callable[[ForgeClient], Awaitable[date | None]] | None" = None
+    """Read when the token expires, where it can be asked."""
     protection: str = "no pushes, and 1 approval to merge"
     """How `--protect` protects a base branch."""
     probe: str = "version"

@@ -19,14 +19,14 @@ Forgejo's shape. What is another thing there:
 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
 from reconciler.core.times import EARLIEST
 from reconciler.forge.answers import ForgeAnswer, JsonLine
-from reconciler.forge.client import Declined, ForgeClient, UnexpectedAnswer
+from reconciler.forge.client import Declined, Forbidden, ForgeClient, UnexpectedAnswer
 from reconciler.forge.dialect import Dialect, Headers
 from reconciler.forge.gitlab_answers import (
     COMPUTING,
@@ -39,6 +39,7 @@ from reconciler.forge.gitlab_answers import (
     GitLabIssue,
     GitLabNote,
     GitLabStatus,
+    GitLabToken,
     GitLabUser,
     Json,
     MergeRequest,
@@ -155,6 +156,15 @@ async def _repository(request: ForgeRequest) -> ForgeReply:
 
 async def _project(client: ForgeClient) -> Any:
     return await _get(client, "", ProjectAnswer)
+
+
+async def _expires_on(client: ForgeClient) -> date | None:
+    """Return when the token expires; None if it does not, or may not say so."""
+    try:
+        token: GitLabToken = await _get(client, "/personal_access_tokens/self", GitLabToken)
+    except (Declined, Forbidden):
+        return None
+    return token.expires_at
 
 
 async def _may_write(client: ForgeClient, name: str) -> bool:
@@ -348,7 +358,7 @@ async def _reviews(request: ForgeRequest) -> ForgeReply:
     client, path = request.client, f"merge_requests/{request.names['number']}"
     notes = await _pages(client, f"{path}/notes", GitLabNote, {"sort": "asc", "order_by": "created_at"})
     verdicts = await _verdicts(client, path, notes)
-    lines = [note.review for note in notes if note.position and not note.system and not note.resolved]
+    lines = [note.review for note in notes if note.position and note.is_open]
     return _only(sorted([*verdicts, *lines], key=lambda review: review["submitted_at"] or EARLIEST))
 
 
@@ -434,9 +444,14 @@ async def _set_status(request: ForgeRequest) -> ForgeReply:
 
 @on("GET", "issues")
 async def _issues(request: ForgeRequest) -> ForgeReply:
-    """Return open issues; where there are none, find out whether there can be any."""
+    """
+    Return open issues; where there are none, find out whether there can be any.
+
+    Confidential ones are not: their text would be shown in the specs and on the merge request.
+    """
     query = {name: value for name, value in request.params.items() if name in {"labels", "order_by", "sort"}}
-    reply = await _page(request, "issues", GitLabIssue, "issue", {**query, "state": "opened", "scope": "all"})
+    query |= {"state": "opened", "scope": "all", "confidential": "false"}
+    reply = await _page(request, "issues", GitLabIssue, "issue", query)
     if not reply.value and not (await _project(request.client)).issues_enabled:
         raise Declined("issues", 404, "issues are switched off")
     return reply
@@ -490,7 +505,7 @@ async def _edit_issue(request: ForgeRequest) -> ForgeReply:
 
 @on("GET", "{kind}/{number}/comments")
 async def _comments(request: ForgeRequest) -> ForgeReply:
-    """Return one page of a conversation, without what the system says and without notes on lines."""
+    """Return one page of a conversation: no notes of the system, none on lines, and no internal ones."""
     path = f"{_ticket(request)}/notes"
     query = {**_paging(request.params), "sort": "asc", "order_by": "created_at"}
     reply = await request.client.request("GET", path, query)
@@ -501,7 +516,7 @@ async def _comments(request: ForgeRequest) -> ForgeReply:
 
 
 def _is_said(note: Any) -> bool:
-    return not isinstance(note, dict) or not (note.get("system") or note.get("position"))
+    return not isinstance(note, dict) or not any(map(note.get, ("system", "position", "internal")))
 
 
 def _ticket(request: ForgeRequest) -> str:
@@ -691,6 +706,8 @@ GITLAB = Dialect(
     is_sure_of_conflicts=True,
     computing=_STILL,
     may_write=_may_write,
+    expires_on=_expires_on,
+    account_right="read_user",
     pending_text="it is not done yet; the merge request tells more",
     open_issues={"order_by": "created_at", "sort": "asc"},
     has_owner_labels=False,

@@ -3,6 +3,7 @@ Answers of GitLab: the fields that are read, and what they are in Forgejo's shap
 """
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 from reconciler.core.fields import Id
@@ -138,10 +139,16 @@ class GitLabNote(ForgeAnswer):
     author: GitLabUser | None = None
     created_at: ForgeTime
     system: bool = False
+    internal: bool = False
     resolved: bool = False
     position: NotePosition | None = None
     noteable_type: str = ""
     noteable_iid: Id | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is said by somebody, to all, and not settled."""
+        return not (self.system or self.internal or self.resolved)
 
     @property
     def comment(self) -> Json:
@@ -265,6 +272,12 @@ class GitLabAccount(ForgeAnswer):
     id: Id
     username: JsonLine
     access_level: Id = 0
+
+
+class GitLabToken(ForgeAnswer):
+    """A token, as it may say of itself."""
+
+    expires_at: date | None = None
 
 
 class AccessLevel(ForgeAnswer):

@@ -253,6 +253,21 @@ async def test_issues_that_are_switched_off_are_not_none_left(gitlab, forges, sp
     assert await forges.issues(spec, "agent") is None
 
 
+async def test_what_is_not_for_all_is_neither_taken_up_nor_quoted(gitlab, forges, spec, head):
+    for title in ("Mend it", "Secret"):
+        gitlab.open_issue(REPO, title, labels=("agent",))
+    gitlab.confidential.add(2)
+    await forges.show(spec, want())
+    gitlab.note(REPO, ours(gitlab), "Between us.", "ann", internal=True)
+    position = gitlab.position(ours(gitlab), "mend.txt", 1)
+    gitlab.note(REPO, ours(gitlab), "Here, too.", "ann", internal=True, position=position)
+
+    pull = await pull_now(forges, spec)
+
+    assert [issue.title for issue in await forges.issues(spec, "agent")] == ["Mend it"]
+    assert (pull.comments, pull.reviews) == ((), ())
+
+
 # --- What an agent wrote -----------------------------------------------------------------
 
 
