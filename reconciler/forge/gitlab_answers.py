@@ -93,7 +93,6 @@ class MergeRequest(GitLabIssue):
     target_project_id: Id
     sha: str = ""
     reviewers: tuple[GitLabUser, ...] = ()
-    user_notes_count: Id | None = None
     head_pipeline: Pipeline | None = None
 
     @property
@@ -105,7 +104,12 @@ class MergeRequest(GitLabIssue):
 
     @property
     def pull(self) -> Json:
-        """The merge request in Forgejo's shape."""
+        """
+        The merge request in Forgejo's shape.
+
+        How many notes there were is left out: those of a review that is submitted now come
+        before its verdict, and have to be read after that.
+        """
         head = {"id": self.source_project_id} if self.source_project_id is not None else None
         return {
             **self.shared,
@@ -117,7 +121,6 @@ class MergeRequest(GitLabIssue):
             "head": {"ref": self.source_branch, "sha": self.sha, "repo": head},
             "base": {"ref": self.target_branch, "sha": "", "repo": {"id": self.target_project_id}},
             "requested_reviewers": [each.account for each in self.reviewers],
-            "comments": self.user_notes_count,
         }
 
 

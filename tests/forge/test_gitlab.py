@@ -131,6 +131,21 @@ async def test_changes_are_asked_for_by_the_state_of_a_reviewer(gitlab, forges, 
     assert [each.body for each in again.comments] == ["Not yet.", "Still not."]
 
 
+async def test_a_review_that_comes_while_it_is_read_has_its_words(gitlab, forges, spec, head):
+    await forges.show(spec, want())
+
+    def reviewed(shown):
+        gitlab.odd.clear()
+        gitlab.review(REPO, FIRST, "rejected", "Not yet.")
+        return shown
+
+    gitlab.odd[f"GET {AT}/merge_requests/{FIRST}"] = reviewed
+    pull = await pull_now(forges, spec)
+
+    assert [each.verdict for each in pull.reviews] == ["changes_requested"]
+    assert [each.body for each in pull.comments] == ["Not yet."]
+
+
 async def test_words_of_people_are_no_verdict(gitlab, forges, spec, head):
     await forges.show(spec, want())
     for text in ("requested changes", "approved this merge request"):
