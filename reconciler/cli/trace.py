@@ -86,11 +86,16 @@ async def _trace(context: Context, what: str) -> Sequence[RunTrace]:
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
-        statuses = (await fleet.observed()).statuses
-        with busy("reading the history"):
-            records = await fleet.history(None, None)
-            commit = await _revision(fleet, what)
-            runs = [each async for each in _runs(fleet, records, statuses)]
+        return await traces(fleet, what)
+
+
+async def traces(fleet: "FleetSession", what: str) -> Sequence[RunTrace]:
+    """Return the runs that a commit, run, branch, pull request or task names or led to. Raises NotFound."""
+    statuses = (await fleet.observed()).statuses
+    with busy("reading the history"):
+        records = await fleet.history(None, None)
+        commit = await _revision(fleet, what)
+        runs = [each async for each in _runs(fleet, records, statuses)]
     chosen = [run for run in runs if commit and run.spec_commit == commit] or [
         run for run in runs if _is_meant(run, statuses.get(run.task), what, commit)
     ]

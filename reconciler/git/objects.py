@@ -4,9 +4,10 @@ The files of a branch, read by commit from the object database; never from a wor
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from reconciler.controller.tree import TreeEntry
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import Gone, Unavailable
 from reconciler.core.requesters import Requester
 from reconciler.git.repository import Repository
 
@@ -83,6 +84,18 @@ class GitTree:
         commits = list(dict.fromkeys(newest.values()))
         await self._repository.objects.read(commits, lambda name, data: askers.update({name: _asker(data)}))
         return {path: askers[commit] for path, commit in newest.items()}
+
+
+async def present(repository: Repository, names: Sequence[str]) -> Mapping[str, bytes | None]:
+    """Return the content of each object, by the name it was asked for; None where it is missing."""
+    contents: dict[str, bytes | None] = dict.fromkeys(names)
+    try:
+        await repository.objects.read(names, contents.__setitem__)
+    except Gone:  # one is missing, and those after it were not read
+        for name in names:
+            with suppress(Gone):
+                await repository.objects.read([name], contents.__setitem__)
+    return contents
 
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")

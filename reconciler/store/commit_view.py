@@ -3,14 +3,13 @@ Commits and files of the fleet's repository, as people are shown them.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from reconciler.core.errors import Gone, NotFound, SpecError
+from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.model.status import Status
 from reconciler.core.times import time_at
-from reconciler.git.objects import GitTree
+from reconciler.git.objects import GitTree, present
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.layout import status_path
@@ -141,14 +140,8 @@ async def view_file(repository: Repository, branch: str, revision: str, path: st
 async def statuses_at(repository: Repository, places: Sequence[tuple[str, str]]) -> Sequence[Status | None]:
     """Return the status at each place: a commit, and the task's name then. None where none can be read."""
     names = [f"{commit}:{status_path(task)}" for commit, task in places]
-    contents: dict[str, bytes] = {}
-    try:
-        await repository.objects.read(names, contents.__setitem__)
-    except Gone:  # one is missing, and those after it were not read
-        for name in names:
-            with suppress(Gone):
-                await repository.objects.read([name], contents.__setitem__)
-    return [_status(contents.get(name)) for name in names]
+    contents = await present(repository, names)
+    return [_status(contents[name]) for name in names]
 
 
 def _status(content: bytes | None) -> Status | None:
