@@ -98,15 +98,19 @@ class HighWaterMarks:
     def marks(self, kind: LineKind, branch: str) -> set[str]:
         """Return every commit that the branch must descend from."""
         refs = (f"{root}/{kind}/{branch}" for root in (_LOCAL, _THEIRS))
-        commits = [self._read_ref(ref) for ref in refs] + [self._file_marks().get(f"{kind}/{branch}")]
+        commits = [self._read_ref(ref) for ref in refs] + [self.acted_on(kind, branch)]
         return {commit for commit in commits if commit}
+
+    def acted_on(self, kind: LineKind, branch: str) -> str | None:
+        """Return the newest commit that was acted on here, as only this machine remembers it."""
+        return self._file_marks().get(f"{kind}/{branch}")
 
     async def left(self, kind: LineKind, branch: str, head: str | None) -> Sequence[str]:
         """Return the commits that were acted on and are not ancestors of the line, ours first."""
         marks = self.marks(kind, branch)
         if not marks or marks == {head} or (head and self._passed.get((kind, branch)) == head):
             return ()
-        mine = self._file_marks().get(f"{kind}/{branch}")
+        mine = self.acted_on(kind, branch)
         missing = [mark for mark in sorted(marks - {head}) if not await self._goes_on(head, mark)]
         if missing and await self._is_of_another_fleet():
             self._kept = {}
@@ -128,7 +132,7 @@ class HighWaterMarks:
         key = (kind, branch)
         if self._passed.get(key) == commit:
             return
-        if self._file_marks().get(f"{kind}/{branch}") != commit:
+        if self.acted_on(kind, branch) != commit:
             self._kept = {**self._file_marks(), f"{kind}/{branch}": commit}
             await asyncio.to_thread(_replace, self._file, json.dumps(self._kept).encode())
         self._passed[key] = commit

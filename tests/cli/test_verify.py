@@ -399,3 +399,33 @@ def test_unsigned_specs_do_not_pass_where_signers_are_named(worked, tmp_path):
     _, found = verified(worked, "it", "--allowed-signers", str(tmp_path / "signers"))
 
     assert links(found)["asked by"][0] is False
+
+
+def test_who_insists_on_signed_specs_starts_no_reconciler_without_the_signers(fleet, tmp_path):
+    fleet.write("specs/fleet.yaml", "require_signed: true\n")
+    fleet.commit()
+
+    done = fleet.run("run", "--once")
+
+    assert done.exit_code == ExitCode.USAGE
+    assert "--allowed-signers" in done.stderr
+
+
+def test_unsigned_specs_start_nothing(fleet, tmp_path):
+    (tmp_path / "signers").write_text("")
+
+    done = fleet.run("run", "--once", "--allowed-signers", str(tmp_path / "signers"))
+
+    assert done.exit_code == ExitCode.UNAVAILABLE
+    assert "is not signed by any of" in done.stderr
+    assert fleet.git("for-each-ref", "refs/heads/fleet-state") == ""
+
+
+def test_specs_beside_the_record_cannot_be_required_to_be_signed(fleet, tmp_path):
+    fleet.write("specs/fleet.yaml", "state_branch: main\n")
+    fleet.commit()
+    (tmp_path / "signers").write_text("")
+
+    done = fleet.run("run", "--once", "--allowed-signers", str(tmp_path / "signers"))
+
+    assert done.exit_code != ExitCode.OK
