@@ -79,7 +79,7 @@ async def test_to_open_a_pull_request_costs_few_requests(double, forges, spec):
     requests = await asked(double, forges.show(spec, want(commit_status=commit_status)))
 
     assert writes(requests) == ["POST /pulls", "POST /issues/2/labels", f"POST /statuses/{head}"]
-    assert len(requests) == len(["look", *writes(requests), "pull", "status", "commit", "reviews"])
+    assert len(requests) == len(["look", *writes(requests), "pull", "commit"])
 
 
 async def test_closed_pull_requests_and_branches_of_nobody_cost_nothing(double, forges, spec):
