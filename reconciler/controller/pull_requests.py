@@ -90,11 +90,16 @@ class PullRequestController:
 
         `latch` is held until that was done.
         """
-        if hint.pull is not None and hint.sender not in self._bots.values():  # our own deeds are known
+        if hint.pull is not None and hint.sender not in self.accounts:  # our own deeds are known
             for repo in self._view.desired.repos.keys() & hint.repos:
                 self._hints.add(repo, hint.pull, hint.delivery)
         self.poller.notify(hint.repos, latch=latch)
         self._inbox.wake()
+
+    @property
+    def accounts(self) -> Collection[str]:
+        """Names of our own accounts on the forges, as far as they were asked."""
+        return self._bots.values()
 
     def retry_reasons(self, now: datetime) -> Mapping[str, str]:
         """Return why the review of work cannot be followed, by run key."""

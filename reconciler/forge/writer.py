@@ -17,7 +17,13 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
+from reconciler.core.model.forge import (
+    CommitStatus,
+    ForgeView,
+    ManagedComment,
+    MergeRefusal,
+    PullRequestSnapshot,
+)
 from reconciler.core.model.status import Phase
 from reconciler.core.text import harmless, one_line
 from reconciler.forge.answers import (
@@ -47,6 +53,7 @@ _MOST_TITLE = 250
 _MOST_DESCRIPTION = 140
 _NOT_NOW = frozenset({404, 405, 409, 412, 422})
 _CONFLICT = 409
+_COMPUTING = MergeRefusal("it computes whether it can be merged", is_passing=True)
 _MERGE_WAITS = (0.5, 1.0, 1.5, 2.0)
 """
 Seconds before a merge is asked for again that the forge still computes.
@@ -71,7 +78,7 @@ class ForgeWriter:
 
     async def show(self, want: ForgeView) -> PullRequestSnapshot | None:
         """Carry it out; see `Forges.show`."""
-        detail, refusal = await self._find_or_open(want), ""
+        detail, refusal = await self._find_or_open(want), None
         if detail is not None:
             detail, refusal = await self._update_pull(detail, want)
         if want.issue is not None:
@@ -161,21 +168,26 @@ class ForgeWriter:
                 raise Unavailable(f"no pull request can be opened: {declined}; {hint}") from None
             return await self._pulls.read(number)
 
-    async def _update_pull(self, detail: PullRequestDetail, want: ForgeView) -> tuple[PullRequestDetail, str]:
+    async def _update_pull(
+        self, detail: PullRequestDetail, want: ForgeView
+    ) -> tuple[PullRequestDetail, MergeRefusal | None]:
         """Let a pull request look and be as wanted; return it as it is then, and why it was not merged."""
         writes, number = self._client.writes, detail.pull.number
-        if not want.merges:  # what it says of the merge is known afterwards
+        merges = want.merges is not None and detail.answer.is_open
+        if not merges:
             detail = await self._write_text(detail, want)
         await self._set_phase(number, detail.pull.labels, want.phase)
         if want.commit_status is not None:
             detail = await self._set_commit_status(detail, want.commit_status)
         for note in want.notes:
             await self.upsert_comment(number, note)
-        refusal = await self._merge(detail, want) if want.merges and detail.answer.is_open else ""
+        refusal = await self._merge(detail, want) if merges else None
         if self._client.writes > writes:
             detail = await self._pulls.read_anew(detail)
             _check_taken(detail, want)
-        return detail, "" if detail.pull.is_merged else refusal
+        if merges:  # if it is open still, it says why
+            detail = await self._write_text(detail, want)
+        return detail, None if detail.pull.is_merged else refusal
 
     async def _write_text(self, detail: PullRequestDetail, want: ForgeView) -> PullRequestDetail:
         """
@@ -206,22 +218,22 @@ class ForgeWriter:
                     pull.number, ManagedComment(key=f"reviewer/{_digest(name)}", text=text)
                 )
 
-    async def _merge(self, detail: PullRequestDetail, want: ForgeView) -> str:
-        """Merge a pull request; return why the forge did not, empty if it did or that is over in moments."""
+    async def _merge(self, detail: PullRequestDetail, want: ForgeView) -> MergeRefusal | None:
+        """Merge a pull request; return why the forge did not, None if it did or it is judged anew."""
         if detail.pull.head != want.merges:
-            return ""  # somebody pushed meanwhile: it is judged anew
+            return None  # somebody pushed meanwhile
         waits = iter(_MERGE_WAITS if self._is_patient else ())
-        while (refusal := await self._try_to_merge(detail, want)) is None:
+        while (refusal := await self._try_to_merge(detail, want)) is _COMPUTING:
             wait = next(waits, None)
             self._is_patient = wait is not None
             if wait is None:
-                return ""
+                return refusal
             await self._client.pause(wait)
         self._is_patient = True
         return refusal
 
-    async def _try_to_merge(self, detail: PullRequestDetail, want: ForgeView) -> str | None:
-        """Do so once; return None while the forge still computes whether it can be merged."""
+    async def _try_to_merge(self, detail: PullRequestDetail, want: ForgeView) -> MergeRefusal | None:
+        """Do so once; return `_COMPUTING` while the forge still computes whether it can be merged."""
         method, body = self._dialect.merge(want)
         try:
             await self._client.send(method, f"pulls/{detail.pull.number}/merge", body)
@@ -230,19 +242,21 @@ class ForgeWriter:
                 raise
             if declined.status == _CONFLICT and not declined.message:  # what git says comes without one
                 self._pulls.saw_conflict(detail.answer)
-                return ""
-            if self._dialect.computing in declined.message.lower():
                 return None
+            if self._dialect.computing in declined.message.lower():
+                return _COMPUTING
             if self._dialect.enqueue and (
                 place := await self._dialect.enqueue(self._client, detail.answer, declined.message)
             ):
                 return place
-            return declined.message or f"it is not allowed now ({declined.status}), without a reason"
+            why = declined.message or f"it is not allowed now ({declined.status}), without a reason"
+            return MergeRefusal(why)
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.
             log.warning("%s", broken)
-            return "it fails without a reason; does it depend on an issue or a pull request that is open?"
-        return ""
+            why = "it fails without a reason; does it depend on an issue or a pull request that is open?"
+            return MergeRefusal(why)
+        return None
 
     # --- Labels ------------------------------------------------------------
 

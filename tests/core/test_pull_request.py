@@ -22,7 +22,6 @@ from reconciler.core.forge.pull_request import (
     CHECKS,
     CONFLICT,
     LEFT_OUT,
-    MERGING,
     MOST_NOTES,
     NOTE_LENGTH,
     NOTES_LENGTH,
@@ -33,7 +32,7 @@ from reconciler.core.forge.pull_request import (
     may_merge,
 )
 from reconciler.core.lifecycle import transition
-from reconciler.core.model.forge import Comment, PullRequestSnapshot, Review
+from reconciler.core.model.forge import Comment, MergeRefusal, PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, Report, ReviewNote, Verdict, run_key
 from reconciler.core.model.specs import DesiredState, FleetSpec, Repo, Task
 from reconciler.core.model.status import MERGE_REASONS, OnHost, Phase, PullRequest, Reason, Status, Waiting
@@ -45,6 +44,7 @@ BOT = "fleet-bot"
 HEAD, OTHER = "a" * 40, "b" * 40
 LATER, BEFORE = NOW + timedelta(minutes=1), NOW - timedelta(minutes=1)
 REPO = Repo(name="shop", url="r.git", failed_checks="fix", base_moved="merge")
+REFUSAL, PLACE = MergeRefusal("2 approvals"), MergeRefusal("at position 1", is_passing=True)
 MERGES = Repo(name="shop", url="r.git", merge="when_approved")
 LAZY = Repo(name="shop", url="r.git")
 KNOWN = PullRequest(number=12, url="https://code.example.org/shop/pulls/12")
@@ -290,6 +290,7 @@ def test_talk_alone_starts_no_round():
     ("pull", "repo", "said"),
     [
         ({}, {"merge": "never"}, "a person has to merge it (`merge: never` of repo shop)"),
+        ({"base": "release"}, {}, "it is against release and not main: change its base"),
         ({}, {}, "it is not approved yet"),
         ({"reviews": (replace(APPROVED, commit=OTHER),)}, {}, "the approval of alice is of an older commit"),
         ({"reviews": (replace(APPROVED, is_official=False),)}, {}, "the approval of alice does not count"),
@@ -298,9 +299,12 @@ def test_talk_alone_starts_no_round():
         ({"checks": "pending"}, {}, "checks have not ended yet"),
         ({"checks": "failure", "failed_checks": ("ci",)}, {"failed_checks": "wait"}, "checks fail: ci"),
         ({}, {"merge": "when_green"}, "its head has no check yet"),
-        ({"reviews": (APPROVED,), "refusal": "2 approvals"}, {}, "the forge does not merge it: 2 approvals"),
-        ({"reviews": (APPROVED,)}, {}, "nothing is in the way"),
-        ({"reviews": (APPROVED,), "mergeable": None}, {}, "nothing is in the way"),
+        ({"reviews": (APPROVED,), "refusal": REFUSAL}, {}, "the forge does not merge it: 2 approvals"),
+        (
+            {"reviews": (APPROVED,), "refusal": PLACE},
+            {},
+            "it is merged as soon as the forge is ready: at pos",
+        ),
     ],
 )
 def test_whatever_keeps_it_from_the_merge_is_on_record_once(pull, repo, said):
@@ -309,7 +313,7 @@ def test_whatever_keeps_it_from_the_merge_is_on_record_once(pull, repo, said):
 
     event = seen(known, repo=shop)
     status = transition(a_status(), event)
-    is_stuck = known.is_conflicting or known.checks == "failure" or bool(known.refusal)
+    is_stuck = known.is_conflicting or known.checks == "failure" or known.refusal == REFUSAL
 
     assert isinstance(event, WaitingChanged)
     assert status.waiting.message.startswith(said)
@@ -317,23 +321,26 @@ def test_whatever_keeps_it_from_the_merge_is_on_record_once(pull, repo, said):
     assert seen(known, status, repo=shop) is None
 
 
-def test_a_refusal_stands_until_something_else_is_wrong_or_it_is_merged():
+@pytest.mark.parametrize("refusal", [REFUSAL, PLACE])
+def test_a_refusal_stands_until_something_else_is_wrong_or_it_is_merged(refusal):
     approved = a_pull(reviews=(a_review(1, "alice", "approved"),), mergeable=True)
-    _, status = closure(replace(approved, refusal="2 approvals"), a_status(), repo=MERGES)
+    _, status = closure(replace(approved, refusal=refusal), a_status(), repo=MERGES)
 
-    assert status.waiting.reason is Reason.BLOCKED
+    assert status.waiting.message.endswith(refusal.message)
     assert seen(approved, status, repo=MERGES) is None
     assert seen(replace(approved, is_draft=True), status, repo=MERGES).waiting.reason is Reason.REVIEW
 
 
-def test_what_was_in_the_way_is_no_reason_any_more_once_it_is_gone():
+def test_what_was_in_the_way_gives_way_to_what_the_forge_says_when_it_is_asked():
+    approved = a_pull(mergeable=True, reviews=(a_review(1, "alice", "approved"),))
     _, waits = closure(a_pull(mergeable=True), a_status(), repo=MERGES)
-    _, approved = closure(
-        a_pull(mergeable=True, reviews=(a_review(1, "alice", "approved"),)), waits, repo=MERGES
-    )
+
+    _, computes = closure(replace(approved, refusal=PLACE), waits, repo=MERGES)
 
     assert waits.waiting.message == "it is not approved yet"
-    assert approved.waiting.message == MERGING
+    assert seen(approved, waits, repo=MERGES) is None
+    assert computes.waiting.reason is Reason.REVIEW
+    assert computes.waiting.message.startswith("it is merged as soon as the forge is ready")
 
 
 @pytest.mark.parametrize("draft", [False, True])

@@ -28,7 +28,7 @@ from reconciler.core.events import (
 )
 from reconciler.core.forge.comments import is_among, parse_command
 from reconciler.core.forge.markdown import visible_text
-from reconciler.core.model.forge import Comment, PullRequestSnapshot, Review
+from reconciler.core.model.forge import Comment, MergeRefusal, PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, ReviewNote
 from reconciler.core.model.specs import DesiredState, Repo, Task
 from reconciler.core.model.status import MERGE_REASONS, Failure, Phase, PullRequest, Reason, Status, Waiting
@@ -120,9 +120,7 @@ def first_wait(task: Task, status: Status, repo: Repo) -> str:
     return one_line(blocker.message) if blocker else ""
 
 
-REFUSED = "the forge does not merge it: "
-"""What the message of a refused merge begins with."""
-MERGING = "nothing is in the way: it is merged as soon as the forge is ready"
+_REFUSED, _PASSING = "the forge does not merge it", "it is merged as soon as the forge is ready"
 
 
 class _Blocker(NamedTuple):
@@ -142,13 +140,18 @@ def _blockers(
     stands until the same person takes it back.
     """
     # Told elsewhere, or over in moments. What is stacked on another task's branch would be merged into that.
-    is_ours = _is_of(status, pull) and pull.head == status.head_commit and pull.base == repo.base
-    if status.phase is not Phase.REVIEW_PENDING or pull.state != "open" or not is_ours or _is_paused(status):
+    is_ours, is_elsewhere = _is_of(status, pull) and pull.head == status.head_commit, pull.base != repo.base
+    is_told = _is_paused(status) or (is_elsewhere and task.start_from is not None)
+    if status.phase is not Phase.REVIEW_PENDING or pull.state != "open" or not is_ours or is_told:
         yield _Blocker("")
     if task.desired is not DesiredState.ACTIVE:
         yield _Blocker(f"the task is {task.desired}; `reconciler resume {task.name}` lets it go on")
     if repo.merge == "never":
         yield _Blocker(f"a person has to merge it (`merge: never` of repo {repo.name})")
+    if is_elsewhere:
+        yield _Blocker(
+            f"it is against {pull.base} and not {repo.base}: change its base, or merge it yourself"
+        )
     if pull.is_draft:
         yield _Blocker("it is a draft; mark it as ready for review")
     for review in _requests(pull, bot):
@@ -161,7 +164,7 @@ def _blockers(
     if repo.merge != "when_green":
         yield from map(_Blocker, _missing_approval(pull, bot))
     if not pull.mergeable:
-        yield _Blocker(MERGING)
+        yield _Blocker("")
 
 
 def _missing_checks(pull: PullRequestSnapshot, repo: Repo) -> Iterator[_Blocker]:
@@ -296,26 +299,27 @@ def _opened(case: _Reading) -> Event:
 def _merge_wait(case: _Reading) -> Event | None:
     """Return that the merge waits for something else now; what else the task waits for is told first."""
     before, after = case.status.waiting, _waiting_for_merge(case, case.status)
-    if after is None or (before is not None and not _is_news(before, after)):
+    is_other = before is not None and before.reason not in MERGE_REASONS
+    if after is None or is_other or (before and before.message == after.message):
         return None
     return WaitingChanged(task=case.name, origin=case.origin(f"{case.title}: {after.message}"), waiting=after)
-
-
-def _is_news(before: Waiting, after: Waiting) -> bool:
-    """Return whether a wait for the merge is another one; a refusal stands until something else is wrong."""
-    is_refused = before.message.startswith(REFUSED) and after.message == MERGING
-    return before.reason in MERGE_REASONS and before.message != after.message and not is_refused
 
 
 def _waiting_for_merge(case: _Reading, status: Status) -> Waiting | None:
     """Return for what the merge waits; None if there is nothing to tell."""
     blocker = next(_blockers(case.task, status, case.pull, case.repo, case.bot), None)
-    if blocker is None and case.pull.refusal:
-        blocker = _Blocker(f"{REFUSED}{case.pull.refusal}", Reason.BLOCKED)
-    blocker = blocker or _Blocker(MERGING)
-    if not blocker.message:
+    if blocker is None and case.pull.refusal is not None:
+        blocker = _refusal(case.pull.refusal)
+    if blocker is None or not blocker.message:  # a refusal stands until something else is wrong
         return None
     return Waiting(reason=blocker.reason, message=one_line(blocker.message), since=case.at)
+
+
+def _refusal(refusal: MergeRefusal) -> _Blocker:
+    """Return what the forge said when it was asked for the merge."""
+    if refusal.is_passing:
+        return _Blocker(f"{_PASSING}: {refusal.message}")
+    return _Blocker(f"{_REFUSED}: {refusal.message}", Reason.BLOCKED)
 
 
 def _ended(case: _Reading) -> Event | None:
