@@ -369,6 +369,7 @@ GITHUB = Dialect(
     listed_events=_EVENTS,
     lists_deliveries=True,
     renews_hook_secret=True,
+    probe="meta",
 )
 """
 Held to GitHub's own description of its API, and its examples of webhooks; not tried on GitHub itself.

@@ -280,7 +280,7 @@ def _reader_of_pulls(repository: Repository) -> ReadPull:
 
     async def read(pull: PullRequestSnapshot, base: str) -> Desired:
         async with turn:
-            await tree.check_out_merge(pull.number, pull.head, base)
+            await tree.check_out_merge(pull.ref, pull.head, base)
             return await source.read({})
 
     return read
