@@ -1,19 +1,24 @@
 """
-Measure how long commands take that look, in a fleet of a few tasks; beside Python alone.
+Measure how long commands take that look, in a fleet of 100 tasks; beside Python alone.
 
-Nearly all of it is imports. Each is called in turn, again and again; the best
-of the wall clock, and of the CPU time with git's own processes.
+Nearly all of it is imports. Each is called in turn, again and again, in a fleet
+at rest; medians of the wall clock, and of the CPU time with git's own processes.
+`python bench/start.py TIMES OTHER` does so for another checkout too, in turn.
 """
 
 import os
 import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-TIMES = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+TIMES = int(sys.argv[1]) if len(sys.argv) > 1 else 11
+CHECKOUTS = [str(Path(__file__).parents[1]), *sys.argv[2:]]
+TASKS = 100
 COMMANDS = (
     "version",
     "get",
@@ -32,17 +37,33 @@ def main() -> None:
     """Print a table."""
     with tempfile.TemporaryDirectory() as name:
         folder, env = fleet(Path(name))
-        program = [sys.executable, "-m", "reconciler", "--repo", str(folder), "--data-dir", f"{name}/data"]
-        subprocess.run([*program, "run", "--until-idle"], env=env, check=True, capture_output=True)
-        calls = {"python -c pass": [sys.executable, "-c", "pass"]}
-        calls |= {args: [*program, *args.split()] for args in COMMANDS}
-        best = dict.fromkeys(calls, (9.0, 9.0))
-        for _ in range(TIMES):
-            for args, call in calls.items():
-                best[args] = tuple(map(min, best[args], measured(call, folder, env)))
-        print(f"{'command':<16} {'wall':>8} {'CPU':>8}")
-        for args, (wall, cpu) in best.items():
-            print(f"{args:<16} {wall * 1000:5.0f} ms {cpu * 1000:5.0f} ms")
+        program = [sys.executable, "-m", "reconciler", "--repo", str(folder), "--data-dir"]
+        run = [*program, f"{name}/data0", "run", "--until-idle"]
+        subprocess.run(run, cwd=CHECKOUTS[0], env=env, check=True, capture_output=True)
+        calls = {("python -c pass", 0): [sys.executable, "-c", "pass"]} | {
+            (args, number): [*program, f"{name}/data{number}", *args.split()]
+            for args in COMMANDS
+            for number in range(len(CHECKOUTS))
+        }
+        for number in range(1, len(CHECKOUTS)):  # the logs are where it ran
+            shutil.copytree(f"{name}/data0", f"{name}/data{number}")
+        times = {call: [] for call in calls}
+        for _ in range(TIMES + 2):
+            for (args, number), call in calls.items():
+                times[args, number].append(measured(call, Path(CHECKOUTS[number]), env))
+        print(f"{'command':<16}" + "".join(f" {'wall':>8} {'CPU':>8}" for _ in CHECKOUTS))
+        for args in dict.fromkeys(args for args, _ in calls):
+            cells = (
+                medians(times[args, number][2:])
+                for number in range(len(CHECKOUTS))
+                if (args, number) in times
+            )
+            print(f"{args:<16}" + "".join(f" {wall:5.0f} ms {cpu:5.0f} ms" for wall, cpu in cells))
+
+
+def medians(pairs: list[tuple[float, float]]) -> list[float]:
+    """Return the medians in milliseconds."""
+    return [statistics.median(values) * 1000 for values in zip(*pairs, strict=True)]
 
 
 def fleet(place: Path) -> tuple[Path, dict[str, str]]:
@@ -50,7 +71,8 @@ def fleet(place: Path) -> tuple[Path, dict[str, str]]:
     folder, home = place / "fleet", place / "home"
     (folder / "specs/tasks").mkdir(parents=True)
     home.mkdir()
-    (folder / "specs/tasks/hello.yaml").write_text(TASK)
+    for task in ["hello", *(f"t{number}" for number in range(1, TASKS))]:
+        (folder / f"specs/tasks/{task}.yaml").write_text(TASK)
     (home / ".gitconfig").write_text("[user]\n\tname = Bench\n\temail = bench@example.org\n")
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     env = {**kept, "HOME": str(home), "PYTHONPYCACHEPREFIX": str(place / "compiled")}

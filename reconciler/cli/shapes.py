@@ -552,6 +552,16 @@ class VerifyShape(TypedDict):
 
 
 @with_config(CLOSED)
+class SpecCommitShape(TypedDict):
+    """A commit that changed a task's spec."""
+
+    commit: str
+    """Its id."""
+    subject: str
+    """Its author and subject."""
+
+
+@with_config(CLOSED)
 class TraceShape(TypedDict):
     """`trace`: one run, who asked for it, and what came of it."""
 
@@ -559,6 +569,8 @@ class TraceShape(TypedDict):
     """Commit that wrote the task's spec."""
     subject: str
     """Author and subject of that commit."""
+    changes: list[SpecCommitShape]
+    """Later commits to the spec while the run went on, such as an answer, the oldest first."""
     revision: str | None
     """Commit of the specs that was in force."""
     task: str

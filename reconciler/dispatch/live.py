@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import Any
 
 from reconciler.core.adapter import Streamed
-from reconciler.core.views import LiveFigures
+from reconciler.core.figures import LiveFigures
 from reconciler.dispatch.framing import MOST_EVENT, Framer, OutputEvent
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.output import ask_rule, read_number

@@ -15,6 +15,7 @@ from typing import Literal
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model.runs import Declaration
 from reconciler.core.patterns import Streak, lines_of
+from reconciler.dispatch.declarations import parse_declaration
 from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.proofs import Proofs
@@ -25,7 +26,6 @@ from reconciler.dispatch.protocol import (
     RunState,
     batches,
     lock_of,
-    parse_declaration,
     parse_stat,
     parse_state,
     parse_states,
