@@ -40,6 +40,9 @@ class Settings:
     data_dir: Path
     """Caches, logs, and the local host's runs and workspaces. Nothing in it is the only copy of state."""
 
+    machine_dir: Path | None = None
+    """What the machine remembers of its fleets apart from their data folders; None: nothing."""
+
     take_over: bool = False
     """Whether local runs of another machine, which is gone for good, are restarted here."""
 

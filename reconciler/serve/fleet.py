@@ -112,7 +112,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         await stack.enter_async_context(repository)
         base = repository.folder or repository.git_dir
         branch = await repository.specs_branch(settings.branch)
-        marks = HighWaterMarks(repository, settings.data_dir)
+        marks = HighWaterMarks(repository, settings.data_dir, settings.machine_dir)
         stack.push_async_callback(marks.close)
         signed = SignedSpecs(repository, settings.allowed_signers) if settings.allowed_signers else None
         tree = GuardedTree(repository, branch, marks, signed=signed)
