@@ -4,10 +4,9 @@ The files of a branch, read by commit from the object database; never from a wor
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 
 from reconciler.controller.tree import TreeEntry
-from reconciler.core.errors import Gone, Unavailable
+from reconciler.core.errors import Unavailable
 from reconciler.core.requesters import Requester
 from reconciler.git.repository import Repository
 
@@ -89,12 +88,7 @@ class GitTree:
 async def present(repository: Repository, names: Sequence[str]) -> Mapping[str, bytes | None]:
     """Return the content of each object, by the name it was asked for; None where it is missing."""
     contents: dict[str, bytes | None] = dict.fromkeys(names)
-    try:
-        await repository.objects.read(names, contents.__setitem__)
-    except Gone:  # one is missing, and those after it were not read
-        for name in names:
-            with suppress(Gone):
-                await repository.objects.read([name], contents.__setitem__)
+    await repository.objects.read(names, contents.__setitem__, skip_missing=True)
     return contents
 
 

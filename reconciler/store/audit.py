@@ -132,6 +132,7 @@ def _commit(
     headers, _, message = content.decode("utf-8", "replace").partition("\n\n")
     author = _AUTHOR.search(headers)
     of_record = {path: blob for path, blob in files.items() if path.startswith(f"{STATE_ROOT}/")}
+    of_record = dict(sorted(of_record.items(), key=lambda each: each[1] is not None))  # what is there wins
     tasks = {name: path for path in of_record if (name := name_under(TASKS, path))}
     hosts = {name: path for path in of_record if (name := name_under(HOSTS, path))}
     ours = {*tasks.values(), *hosts.values(), IDENTITY_FILE}

@@ -5,6 +5,7 @@ Commits and files of the fleet's repository, as people are shown them.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 
 from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.model.status import Status
@@ -12,7 +13,7 @@ from reconciler.core.times import time_at
 from reconciler.git.objects import GitTree, present
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
-from reconciler.store.layout import status_path
+from reconciler.store.layout import status_paths
 
 MOST_PATCH = 1024 * 1024
 """Bytes of a patch that are kept."""
@@ -139,9 +140,9 @@ async def view_file(repository: Repository, branch: str, revision: str, path: st
 
 async def statuses_at(repository: Repository, places: Sequence[tuple[str, str]]) -> Sequence[Status | None]:
     """Return the status at each place: a commit, and the task's name then. None where none can be read."""
-    names = [f"{commit}:{status_path(task)}" for commit, task in places]
-    contents = await present(repository, names)
-    return [_status(contents[name]) for name in names]
+    names = [[f"{commit}:{path}" for path in status_paths(task)] for commit, task in places]
+    contents = await present(repository, list(chain(*names)))
+    return [_status(next(filter(None, map(contents.get, each)), None)) for each in names]
 
 
 def _status(content: bytes | None) -> Status | None:

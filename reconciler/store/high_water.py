@@ -39,6 +39,9 @@ LineKind = Literal["record", "specs"]
 APPROVAL = "Rewind-Approved"
 """Trailer of the commit in which a person approves that a line continues without another commit."""
 
+_PAUSE = 1.0
+"""Seconds between two moves of the refs."""
+
 _LOCAL, _THEIRS = "refs/fleet", "refs/remote-fleet"
 """Where our own marks are, and where those of the remote are fetched to."""
 
@@ -140,6 +143,7 @@ class HighWaterMarks:
         self._waiting: set[tuple[LineKind, str]] = set()
         """Refs that are behind the data folder."""
         self._publishing: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
         self.publish_error = ""
         """Why the remote refuses marks; empty if it does not."""
 
@@ -212,6 +216,7 @@ class HighWaterMarks:
 
     async def close(self, patience: float = 10) -> None:
         """Finish moving the refs, with a time limit for a remote that hangs."""
+        self._closing.set()
         if self._publishing is not None:
             await asyncio.wait([self._publishing], timeout=patience)
             self._publishing.cancel()
@@ -273,17 +278,27 @@ class HighWaterMarks:
     # --- Moving ------------------------------------------------------------
 
     async def _publish(self) -> None:
-        """Move the refs to the newest marks; they are only a backup, so nothing waits for it."""
+        """
+        Move the refs to the newest marks; they are only a backup, so nothing waits for it.
+
+        A fleet that commits all the time moves them every now and then only: a process or a push for
+        each commit would cost as much as the commit.
+        """
         while self._waiting:
-            kind, branch = key = self._waiting.pop()
-            ref, commit = f"{_LOCAL}/{kind}/{branch}", self._passed.get(key)
-            if commit is None:
-                continue
-            if self._read_ref(ref) != commit:
-                with suppress(Unavailable):  # the data folder has it, and the next commit tries again
-                    await self._repository.git.run("update-ref", ref, commit)
-            if self._repository.address:
-                await self._push(kind, branch, commit)
+            while self._waiting:
+                kind, branch = key = self._waiting.pop()
+                if commit := self._passed.get(key):
+                    await self._move(kind, branch, commit)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _PAUSE)
+
+    async def _move(self, kind: LineKind, branch: str, commit: str) -> None:
+        ref = f"{_LOCAL}/{kind}/{branch}"
+        if self._read_ref(ref) != commit:
+            with suppress(Unavailable):  # the data folder has it, and the next commit tries again
+                await self._repository.git.run("update-ref", ref, commit)
+        if self._repository.address:
+            await self._push(kind, branch, commit)
 
     async def _push(self, kind: LineKind, branch: str, commit: str) -> None:
         ref, theirs = f"{_LOCAL}/{kind}/{branch}", f"{_THEIRS}/{kind}/{branch}"
