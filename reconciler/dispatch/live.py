@@ -5,12 +5,16 @@ They are shown and nothing else: nothing is decided by them, and what a run took
 is on record by its whole output.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from typing import Any
 
+import jmespath
+
 from reconciler.core.adapter import Streamed
 from reconciler.core.views import LiveFigures
+from reconciler.dispatch.conditions import has_word, needed_words
 from reconciler.dispatch.framing import MOST_EVENT, Framer, OutputEvent
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.output import ask_rule, read_number
@@ -31,7 +35,8 @@ class FigureCounter:
         self._logs = logs
         self._run_id = run_id
         self._offset = 0
-        self._framer = Framer(self._take)
+        self._words = needed_words(jmespath.compile(rules.turn).parsed)
+        self._framer = Framer(self._take, partial(has_word, self._words))
         self._turns: dict[str, Mapping[str, int]] = {}
         """Tokens of the last turns, by their names."""
         self._settled = dict.fromkeys(_TOKENS, 0)
@@ -66,7 +71,15 @@ class FigureCounter:
         }
         return LiveFigures(turns=self._settled_turns + len(self._turns), **totals)
 
-    def _take(self, event: OutputEvent, _is_spliced: bool) -> None:
+    def _take(
+        self, events: Sequence[OutputEvent], lines: Sequence[str] | None = None, *, is_spliced: bool = False
+    ) -> None:
+        del is_spliced  # what is shown decides nothing
+        for at, event in enumerate(events):
+            if lines is None or has_word(self._words, lines[at]):
+                self._count(event)
+
+    def _count(self, event: OutputEvent) -> None:
         turn = ask_rule(self._rules.turn, event)
         if not isinstance(turn, str) or not 0 < len(turn) <= _LONGEST_NAME:
             return
