@@ -46,6 +46,10 @@ _START = re.compile(r"\{(?=\s*(?:[\"}]|$))|\[(?=\s*(?:\{|\]|$))")
 """Possible beginnings of JSON in a line."""
 _ARRAY = re.compile(rb"\s*\[\s*\{")
 _ELEMENT = re.compile(r"\s*[\[,]?\s*(?=\{)")
+_PARTS = re.compile(rb"[^\r]+")
+"""What stands between two carriage returns."""
+_LEXICAL = re.compile(r'(?:[^"A-Za-z]|"(?:[^"\\]|\\.)*+"|true|false|null|NaN|Infinity)*+')
+"""Text that may be JSON."""
 _BARE = re.compile(rb"[\[{](?:[^0-9A-Za-z\x1b}]|\x1b\[[0-?]*[ -/]*[@-~])*+(?:\}|\x1b|.?\s*$)", re.DOTALL)
 """An object without a name in it, or one that goes on."""
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|["{}\[\]]')
@@ -221,11 +225,13 @@ class Framer:
         """Parse a line that is longer than any event: it may contain one, behind progress output."""
         noise, events, is_passed_over = self.noise, self.events, False
         while begun:
-            *parts, begun = begun.split(b"\r")
-            for part in parts if not is_passed_over else parts[1:]:
-                if b"{" in part or self._block:
-                    self._take(part)
-            is_passed_over = is_passed_over and not parts
+            end = begun.rfind(b"\r") + 1
+            begin = begun.find(b"\r") + 1 if is_passed_over else 0
+            for part in _PARTS.finditer(begun, begin, end):
+                if b"{" in part[0] or self._block:
+                    self._take(part[0])
+            is_passed_over = is_passed_over and not end
+            begun = begun[end:]
             if begun.endswith(b"\n"):
                 break
             if len(begun) >= MOST_EVENT:
@@ -308,8 +314,9 @@ class Framer:
         lines, done = run[:-1].split("\n"), 0
         is_any_wanted = self._is_wanted(run)
         for number, line in enumerate(lines, 1):
-            # The last one tells whether the output was cut.
-            if number == len(lines) or (is_any_wanted and self._is_wanted(line)):
+            # The last one tells whether the output was cut; and what is quoted is no event.
+            is_open = line.rstrip()[-1:] in "]}" or line.lstrip()[:1] in "[{"
+            if number == len(lines) or (is_any_wanted and is_open and self._is_wanted(line)):
                 self._take(line.encode())
             done += len(line) + 1
             if self._block:
@@ -350,6 +357,10 @@ class Framer:
 
     def _take_doubtful(self, line: str) -> None:
         """Take a line between others that look like an object and are none."""
+        if _is_broken(line):
+            self.was_cut = True
+            self._count_noise()
+            return
         events = self.events
         self._take(line.encode())
         if self.events > events and not self._block:
@@ -408,11 +419,14 @@ class Framer:
             self.was_cut = False
             self._count_noise()
             return
-        parts = [part for part in line.rstrip().split(b"\r") if part and not part.isspace()]
-        if not parts:
+        last, has_event = b"", False
+        for part in _PARTS.finditer(line.rstrip()):
+            if not part[0].isspace():
+                last = part[0]
+                has_event |= self._parse_part(last, indented=indented)
+        if not last:
             return
-        has_event = sum(self._parse_part(part, indented=indented) for part in parts) > 0
-        self.was_cut = not has_event and not self._block and _begins_json(parts[-1])
+        self.was_cut = not has_event and not self._block and _begins_json(last)
         self._count_noise(not has_event and not self._block)
 
     def _parse_part(self, part: bytes, *, indented: bool) -> bool:
@@ -519,6 +533,13 @@ class Framer:
     def _end(self) -> None:
         while self._block:
             self._give_up()
+
+
+def _is_broken(line: str) -> bool:
+    """Tell whether a line begins with an object that is certainly broken; quicker than to parse it."""
+    last = _LEXICAL.match(line)
+    end = last.end() if last else 0
+    return line.lstrip().startswith('{"') and end < len(line) - 1 and line.find("}", 0, end) < 0
 
 
 def _depth(text: str) -> int | None:
