@@ -13,15 +13,20 @@ from typing import Any
 import jmespath
 
 from reconciler.core.adapter import Streamed
+from reconciler.core.patterns import Streak, lines_of
 from reconciler.core.views import LiveFigures
 from reconciler.dispatch.conditions import has_word, needed_words
 from reconciler.dispatch.framing import MOST_EVENT, Framer, OutputEvent
-from reconciler.dispatch.logs import LogFolder
+from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.output import ask_rule, read_number
 
 _MOST_TURNS = 1000
 """Turns whose figures may still change."""
 
+_PIECE = 255 * 1024
+"""Bytes that are looked at for refusals at once."""
+_LONGEST_START = 2000
+"""Bytes that are kept of an incomplete line: its beginning is enough."""
 _LONGEST_NAME = 200
 """Characters of the name of a turn."""
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens")
@@ -94,3 +99,37 @@ class FigureCounter:
         for name, count in self._turns.pop(turn).items():
             self._settled[name] += count
         self._settled_turns += 1
+
+
+class RefusalCounter:
+    """Counts the lines in a row that say that a CLI only waits to call its model again (`give_up`)."""
+
+    def __init__(self, pattern: str, logs: LogFolder, run_id: str, begin: Mapping[StreamName, int]) -> None:
+        """Begin; `begin` are the bytes of each stream that are not looked at."""
+        self._logs = logs
+        self._run_id = run_id
+        self._offsets = dict(begin)
+        self._rests = dict.fromkeys(begin, b"")
+        """Incomplete last lines."""
+        self._streaks = {stream: Streak(pattern) for stream in begin}
+        self.longest = 0
+        """Most of such lines in a row so far."""
+
+    def count_on(self) -> bool:
+        """
+        Count what came since the last call; return whether there may be more.
+
+        For a thread. Raises OSError.
+        """
+        return sum(map(self._count, tuple(self._offsets))) > 0
+
+    def _count(self, stream: StreamName) -> bool:
+        with self._logs.open(self._run_id, stream) as log:
+            log.seek(self._offsets[stream])
+            data = log.read(_PIECE)
+        self._offsets[stream] += len(data)
+        whole, _, rest = (self._rests[stream] + data).rpartition(b"\n")
+        self._rests[stream] = rest[:_LONGEST_START]
+        for line in lines_of(whole.decode("utf-8", "replace")):
+            self.longest = max(self.longest, self._streaks[stream].add(line))
+        return len(data) == _PIECE
