@@ -150,6 +150,12 @@ class PullAnswer(ForgeAnswer):
         return self.state == "open"
 
     @property
+    def state_of_people(self) -> "PullAnswer":
+        """It without what the forge computes by itself, so that a change is somebody's."""
+        base = self.base.model_copy(update={"sha": ""})
+        return self.model_copy(update={"mergeable": None, "base": base})
+
+    @property
     def is_merged(self) -> bool:
         """Whether it is merged; GitHub's lists tell by the time alone."""
         return self.merged_at is not None if self.merged is None else self.merged

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from reconciler.core.model.forge import ForgeView
+from reconciler.core.model.forge import ForgeView, MergeRefusal
 
 if TYPE_CHECKING:
     from datetime import date
@@ -120,11 +120,11 @@ class Dialect:
     """Read the inline comments of a pull request at once, by review; if not, they are read by review."""
     may_write: "Callable[[ForgeClient, str], Awaitable[bool]] | None" = None
     """Read whether an account may write, where reviews do not tell whether they count."""
-    enqueue: "Callable[[ForgeClient, PullAnswer, str], Awaitable[str]] | None" = None
+    enqueue: "Callable[[ForgeClient, PullAnswer, str], Awaitable[MergeRefusal | None]] | None" = None
     """
     Put a pull request whose merge was declined into the merge queue, and return how it stands there.
 
-    It is given the message of the declined merge, and returns nothing if that is not about a queue.
+    It is given the message of the declined merge, and returns None if that is not about a queue.
     """
 
     pending_text: str = ""

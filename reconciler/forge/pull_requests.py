@@ -81,6 +81,8 @@ class PullRequestReader:
         """Time of the last change that the last look saw."""
         self._details: dict[int, PullRequestDetail] = {}
         """In the order in which they were read."""
+        self._current: set[int] = set()
+        """Pull requests that are as they were read last, by the last look."""
         self._unreadable: dict[int, Unavailable] = {}
         """Why a pull request could not be read the last time."""
         self._inline: dict[tuple[int, int | None], tuple[ReviewNote, ...]] = {}
@@ -99,6 +101,7 @@ class PullRequestReader:
         await self._read_all(sorted(unknown))
         newest = self._newest(set(branches))
         await self._read_all(self._due(newest.values(), set(fresh) - unknown))
+        self._current = {answer.number for answer in newest.values() if answer.number in self._details}
         seen = {branch: self._last_seen(answer.number) for branch, answer in newest.items()}
         return {branch: pull for branch, pull in seen.items() if pull is not None}
 
@@ -142,6 +145,38 @@ class PullRequestReader:
     async def read(self, number: int) -> PullRequestDetail:
         """Return a pull request as it is now."""
         return await self._detail(await self._client.get(f"pulls/{number}", PullAnswer))
+
+    def take_current(self, number: int) -> PullRequestDetail | None:
+        """Return a pull request as it was by the last look, once: who changes it makes that old."""
+        if number not in self._current:
+            return None
+        self._current.discard(number)
+        return self._details.get(number)
+
+    async def read_anew(self, detail: PullRequestDetail) -> PullRequestDetail:
+        """
+        Return a pull request as it is now, after a write of ours.
+
+        What people and checks say of it is as in `detail`. It counts as not
+        moved, and keeps its place in the queue of those that are read in turn.
+        """
+        number = detail.pull.number
+        answer = await self._client.get(f"pulls/{number}", PullAnswer)
+        if answer.head.sha != detail.pull.head:
+            return await self._detail(answer)
+        before = detail.pull
+        pull = self._pull(
+            answer,
+            pusher=before.pusher or await self._pusher(answer.head.sha),
+            by=await self._closer(answer),
+            reviews=before.reviews,
+            comments=before.comments,
+            checks=before.checks,
+            failed_checks=before.failed_checks,
+        )
+        self._listed[number] = answer
+        self._details[number] = PullRequestDetail(answer, answer, detail.statuses, pull)
+        return self._details[number]
 
     def new(self, answer: PullAnswer) -> PullRequestDetail:
         """Return a pull request that was opened this moment: nobody has said anything of it yet."""
@@ -195,8 +230,8 @@ class PullRequestReader:
         return sorted(moved) + still[:REFRESHED]
 
     def _has_moved(self, number: int) -> bool:
-        detail = self._details.get(number)
-        return detail is None or detail.listed != self._listed[number]
+        detail, listed = self._details.get(number), self._listed.get(number)
+        return detail is None or listed is None or detail.listed.state_of_people != listed.state_of_people
 
     async def _read_all(self, numbers: Iterable[int]) -> None:
         """

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Unavailable, UsageError
+from reconciler.core.fields import Id
 from reconciler.core.model.specs import Forge, ForgeKind
 from reconciler.core.model.status import Phase
 from reconciler.core.text import one_line
@@ -74,7 +75,7 @@ class _Rule(ForgeAnswer):
 
     rule_name: str = ""
     branch_name: str = ""
-    required_approvals: int = 0
+    required_approvals: Id = 0
     enable_merge_whitelist: bool = False
     merge_whitelist_usernames: tuple[str, ...] = ()
     merge_whitelist_teams: tuple[str, ...] = ()

@@ -17,7 +17,13 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
+from reconciler.core.model.forge import (
+    CommitStatus,
+    ForgeView,
+    ManagedComment,
+    MergeRefusal,
+    PullRequestSnapshot,
+)
 from reconciler.core.model.status import Phase
 from reconciler.core.text import harmless, one_line
 from reconciler.forge.answers import (
@@ -47,6 +53,7 @@ _MOST_TITLE = 240
 _MOST_DESCRIPTION = 140
 _NOT_NOW = frozenset({404, 405, 409, 412, 422})
 _CONFLICT = 409
+_COMPUTING = MergeRefusal("it computes whether it can be merged", is_passing=True)
 _MERGE_WAITS = (0.5, 1.0, 1.5, 2.0)
 """
 Seconds before a merge is asked for again that the forge still computes.
@@ -71,7 +78,7 @@ class ForgeWriter:
 
     async def show(self, want: ForgeView) -> PullRequestSnapshot | None:
         """Carry it out; see `Forges.show`."""
-        detail, refusal = await self._find_or_open(want), ""
+        detail, refusal = await self._find_or_open(want), None
         if detail is not None:
             detail, refusal = await self._update_pull(detail, want)
         if want.issue is not None:
@@ -96,20 +103,33 @@ class ForgeWriter:
         return f"{self._dialect.pull_ticket if on_pull else 'issues'}/{number}"
 
     async def commit_status(
-        self, commit_status: CommitStatus, statuses: Iterable[StatusAnswer] | None = None
-    ) -> None:
-        """Set a commit status unless it is set; `known` are the commit's statuses, if just read."""
+        self, commit_status: CommitStatus, statuses: tuple[StatusAnswer, ...] | None = None
+    ) -> tuple[StatusAnswer, ...]:
+        """Set a commit status unless it is set; return all, given those that were just read."""
         fixed = self._dialect.pending_text if commit_status.state == "pending" else ""
         description = fixed or one_line(commit_status.description, _MOST_DESCRIPTION)
         wanted = (commit_status.state, description, commit_status.url)
-        for status in await self._pulls.statuses(commit_status.commit) if statuses is None else statuses:
+        if statuses is None:
+            statuses = await self._pulls.statuses(commit_status.commit)
+        for status in statuses:
             shown = (status.state, status.description, status.target_url or "")
             if status.context == commit_status.context and shown == wanted:
-                return
+                return statuses
         body = {"state": commit_status.state, "context": commit_status.context, "description": description}
         if commit_status.url:
             body["target_url"] = commit_status.url
         await self._client.send("POST", f"statuses/{commit_status.commit}", body)
+        others = (status for status in statuses if status.context != commit_status.context)
+        return (*others, StatusAnswer.model_validate(body))
+
+    async def _set_commit_status(
+        self, detail: PullRequestDetail, commit_status: CommitStatus
+    ) -> PullRequestDetail:
+        """Set a commit status; return the pull request with it, if it is of its head."""
+        if commit_status.commit != detail.pull.head:
+            await self.commit_status(commit_status)
+            return detail
+        return replace(detail, statuses=await self.commit_status(commit_status, detail.statuses))
 
     async def whoami(self) -> str:
         """Return the name of the account that the token is of."""
@@ -131,7 +151,8 @@ class ForgeWriter:
             await self._pulls.look()
             newest = self._pulls.newest(want.branch)
         if newest is not None and (newest.is_open or not want.opens):
-            return await self._pulls.read(newest.number)
+            current = None if want.merges else self._pulls.take_current(newest.number)
+            return current or await self._pulls.read(newest.number)
         return await self._open(want) if want.opens else None
 
     async def _open(self, want: ForgeView) -> PullRequestDetail:
@@ -154,51 +175,41 @@ class ForgeWriter:
                 raise Unavailable(f"no pull request can be opened: {declined}; {hint}") from None
             return await self._pulls.read(number)
 
-    async def _update_pull(self, detail: PullRequestDetail, want: ForgeView) -> tuple[PullRequestDetail, str]:
+    async def _update_pull(
+        self, detail: PullRequestDetail, want: ForgeView
+    ) -> tuple[PullRequestDetail, MergeRefusal | None]:
         """Let a pull request look and be as wanted; return it as it is then, and why it was not merged."""
         writes, number = self._client.writes, detail.pull.number
-        if detail.answer.is_open:
-            await self._write_text(detail, want)
-        elif Phase(want.phase).is_settled:
-            await self._write_end(detail, want)
+        merges = want.merges is not None and detail.answer.is_open
+        if not merges:
+            detail = await self._write_text(detail, want)
         await self._set_phase(self._ticket(number, on_pull=True), detail.pull.labels, want.phase)
         if want.commit_status is not None:
-            is_head = want.commit_status.commit == detail.pull.head
-            await self.commit_status(want.commit_status, detail.statuses if is_head else None)
+            detail = await self._set_commit_status(detail, want.commit_status)
         for note in want.notes:
             await self.upsert_comment(number, note, on_pull=True)
-        refusal = await self._merge(detail, want) if want.merges and detail.answer.is_open else ""
+        refusal = await self._merge(detail, want) if merges else None
         if self._client.writes > writes:
-            detail = await self._pulls.read(number)
+            detail = await self._pulls.read_anew(detail)
             _check_taken(detail, want)
-        return detail, "" if detail.pull.is_merged else refusal
+        if merges:  # if it is open still, it says why
+            detail = await self._write_text(detail, want)
+        return detail, None if detail.pull.is_merged else refusal
 
-    async def _write_text(self, detail: PullRequestDetail, want: ForgeView) -> None:
-        """Write title and body; set first what is set once, so that a crash leaves the mark `new`."""
-        body, match = detail.answer.body, _BLOCK.search(detail.answer.body)
-        mark = match[1] if match else _NEW
-        if mark == _NEW:
+    async def _write_text(self, detail: PullRequestDetail, want: ForgeView) -> PullRequestDetail:
+        """
+        Write title and body; set first what is set once, so that a crash leaves the mark `new`.
+
+        The text is read once more before it is written: people may be at it.
+        """
+        if detail.answer.is_open and _is_new(detail.answer):
             await self._add_labels(detail.pull, want.labels)
             await self._ask_reviewers(detail.answer, want.reviewers)
-        block = self._block(_digest(_title(want)), want)
-        around = (body[: match.start()], body[match.end() :]) if match else (f"{body}\n\n".lstrip(), "")
-        changes = {"body": block.join(around)}
-        prefix, title = self._without_draft(detail.answer.title)
-        if match and mark in {_NEW, _digest(title)}:
-            changes["title"] = prefix + _title(want)
-        if detail.answer.base.ref == want.leaves:  # a person may have chosen any other
-            changes["base"] = want.base
-        now = {"body": body, "title": detail.answer.title, "base": detail.answer.base.ref}
-        if changed := {name: text for name, text in changes.items() if text != now[name]}:
-            await self._client.send("PATCH", f"pulls/{detail.pull.number}", changed)
-
-    async def _write_end(self, detail: PullRequestDetail, want: ForgeView) -> None:
-        """Bring our part of the text of a closed pull request to how the task ended; people's stays."""
-        body = detail.answer.body
-        if match := _BLOCK.search(body):
-            text = self._block(match[1], want).join((body[: match.start()], body[match.end() :]))
-            if text != body:
-                await self._client.send("PATCH", f"pulls/{detail.pull.number}", {"body": text})
+        if self._changes(detail.answer, want):
+            detail = await self._pulls.read_anew(detail)
+            if changes := self._changes(detail.answer, want):
+                await self._client.send("PATCH", f"pulls/{detail.pull.number}", changes)
+        return detail
 
     async def _ask_reviewers(self, pull: PullAnswer, reviewers: Iterable[str]) -> None:
         requested = {account.login for account in pull.requested_reviewers or ()}
@@ -213,22 +224,22 @@ class ForgeWriter:
                 note = ManagedComment(key=f"reviewer/{_digest(name)}", text=text)
                 await self.upsert_comment(pull.number, note, on_pull=True)
 
-    async def _merge(self, detail: PullRequestDetail, want: ForgeView) -> str:
-        """Merge a pull request; return why the forge did not, empty if it did or that is over in moments."""
+    async def _merge(self, detail: PullRequestDetail, want: ForgeView) -> MergeRefusal | None:
+        """Merge a pull request; return why the forge did not, None if it did or it is judged anew."""
         if detail.pull.head != want.merges:
-            return ""  # somebody pushed meanwhile: it is judged anew
+            return None  # somebody pushed meanwhile
         waits = iter(_MERGE_WAITS if self._is_patient else ())
-        while (refusal := await self._try_to_merge(detail, want)) is None:
+        while (refusal := await self._try_to_merge(detail, want)) is _COMPUTING:
             wait = next(waits, None)
             self._is_patient = wait is not None
             if wait is None:
-                return ""
+                return refusal
             await self._client.pause(wait)
         self._is_patient = True
         return refusal
 
-    async def _try_to_merge(self, detail: PullRequestDetail, want: ForgeView) -> str | None:
-        """Do so once; return None while the forge still computes whether it can be merged."""
+    async def _try_to_merge(self, detail: PullRequestDetail, want: ForgeView) -> MergeRefusal | None:
+        """Do so once; return `_COMPUTING` while the forge still computes whether it can be merged."""
         method, body = self._dialect.merge(want)
         try:
             await self._client.send(method, f"pulls/{detail.pull.number}/merge", body)
@@ -237,19 +248,21 @@ class ForgeWriter:
                 raise
             if declined.status == _CONFLICT and not declined.message:  # what git says comes without one
                 self._pulls.saw_conflict(detail.answer)
-                return ""
-            if self._dialect.computing in declined.message.lower():
                 return None
+            if self._dialect.computing in declined.message.lower():
+                return _COMPUTING
             if self._dialect.enqueue and (
                 place := await self._dialect.enqueue(self._client, detail.answer, declined.message)
             ):
                 return place
-            return declined.message or f"it is not allowed now ({declined.status}), without a reason"
+            why = declined.message or f"it is not allowed now ({declined.status}), without a reason"
+            return MergeRefusal(why)
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.
             log.warning("%s", broken)
-            return "it fails without a reason; does it depend on an issue or a pull request that is open?"
-        return ""
+            why = "it fails without a reason; does it depend on an issue or a pull request that is open?"
+            return MergeRefusal(why)
+        return None
 
     def _without_draft(self, title: str) -> tuple[str, str]:
         """Split a title into what makes it that of a draft, and the rest."""
@@ -257,6 +270,23 @@ class ForgeWriter:
         return title[:end], title[end:]
 
     # --- Texts -------------------------------------------------------------
+
+    def _changes(self, pull: PullAnswer, want: ForgeView) -> dict[str, str]:
+        """Return the fields of a pull request that are to be changed; what people wrote stays."""
+        body, match = pull.body, _BLOCK.search(pull.body)
+        around = (body[: match.start()], body[match.end() :]) if match else (f"{body}\n\n".lstrip(), "")
+        changes: dict[str, str] = {}
+        if pull.is_open:
+            changes["body"] = self._block(_digest(_title(want)), want).join(around)
+            prefix, title = self._without_draft(pull.title)
+            if match and match[1] in {_NEW, _digest(title)}:
+                changes["title"] = prefix + _title(want)
+            if pull.base.ref == want.leaves:  # a person may have chosen any other
+                changes["base"] = want.base
+        elif match and Phase(want.phase).is_settled:  # how the task ended
+            changes["body"] = self._block(match[1], want).join(around)
+        now = {"body": body, "title": pull.title, "base": pull.base.ref}
+        return {name: text for name, text in changes.items() if text != now[name]}
 
     def _block(self, mark: str, want: ForgeView) -> str:
         return f"<!-- reconciler:begin {mark} -->\n{self._cut(want.body)}\n<!-- reconciler:end -->"
@@ -334,6 +364,12 @@ class ForgeWriter:
             why = declined.message or "the forge does not say why; does it depend on one that is open?"
             text = f"The work is done, but this cannot be closed: {why}"
             await self.upsert_comment(number, ManagedComment(key="open", text=text), on_pull=False)
+
+
+def _is_new(pull: PullAnswer) -> bool:
+    """Return whether labels and reviewers of a pull request were not set yet."""
+    match = _BLOCK.search(pull.body)
+    return match is None or match[1] == _NEW
 
 
 def _check_taken(detail: PullRequestDetail, want: ForgeView) -> None:

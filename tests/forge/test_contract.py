@@ -198,6 +198,18 @@ async def test_a_wanted_merge_is_done_when_it_can_be(hand):
     assert (pull.is_merged, pull.state) == (True, "closed")
 
 
+async def test_a_merge_that_is_refused_is_told_in_the_text(hand):
+    head = hand.push(BRANCH)
+    await hand.forges.show(hand.forge, want(is_draft=True))
+
+    refused = await hand.forges.show(hand.forge, want(is_draft=True, merges=head, body="Not merged yet."))
+    [seen] = (await hand.forges.pulls(hand.forge, [BRANCH], [])).values()
+
+    assert (refused.is_merged, seen.state) == (False, "open")
+    assert refused.refusal.message
+    assert "Not merged yet." in seen.body
+
+
 async def test_another_head_than_the_judged_one_is_not_merged(hand):
     head = hand.push(BRANCH)
     await hand.forges.show(hand.forge, want())

@@ -519,6 +519,8 @@ class FleetSpec(TaskDefaults):
     """Which issues become tasks; none, if left out."""
     notify: NotifySpec | None = None
     """Who is sent what needs a person, and other news; see [notifications](notifications.md)."""
+    require_signed: bool = False
+    """Refuse to reconcile without `--allowed-signers`; see [signed specs](record.md#signed-specs)."""
     prune_approved: Text | None = None
     """Written by `reconciler approve-prune`: the removal that a person allowed."""
 
