@@ -3,7 +3,7 @@ Dialects: where the APIs of the forges differ.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -112,6 +112,8 @@ class Dialect:
     """Whether `mergeable: false` always means a conflict; if not, it may still be being computed."""
     computing: str = "try again later"
     """Part of the message of a merge that is declined because the forge still computes, in lower case."""
+    passing: Collection[str] = ()
+    """Messages of a merge that is declined because of what ends by itself."""
     more_checks: "Callable[[ForgeClient, str], Awaitable[Sequence[StatusAnswer]]] | None" = None
     """Read what says something of a commit beside its statuses."""
     inline_comments: "Callable[[ForgeClient, int], Awaitable[Mapping[int, Sequence[ReviewNote]]]] | None" = (

@@ -315,12 +315,13 @@ def _refusal(state: str, declined: Declined) -> tuple[int, str]:
 
 _MAY_NOT = "the account of the token may not merge into this branch; what protects it names who may"
 _NOT_MERGED = frozenset({405, 406, 409, 422})
+_RUNNING = "a pipeline is still running"
 _STILL = "it is still computed whether it can be merged"
 _REFUSALS: Mapping[str, str] = {
     "blocked_status": "another merge request has to be merged first",
     "merge_request_blocked": "another merge request has to be merged first",
     "ci_must_pass": "the project merges only what a pipeline succeeded for",
-    "ci_still_running": "a pipeline is still running",
+    "ci_still_running": _RUNNING,
     "commits_status": "its source branch is gone, or has no commits",
     "discussions_not_resolved": "the project merges only once all threads are resolved",
     "draft_status": "it is a draft",
@@ -705,6 +706,7 @@ GITLAB = Dialect(
     draft_title=re.compile(r"(?i)(?:draft:|\[draft\]|\(draft\))\s*"),
     is_sure_of_conflicts=True,
     computing=_STILL,
+    passing={_RUNNING},
     may_write=_may_write,
     expires_on=_expires_on,
     account_right="read_user",
