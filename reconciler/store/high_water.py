@@ -21,18 +21,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from reconciler.core.errors import Conflict, Refused, Rewound, SpecError, Unavailable
+from reconciler.core.errors import Conflict, Refused, Rewound, Unavailable
 from reconciler.files import replace_atomically, replace_durably
 from reconciler.git.process import printable_error
 from reconciler.git.remote import push_ref
 from reconciler.git.repository import Repository
-from reconciler.store import statuses
 from reconciler.store.layout import IDENTITY_FILE
-from reconciler.store.records import FleetIdentity
 
 log = logging.getLogger(__name__)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+
+_FLEET_ID = re.compile(rb'id: "?([^"\n]+)"?\n')
+"""The file with the fleet's identity, as it is written; looks go without the models that would load it."""
 
 LineKind = Literal["record", "specs"]
 
@@ -188,9 +189,8 @@ class HighWaterMarks:
         if self._machine is None or self._of_fleet is not None:
             return
         result = await self._repository.git.attempt("cat-file", "blob", f"{head}:{IDENTITY_FILE}")
-        with suppress(SpecError):
-            fleet = statuses.load_status(FleetIdentity, result.stdout, IDENTITY_FILE)
-            self._of_fleet = MarkFile(self._machine / f"{sha256(fleet.id.encode()).hexdigest()[:16]}.json")
+        if identity := _FLEET_ID.fullmatch(result.stdout):
+            self._of_fleet = MarkFile(self._machine / f"{sha256(identity[1]).hexdigest()[:16]}.json")
             self._passed.clear()
 
     async def rewind(self, kind: LineKind, branch: str, head: str | None) -> Rewind | None:
