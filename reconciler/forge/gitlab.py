@@ -355,21 +355,18 @@ _APPROVED, _REQUESTED = "approved this merge request", "requested changes"
 
 @on("GET", "pulls/{number}/reviews")
 async def _reviews(request: ForgeRequest) -> ForgeReply:
-    """Return the approvals and requests for changes as they stand, and the notes on lines, oldest first."""
+    """
+    Return the approvals and requests for changes as they stand, and the notes on lines, oldest first.
+
+    The notes are read last: those of a review come before its verdict.
+    """
     client, path = request.client, f"merge_requests/{request.names['number']}"
-    notes = await _pages(client, f"{path}/notes", GitLabNote, {"sort": "asc", "order_by": "created_at"})
-    verdicts = await _verdicts(client, path, notes)
-    lines = [note.review for note in notes if note.position and note.is_open]
-    return _only(sorted([*verdicts, *lines], key=lambda review: review["submitted_at"] or EARLIEST))
-
-
-async def _verdicts(client: ForgeClient, path: str, notes: Sequence[GitLabNote]) -> list[Json]:
     approvals = (await _get(client, f"{path}/approvals", ApprovalsAnswer)).approved_by
     reviewers = await _pages(client, f"{path}/reviewers", ReviewerAnswer)
     requests = [each.user for each in reviewers if each.state == "requested_changes"]
-    if not approvals and not requests:
-        return []
-    versions = await _pages(client, f"{path}/versions", MergeRequestVersion)
+    is_judged = bool(approvals or requests)
+    versions = await _pages(client, f"{path}/versions", MergeRequestVersion) if is_judged else []
+    notes = await _pages(client, f"{path}/notes", GitLabNote, {"sort": "asc", "order_by": "created_at"})
     approved = [
         _verdict("APPROVED", each.user, _system_note(notes, each.user, _APPROVED), each.approved_at, versions)
         for each in approvals
@@ -378,7 +375,9 @@ async def _verdicts(client: ForgeClient, path: str, notes: Sequence[GitLabNote])
         _verdict("REQUEST_CHANGES", user, _system_note(notes, user, _REQUESTED), None, versions)
         for user in requests
     ]
-    return [*approved, *requested]
+    lines = [note.review for note in notes if note.position and note.is_open]
+    reviews = [*approved, *requested, *lines]
+    return _only(sorted(reviews, key=lambda review: review["submitted_at"] or EARLIEST))
 
 
 def _system_note(notes: Sequence[GitLabNote], user: GitLabUser, beginning: str) -> GitLabNote | None:

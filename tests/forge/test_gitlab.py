@@ -131,19 +131,29 @@ async def test_changes_are_asked_for_by_the_state_of_a_reviewer(gitlab, forges, 
     assert [each.body for each in again.comments] == ["Not yet.", "Still not."]
 
 
-async def test_a_review_that_comes_while_it_is_read_has_its_words(gitlab, forges, spec, head):
+READS = ("", "/approvals", "/reviewers", "/versions", "/notes")
+"""What is read of a merge request; a review comes after one of them was answered."""
+
+
+@pytest.mark.parametrize("read", READS)
+async def test_a_review_that_comes_while_it_is_read_has_its_words(gitlab, forges, spec, head, read):
     await forges.show(spec, want())
+    gitlab.review(REPO, FIRST, "approved", author="bob")
 
-    def reviewed(shown):
+    def reviewed(answer):
         gitlab.odd.clear()
-        gitlab.review(REPO, FIRST, "rejected", "Not yet.")
-        return shown
+        gitlab.review(REPO, FIRST, "rejected", "Not yet.", (("mend.txt", 1, "A typo."),))
+        return answer
 
-    gitlab.odd[f"GET {AT}/merge_requests/{FIRST}"] = reviewed
-    pull = await pull_now(forges, spec)
+    gitlab.odd[f"GET {AT}/merge_requests/{FIRST}{read}"] = reviewed
+    pulls = [await pull_now(forges, spec) for _ in range(2)]
 
-    assert [each.verdict for each in pull.reviews] == ["changes_requested"]
-    assert [each.body for each in pull.comments] == ["Not yet."]
+    for pull in pulls:
+        quoted = {each.text for review in pull.reviews for each in review.notes}
+        quoted |= {each.body for each in pull.comments}
+        is_asked = "changes_requested" in {each.verdict for each in pull.reviews}
+        assert quoted >= {"Not yet.", "A typo."} or not is_asked
+    assert is_asked
 
 
 async def test_words_of_people_are_no_verdict(gitlab, forges, spec, head):
