@@ -50,6 +50,8 @@ _Login = Annotated[str, AfterValidator(_as_it_is)]
 ForgeTime = Annotated[datetime, AfterValidator(_in_utc)]
 """A time, in UTC."""
 _Commit = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})?$")]
+OWN_CONTEXTS = "reconciler/"
+"""Commit statuses of ours begin so; they are no checks."""
 GHOST = "ghost"
 """Name that forges show for a deleted account."""
 
@@ -283,6 +285,7 @@ class CommentAnswer(ForgeAnswer):
     issue_url: str | None = None
     pull_request_url: str | None = None
     created_at: ForgeTime
+    updated_at: ForgeTime | None = None
 
     @property
     def number(self) -> int:
@@ -301,6 +304,7 @@ class CommentAnswer(ForgeAnswer):
             body=self.body,
             key=mark[1] if mark else "",
             created_at=self.created_at,
+            updated_at=self.updated_at,
         )
 
 

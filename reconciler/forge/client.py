@@ -82,6 +82,10 @@ class Forbidden(Unavailable):
     """The token, or its account, lacks a right (403)."""
 
 
+class Moved(Unavailable):
+    """What was asked for is somewhere else now (3xx)."""
+
+
 class TokenRefused(Unavailable):
     """The token is not good any more, or never was (401)."""
 
@@ -185,6 +189,17 @@ class ForgeClient:
         """Return one thing."""
         return self.read(shape, path, (await self._ask("GET", path, params)).value)
 
+    async def find(self, path: str, shape: type[T]) -> T | None:
+        """Return one thing; None if it was deleted, or moved to another repository as issues can be."""
+        try:
+            return await self.get(path, shape)
+        except Declined as declined:
+            if declined.status not in GONE_CODES:
+                raise
+        except Moved:
+            await self.send("GET", f"/repos/{self.forge.repo}")  # raises if all of it has moved
+        return None
+
     async def pages(
         self,
         path: str,
@@ -275,8 +290,8 @@ class ForgeClient:
         request = (path, *sorted((params or {}).items())) if method == "GET" else None
         kind = _kind_of(method, path)
         headers = await self._authorization(kind)
-        if tag := self._cache.tag(request):
-            headers["If-None-Match"] = tag
+        if kept := self._cache.find(request):
+            headers["If-None-Match"] = kept[0]
         try:
             async with (
                 asyncio.timeout(_TIMEOUT),
@@ -290,8 +305,9 @@ class ForgeClient:
             raise Outage(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unavailable(f"{self._where}: {self._harmless(str(error))}") from None
-        if tag and reply.status_code == _UNCHANGED:
-            return self._cache.get(request)
+        if kept and reply.status_code == _UNCHANGED:
+            self._cache.keep(request, *kept)
+            return kept[1]
         try:
             answer = self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
         except (TokenRefused, RightMissing) as error:
@@ -361,7 +377,7 @@ class ForgeClient:
                 raise RightMissing(f"{where}: the token may not do this ({message}): {right}; {renew}")
             raise Forbidden(f"{where}: the token may not do this ({message}); {self._dialect.rights}")
         if 300 <= status < 400:  # noqa: PLR2004 - redirection
-            raise Unavailable(f"{where}: it has moved ({status}); correct `forge.api` and `forge.repo`")
+            raise Moved(f"{where}: it has moved ({status}); correct `forge.api` and `forge.repo`")
         if status >= 500:  # noqa: PLR2004 - errors of the server
             raise Broken(f"{where}: {status} {message or 'an error of the server, without a message'}")
         raise Declined(where, status, message)

@@ -36,6 +36,8 @@ class Dialect:
 
     headers: Headers = field(default_factory=lambda: {"Accept": "application/json"})
     """Sent with each request."""
+    at_once: int = 4
+    """Pull requests that are read, or written to, at a time: a forge takes a second to open one."""
     scheme: str = "token"
     """Word before the token in the header that has it."""
     size_parameter: str = "limit"
