@@ -504,9 +504,9 @@ class FakeForges:
             if want.closes_issue and issue.state == "open":
                 site.close(issue.number, by="bot")
             for note in want.issue_notes:
-                await self.upsert_comment(forge, issue.number, note)
+                await self.upsert_comment(forge, issue.number, note, on_pull=False)
         for note in want.notes if pull else ():
-            await self.upsert_comment(forge, pull.number, note)
+            await self.upsert_comment(forge, pull.number, note, on_pull=True)
         if pull is None:
             return None
         is_refused = want.merges is not None and pull.is_draft
@@ -569,7 +569,7 @@ class FakeForges:
     async def branch_head(self, forge: Forge, branch: str) -> str | None:
         return self.at(forge).heads.get(branch)
 
-    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
+    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment, *, on_pull: bool) -> bool:
         site = self.at(forge)
         for at, comment in enumerate(site.comments):
             if (comment.number, comment.key) == (number, note.key):

@@ -2,7 +2,7 @@
 Answers of forges: the fields that are read.
 
 The shapes are those of Forgejo and Gitea; GitHub's are close enough to be read
-by the same fields.
+by the same fields, and the dialect of any other makes them.
 """
 
 import re
@@ -113,6 +113,15 @@ class Side(ForgeAnswer):
         return (self.label or "") if self.ref.startswith("refs/") else self.ref
 
 
+class StatusAnswer(ForgeAnswer):
+    """A commit status."""
+
+    context: JsonLine
+    state: str = Field(validation_alias=AliasChoices("status", "state"))
+    description: JsonLine = ""
+    target_url: str | None = None
+
+
 class PullAnswer(ForgeAnswer):
     """A pull request."""
 
@@ -133,6 +142,8 @@ class PullAnswer(ForgeAnswer):
     requested_reviewers: tuple[ForgeUser, ...] | None = None
     comments: Id | None = None
     """How many there are in its conversation; None where that is not told."""
+    checks: tuple[StatusAnswer, ...] = ()
+    """What says something of its head and is no status of that commit, where it comes with it."""
     updated_at: ForgeTime
 
     @property
@@ -157,6 +168,16 @@ class PullAnswer(ForgeAnswer):
         return self.head.repo is not None and self.head.repo == self.base.repo
 
 
+class InlineAnswer(ForgeAnswer):
+    """A comment on a line of the new or the old file; GitHub names the fields differently."""
+
+    user: ForgeUser | None = None
+    body: JsonText = ""
+    path: JsonLine
+    line: Id | None = Field(None, validation_alias=AliasChoices("line", "position"))
+    old_line: Id | None = Field(None, validation_alias=AliasChoices("original_line", "original_position"))
+
+
 class ReviewAnswer(ForgeAnswer):
     """A review."""
 
@@ -169,26 +190,9 @@ class ReviewAnswer(ForgeAnswer):
     official: bool = True
     dismissed: bool = False
     comments_count: Id | None = None
+    inline: tuple[InlineAnswer, ...] | None = None
+    """Its inline comments, where they come with it."""
     submitted_at: ForgeTime | None = None
-
-
-class InlineAnswer(ForgeAnswer):
-    """A comment on a line of the new or the old file; GitHub names the fields differently."""
-
-    user: ForgeUser | None = None
-    body: JsonText = ""
-    path: JsonLine
-    line: Id | None = Field(None, validation_alias=AliasChoices("line", "position"))
-    old_line: Id | None = Field(None, validation_alias=AliasChoices("original_line", "original_position"))
-
-
-class StatusAnswer(ForgeAnswer):
-    """A commit status."""
-
-    context: JsonLine
-    state: str = Field(validation_alias=AliasChoices("status", "state"))
-    description: JsonLine = ""
-    target_url: str | None = None
 
 
 class StatusesAnswer(ForgeAnswer):
@@ -284,6 +288,8 @@ class CommentAnswer(ForgeAnswer):
     body: JsonText = ""
     issue_url: str | None = None
     pull_request_url: str | None = None
+    on_pull: bool | None = None
+    """Whether it is on a pull request, where these have numbers of their own."""
     created_at: ForgeTime
     updated_at: ForgeTime | None = None
 
@@ -300,6 +306,7 @@ class CommentAnswer(ForgeAnswer):
         return Comment(
             id=self.id,
             number=self.number,
+            on_pull=self.on_pull,
             author=author,
             body=self.body,
             key=mark[1] if mark else "",

@@ -9,7 +9,7 @@ alone.
 
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from pydantic import Field
@@ -195,8 +195,8 @@ class _Inline(ForgeAnswer):
     user: ForgeUser | None = None
     body: JsonText = ""
     path: JsonLine
-    line: Annotated[int, Field(ge=0)] | None = None
-    original_line: Annotated[int, Field(ge=0)] | None = None
+    line: Id | None = None
+    original_line: Id | None = None
 
 
 async def _inline_comments(client: ForgeClient, number: int) -> Mapping[int, Sequence[ReviewNote]]:
@@ -368,6 +368,7 @@ GITHUB = Dialect(
     listed_events=_EVENTS,
     lists_deliveries=True,
     renews_hook_secret=True,
+    probe="meta",
 )
 """
 Held to GitHub's own description of its API, and its examples of webhooks; not tried on GitHub itself.

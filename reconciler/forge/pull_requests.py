@@ -193,7 +193,9 @@ class PullRequestReader:
         return PullRequestDetail(answer, answer, (), self._pull(answer))
 
     async def statuses(self, commit: str) -> tuple[StatusAnswer, ...]:
-        """Return the newest status of each context of a commit."""
+        """Return the newest status of each context of a commit; none of none."""
+        if not commit:
+            return ()
         statuses: list[StatusAnswer] = []
         page = 1
         while True:
@@ -210,7 +212,7 @@ class PullRequestReader:
     async def _checks(self, commit: str) -> tuple[StatusAnswer, ...]:
         """Return the statuses of a commit, and what else says something of it."""
         statuses = await self.statuses(commit)
-        if self._dialect.more_checks is None:
+        if self._dialect.more_checks is None or not commit:
             return statuses
         try:
             return (*statuses, *await self._dialect.more_checks(self._client, commit))
@@ -275,7 +277,7 @@ class PullRequestReader:
 
     async def _detail(self, answer: PullAnswer) -> PullRequestDetail:
         number = answer.number
-        statuses = await self._checks(answer.head.sha)
+        statuses = (*await self._checks(answer.head.sha), *answer.checks)
         reviews = await self._reviews(answer)
         pull = self._pull(
             answer,
@@ -312,6 +314,7 @@ class PullRequestReader:
             branch=answer.head.branch,
             base=answer.base.ref,
             head=answer.head.sha,
+            ref=self._dialect.pull_ref.format(number=answer.number),
             pusher=pusher,
             state="open" if answer.is_open else "closed",
             is_merged=answer.is_merged,
@@ -350,7 +353,7 @@ class PullRequestReader:
 
     async def _pusher(self, commit: str) -> str:
         """Return the author of a commit: forges do not say who pushed it."""
-        if commit not in self._pushers:
+        if commit and commit not in self._pushers:
             try:
                 one = page_of(1, 1, self._dialect.size_parameter)
                 query = {"sha": commit, **self._dialect.one_commit, **one}
@@ -358,7 +361,7 @@ class PullRequestReader:
             except Declined:  # it is gone: the branch was rewritten or deleted
                 return ""
             self._pushers[commit] = commits.root[0].by if commits.root else ""
-        return self._pushers[commit]
+        return self._pushers.get(commit, "")
 
     async def _closer(self, answer: PullAnswer) -> str:
         """Return who merged or closed it; who closed it is only in the timeline."""
@@ -367,7 +370,9 @@ class PullRequestReader:
         if answer.is_merged:
             return answer.merged_by.login if answer.merged_by else ""
         # It tells the length of the page for that of the whole.
-        entries = self._client.pages(f"issues/{answer.number}/timeline", EntryAnswer, is_counted=False)
+        entries = self._client.pages(
+            f"{self._dialect.pull_ticket}/{answer.number}/timeline", EntryAnswer, is_counted=False
+        )
         closers = [name_of(entry.user) async for entry in entries if entry.is_closing]
         return closers[-1] if closers else ""
 
@@ -401,7 +406,7 @@ class PullRequestReader:
         asks = any(review.verdict == "changes_requested" for review in reviews)
         if not pull.is_open or (pull.comments == 0 and not asks):
             return ()
-        answers = self._client.pages(f"issues/{pull.number}/comments", CommentAnswer)
+        answers = self._client.pages(f"{self._dialect.pull_ticket}/{pull.number}/comments", CommentAnswer)
         comments = [answer.comment("") async for answer in answers]
         return tuple([replace(each, is_by_member=await self._members.has(each.author)) for each in comments])
 
@@ -414,7 +419,9 @@ class PullRequestReader:
     ) -> Review:
         author = name_of(answer.user)
         notes = [ReviewNote(author=author, text=answer.body)] if answer.body.strip() else []
-        if inline is None:
+        if answer.inline is not None:
+            notes += [_note(each) for each in answer.inline if each.body.strip()]
+        elif inline is None:
             notes += await self._comments(pull.number, answer)
         else:
             notes += inline.get(answer.id, ())

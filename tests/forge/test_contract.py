@@ -120,12 +120,12 @@ async def test_a_note_is_one_comment_whose_text_follows(hand):
     hand.push(BRANCH)
     pull = await hand.forges.show(hand.forge, want(notes=(ManagedComment(key="run/1", text="Begun."),)))
 
-    again = await hand.forges.upsert_comment(
-        hand.forge, pull.number, ManagedComment(key="run/1", text="Done.")
-    )
-    other = await hand.forges.upsert_comment(
-        hand.forge, pull.number, ManagedComment(key="run/2", text="Begun again.")
-    )
+    again, other = [
+        await hand.forges.upsert_comment(
+            hand.forge, pull.number, ManagedComment(key=key, text=text), on_pull=True
+        )
+        for key, text in (("run/1", "Done."), ("run/2", "Begun again."))
+    ]
 
     assert (again, other) == (False, True)
     texts = hand.comments(pull.number)

@@ -202,7 +202,7 @@ async def test_a_mark_in_somebody_elses_comment_is_not_ours(double, forges, spec
     opened(double, BRANCH)
     double.comment(REPO, 1, "<!-- reconciler:run -->\nI am the bot.", author="mallory")
 
-    is_new = await forges.upsert_comment(spec, 1, ManagedComment(key="run", text="Done."))
+    is_new = await forges.upsert_comment(spec, 1, ManagedComment(key="run", text="Done."), on_pull=True)
     comments = await forges.comments(spec, FakeClock().time - timedelta(days=9000))
 
     assert is_new

@@ -19,6 +19,8 @@ from reconciler.core.text import head, one_line, tail
 TITLE_LENGTH = 200
 GOAL_LENGTH = 10_000
 MOST_CHECKS = 50
+_ISSUES = ("issues", "-/issues", "-/work_items")
+"""Where the pages of issues are, below that of their repository; the last two are GitLab's."""
 _NUMBER = re.compile(r"#?([1-9][0-9]{0,17})\Z")
 
 
@@ -86,7 +88,8 @@ def issue_number(task: Task, repo: Repo) -> int | None:
     if task.issue is None or repo.forge is None:
         return None
     before, slash, number = task.issue.strip().rstrip("/").rpartition("/")
-    is_own = not slash or before.endswith(f"/{repo.forge.repo}/issues")
+    ends = (f"/{repo.forge.repo}/{folder}" for folder in _ISSUES)
+    is_own = not slash or any(map(before.endswith, ends))
     match = _NUMBER.match(number)
     return int(match[1]) if match and is_own else None
 

@@ -63,6 +63,8 @@ class PullRequestSnapshot:
     base: str
     head: str
     """Commit of the head branch."""
+    ref: str = ""
+    """Ref under which git has that in the repository, also if the branch is in a fork."""
     pusher: str = ""
     """Who pushed that, as far as the forge says; else the commit's author."""
     state: Literal["open", "closed"] = "open"
@@ -95,6 +97,8 @@ class Comment:
     id: int
     number: int
     """Of the issue or pull request."""
+    on_pull: bool | None = None
+    """Whether it is on a pull request; None where issues and pull requests share their numbers."""
     author: str
     body: str
     key: str = ""

@@ -253,7 +253,7 @@ _HAVE_RUN = frozenset({Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING, Phas
 
 
 class Status(Frozen):
-    """Where a task stands: one file under `fleet-state/tasks/`, at the path of its spec."""
+    """Where a task stands: one file under `fleet-state/tasks/`, by the name of its spec."""
 
     phase: Annotated[Phase, Field(strict=False)]
     since: Time
