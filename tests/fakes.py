@@ -483,7 +483,7 @@ class FakeForges:
         return "bot"
 
     async def pulls(
-        self, forge: Forge, branches: Collection[str], fresh: Collection[int]
+        self, forge: Forge, branches: Collection[str], fresh: Collection[int], *, refreshes: bool = True
     ) -> Mapping[str, PullRequestSnapshot]:
         self.looks += 1
         site = self.at(forge)

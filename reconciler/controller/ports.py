@@ -212,7 +212,7 @@ class Forges(Protocol):
         """Return the name of our own account there."""
 
     async def pulls(
-        self, forge: Forge, branches: Collection[str], fresh: Collection[int]
+        self, forge: Forge, branches: Collection[str], fresh: Collection[int], *, refreshes: bool = True
     ) -> Mapping[str, PullRequestSnapshot | Unavailable]:
         """
         Return the newest pull request of each head branch that has one, an open one first.
@@ -221,7 +221,8 @@ class Forges(Protocol):
         the forge cannot be asked at all.
 
         One request tells whether anything moved since the last call; details
-        are read of those that did, and of the numbers in `fresh`.
+        are read of those that did, of the numbers in `fresh`, and with
+        `refreshes` of a few others in turn: some things change without a sign.
         """
 
     async def show(self, forge: Forge, want: ForgeView) -> PullRequestSnapshot | None:
@@ -240,7 +241,7 @@ class Forges(Protocol):
         """
 
     async def issue(self, forge: Forge, number: int) -> Issue | None:
-        """Return an issue as it is now, open or closed; None if it was deleted."""
+        """Return an issue as it is now, open or closed; None if it was deleted, or transferred elsewhere."""
 
     async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
         """

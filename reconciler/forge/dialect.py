@@ -65,6 +65,8 @@ class Dialect:
     """Return what the status of an answer means, given the method and the path: some use another for it."""
     headers: Headers = field(default_factory=lambda: {"Accept": "application/json"})
     """Sent with each request."""
+    at_once: int = 4
+    """Pull requests that are read, or written to, at a time: a forge takes a second to open one."""
     scheme: str = "token"
     """Word before the token in the header that has it."""
     size_parameter: str = "limit"

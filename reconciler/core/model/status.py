@@ -147,6 +147,8 @@ class ReviewState(Frozen):
     """
     last_comment: Id = 0
     """Id of the last comment in the conversation that an agent was given; later ones have higher ids."""
+    last_edit: datetime | None = None
+    """When the comments that an agent was given were changed last; what is changed later is given again."""
 
 
 QUESTION_LINE = 300
@@ -224,6 +226,7 @@ FLAT: dict[str, Mapping[str, str]] = {
         "notes": "reviews",
         "answered": "reviewed",
         "last_comment": "last_comment",
+        "last_edit": "last_edit",
     },
     "session": {"id": "session_id", "totals": "session_totals"},
     "run": {
