@@ -1,24 +1,20 @@
 """
-Measure how long commands take that look, in a fleet of 100 tasks; beside Python alone.
+Commands that look, in a fleet of 100 tasks at rest, beside Python alone; milliseconds of CPU with git's own.
 
-Nearly all of it is imports. Each is called in turn, again and again, in a fleet
-at rest; medians of the wall clock, and of the CPU time with git's own processes.
-`python bench/start.py TIMES OTHER` does so for another checkout too, in turn.
+Nearly all of it is imports. Each is called in turn, again and again.
 """
 
 import os
 import resource
-import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-TIMES = int(sys.argv[1]) if len(sys.argv) > 1 else 11
-CHECKOUTS = [str(Path(__file__).parents[1]), *sys.argv[2:]]
-TASKS = 100
+from bench.rows import Row, row
+
+BEHIND = "Nearly all of it is imports, and git's own processes."
 COMMANDS = (
     "version",
     "get",
@@ -30,40 +26,35 @@ COMMANDS = (
     "validate",
     "plan",
 )
+QUICK = frozenset({"get", "describe", "logs", "history", "status"})
+TASKS = 100
+UNCOUNTED = 2
+"""Calls after a commit that parse what later ones find parsed."""
 TASK = "goal: Say hello.\nscript: echo hello\n"
 
 
-def main() -> None:
-    """Print a table."""
+def rows(quick: bool) -> Iterator[Row]:
+    cpu = seconds(2 if quick else 15)
+    alone = cpu.pop("python -c pass")
+    for args, taken in cpu.items():
+        aim = {"aim": "≤ 250", "behind": BEHIND} if args.split()[0] in QUICK else {}
+        yield row(f"reconciler {args}", "ms", taken, scale=1000, **aim)
+    yield row("python -c pass", "ms", alone, scale=1000)
+
+
+def seconds(times: int) -> dict[str, list[float]]:
+    """Return the CPU seconds of each call, taken in turn."""
     with tempfile.TemporaryDirectory() as name:
         folder, env = fleet(Path(name))
-        program = [sys.executable, "-m", "reconciler", "--repo", str(folder), "--data-dir"]
-        run = [*program, f"{name}/data0", "run", "--until-idle"]
-        subprocess.run(run, cwd=CHECKOUTS[0], env=env, check=True, capture_output=True)
-        calls = {("python -c pass", 0): [sys.executable, "-c", "pass"]} | {
-            (args, number): [*program, f"{name}/data{number}", *args.split()]
-            for args in COMMANDS
-            for number in range(len(CHECKOUTS))
-        }
-        for number in range(1, len(CHECKOUTS)):  # the logs are where it ran
-            shutil.copytree(f"{name}/data0", f"{name}/data{number}")
-        times = {call: [] for call in calls}
-        for _ in range(TIMES + 2):
-            for (args, number), call in calls.items():
-                times[args, number].append(measured(call, Path(CHECKOUTS[number]), env))
-        print(f"{'command':<16}" + "".join(f" {'wall':>8} {'CPU':>8}" for _ in CHECKOUTS))
-        for args in dict.fromkeys(args for args, _ in calls):
-            cells = (
-                medians(times[args, number][2:])
-                for number in range(len(CHECKOUTS))
-                if (args, number) in times
-            )
-            print(f"{args:<16}" + "".join(f" {wall:5.0f} ms {cpu:5.0f} ms" for wall, cpu in cells))
-
-
-def medians(pairs: list[tuple[float, float]]) -> list[float]:
-    """Return the medians in milliseconds."""
-    return [statistics.median(values) * 1000 for values in zip(*pairs, strict=True)]
+        program = [sys.executable, "-m", "reconciler", "--repo", str(folder), "--data-dir", f"{name}/data"]
+        subprocess.run([*program, "run", "--until-idle"], env=env, check=True, capture_output=True)
+        calls = {"python -c pass": [sys.executable, "-c", "pass"]}
+        calls |= {args: [*program, *args.split()] for args in COMMANDS}
+        cpu: dict[str, list[float]] = {args: [] for args in calls}
+        for _ in range(times + UNCOUNTED):
+            for args, call in calls.items():
+                cpu[args].append(measured(call, folder, env))
+        return {args: taken[UNCOUNTED:] for args, taken in cpu.items()}
 
 
 def fleet(place: Path) -> tuple[Path, dict[str, str]]:
@@ -81,14 +72,10 @@ def fleet(place: Path) -> tuple[Path, dict[str, str]]:
     return folder, env
 
 
-def measured(call: list[str], folder: Path, env: dict[str, str]) -> tuple[float, float]:
-    """Return how long a call takes: on the wall clock, and of CPU."""
-    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+def measured(call: list[str], folder: Path, env: dict[str, str]) -> float:
+    """Return the CPU seconds of a call."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(call, cwd=folder, env=env, check=False, capture_output=True)
     assert done.returncode in {0, 8}, done.stderr  # 8: no reconciler runs
-    wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-if __name__ == "__main__":
-    main()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from reconciler import clock
-from reconciler.cli.context import SPECS, Context
+from reconciler.cli.context import SPECS, Context, machine_dir
 from reconciler.cli.notices import fetched_notice, say, unfetched_notice
 from reconciler.cli.pager import busy
 from reconciler.controller.tree import TreeEntry
@@ -63,7 +63,7 @@ async def open_fleet(context: Context) -> AsyncIterator["FleetSession"]:
         repository = await Repository.open(context.place, context.clones)
     async with repository:
         branch = await repository.specs_branch(context.branch)
-        marks = HighWaterMarks(repository, context.data_dir)
+        marks = HighWaterMarks(repository, context.data_dir, machine_dir())
         yield FleetSession(context, repository, branch, GitTree(repository, branch), marks)
 
 

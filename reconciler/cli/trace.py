@@ -122,19 +122,24 @@ async def _trace(context: Context, what: str) -> Sequence[RunTrace]:
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
-        statuses = (await fleet.observed()).statuses
-        with busy("reading the history"):
-            runs = runs_on_record(await fleet.history(None, None))
-            commit = await _revision(fleet, what)
-            chosen = await _led_to_by(fleet, commit, runs) if commit else []
-            named = [run for run in runs if _is_meant(run, statuses.get(run.task), what, commit)]
-            traces = [await _traced(fleet, run, statuses.get(run.task)) for run in chosen or named]
-    if not traces:
+        return await traces(fleet, what)
+
+
+async def traces(fleet: "FleetSession", what: str) -> Sequence[RunTrace]:
+    """Return the runs that a commit, run, branch, pull request or task names or led to. Raises NotFound."""
+    statuses = (await fleet.observed()).statuses
+    with busy("reading the history"):
+        runs = runs_on_record(await fleet.history(None, None))
+        commit = await _revision(fleet, what)
+        chosen = await _led_to_by(fleet, commit, runs) if commit else []
+        named = [run for run in runs if _is_meant(run, statuses.get(run.task), what, commit)]
+        traced = [await _traced(fleet, run, statuses.get(run.task)) for run in chosen or named]
+    if not traced:
         raise NotFound(
             f"no run is known that {what!r} led to or names: it may be a commit, a run, a branch, a pull "
             "request or a task; `reconciler history -o wide` lists runs"
         )
-    return traces
+    return traced
 
 
 async def _revision(fleet: "FleetSession", what: str) -> str | None:
