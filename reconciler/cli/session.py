@@ -123,7 +123,7 @@ class FleetSession:
         """Return the desired state of the newest committed specs, and the observed state on record."""
         with busy("reading the record"):
             observed = await self.observed()
-        tree = GuardedTree(self.repository, self.branch, self.marks, only_looks=True)
+        tree = self.guarded_tree()
         desired = self.snapshot("specs").load(await tree.head(), observed.statuses)
         if desired is None:
             from reconciler.specs.source import SpecSource
@@ -132,6 +132,10 @@ class FleetSession:
                 desired = await SpecSource(tree).read(observed.statuses)
             self.snapshot("specs").save(desired.revision, desired, observed.statuses)
         return desired, observed
+
+    def guarded_tree(self) -> GuardedTree:
+        """Return the specs branch, read as who looks reads it."""
+        return GuardedTree(self.repository, self.branch, self.marks, only_looks=True)
 
     def snapshot(self, what: str) -> SpecsSnapshot:
         """Return where commands keep what was parsed: all specs by their commit, fleet.yaml by its blob."""

@@ -24,7 +24,7 @@ from reconciler.specs.rules import Mistake
 from reconciler.specs.shared import shared_specs
 from reconciler.specs.yaml import Path
 
-MAX_FILES = 100_000
+MAX_FILES = 250_000
 
 
 def build(

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from reconciler.core.adapter import AdapterSpec, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import (
+    NESTED,
     AgentSpec,
     FleetSpec,
     Forge,
@@ -264,7 +265,8 @@ def _forge(forge: Forge | None) -> Iterator[Mistake]:
     if forge is None:
         return
     yield from tried(("forge", "api"), _check_api, forge.api)
-    if not all(part.strip(".") for part in forge.repo.split("/")):
+    parts = forge.repo.split("/")
+    if not all(part.strip(".") for part in parts) or (len(parts) > 2 and forge.kind not in NESTED):  # noqa: PLR2004 - owner and name
         yield Mistake(
             ("forge", "repo"), "expected owner and name of a repository, such as `tools/calculator`"
         )

@@ -21,23 +21,27 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from reconciler.core.errors import Conflict, Refused, Rewound, SpecError, Unavailable
+from reconciler.core.errors import Conflict, Refused, Rewound, Unavailable
 from reconciler.files import replace_atomically, replace_durably
 from reconciler.git.process import printable_error
 from reconciler.git.remote import push_ref
 from reconciler.git.repository import Repository
-from reconciler.store import statuses
 from reconciler.store.layout import IDENTITY_FILE
-from reconciler.store.records import FleetIdentity
 
 log = logging.getLogger(__name__)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
+_FLEET_ID = re.compile(rb'id: "?([^"\n]+)"?\n')
+"""The file with the fleet's identity, as it is written; looks go without the models that would load it."""
+
 LineKind = Literal["record", "specs"]
 
 APPROVAL = "Rewind-Approved"
 """Trailer of the commit in which a person approves that a line continues without another commit."""
+
+_PAUSE = 1.0
+"""Seconds between two moves of the refs."""
 
 _LOCAL, _THEIRS = "refs/fleet", "refs/remote-fleet"
 """Where our own marks are, and where those of the remote are fetched to."""
@@ -140,6 +144,7 @@ class HighWaterMarks:
         self._waiting: set[tuple[LineKind, str]] = set()
         """Refs that are behind the data folder."""
         self._publishing: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
         self.publish_error = ""
         """Why the remote refuses marks; empty if it does not."""
 
@@ -153,6 +158,10 @@ class HighWaterMarks:
         commits = [self._read_ref(ref) for ref in refs]
         commits += [file.marks.get(f"{kind}/{branch}") for file in self._files]
         return {commit for commit in commits if commit}
+
+    def acted_on(self, kind: LineKind, branch: str) -> str | None:
+        """Return the newest commit that was acted on here, as only this machine remembers it."""
+        return self._mine.marks.get(f"{kind}/{branch}")
 
     async def left(self, kind: LineKind, branch: str, head: str | None) -> Sequence[str]:
         """Return the commits that were acted on and are not ancestors of the line, ours first."""
@@ -169,7 +178,7 @@ class HighWaterMarks:
         now = self._read_ref(self._repository.ref(branch))
         if missing and now != head and (head is None or await self._goes_on(now, head)):
             missing = await self._missing(set(missing), now)  # it went on while the marks were read
-        mine = self._mine.marks.get(f"{kind}/{branch}")
+        mine = self.acted_on(kind, branch)
         return sorted(missing, key=lambda mark: mark != mine)
 
     async def _missing(self, marks: set[str], head: str | None) -> Sequence[str]:
@@ -180,9 +189,8 @@ class HighWaterMarks:
         if self._machine is None or self._of_fleet is not None:
             return
         result = await self._repository.git.attempt("cat-file", "blob", f"{head}:{IDENTITY_FILE}")
-        with suppress(SpecError):
-            fleet = statuses.load_status(FleetIdentity, result.stdout, IDENTITY_FILE)
-            self._of_fleet = MarkFile(self._machine / f"{sha256(fleet.id.encode()).hexdigest()[:16]}.json")
+        if identity := _FLEET_ID.fullmatch(result.stdout):
+            self._of_fleet = MarkFile(self._machine / f"{sha256(identity[1]).hexdigest()[:16]}.json")
             self._passed.clear()
 
     async def rewind(self, kind: LineKind, branch: str, head: str | None) -> Rewind | None:
@@ -208,6 +216,7 @@ class HighWaterMarks:
 
     async def close(self, patience: float = 10) -> None:
         """Finish moving the refs, with a time limit for a remote that hangs."""
+        self._closing.set()
         if self._publishing is not None:
             await asyncio.wait([self._publishing], timeout=patience)
             self._publishing.cancel()
@@ -269,17 +278,27 @@ class HighWaterMarks:
     # --- Moving ------------------------------------------------------------
 
     async def _publish(self) -> None:
-        """Move the refs to the newest marks; they are only a backup, so nothing waits for it."""
+        """
+        Move the refs to the newest marks; they are only a backup, so nothing waits for it.
+
+        A fleet that commits all the time moves them every now and then only: a process or a push for
+        each commit would cost as much as the commit.
+        """
         while self._waiting:
-            kind, branch = key = self._waiting.pop()
-            ref, commit = f"{_LOCAL}/{kind}/{branch}", self._passed.get(key)
-            if commit is None:
-                continue
-            if self._read_ref(ref) != commit:
-                with suppress(Unavailable):  # the data folder has it, and the next commit tries again
-                    await self._repository.git.run("update-ref", ref, commit)
-            if self._repository.address:
-                await self._push(kind, branch, commit)
+            while self._waiting:
+                kind, branch = key = self._waiting.pop()
+                if commit := self._passed.get(key):
+                    await self._move(kind, branch, commit)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _PAUSE)
+
+    async def _move(self, kind: LineKind, branch: str, commit: str) -> None:
+        ref = f"{_LOCAL}/{kind}/{branch}"
+        if self._read_ref(ref) != commit:
+            with suppress(Unavailable):  # the data folder has it, and the next commit tries again
+                await self._repository.git.run("update-ref", ref, commit)
+        if self._repository.address:
+            await self._push(kind, branch, commit)
 
     async def _push(self, kind: LineKind, branch: str, commit: str) -> None:
         ref, theirs = f"{_LOCAL}/{kind}/{branch}", f"{_THEIRS}/{kind}/{branch}"

@@ -288,6 +288,22 @@ async def test_a_remote_that_is_away_gets_the_mark_with_the_next_commit(bare, op
     assert git(bare, "rev-parse", MARK) == made[2]
 
 
+async def test_refs_follow_the_first_commit_and_the_last_of_many_and_files_follow_each(
+    bare, open_repository, data
+):
+    made = line(bare, 12)
+    repository = await open_repository(bare)
+    marks, moved = HighWaterMarks(repository, data), set()
+    for commit_ in made:
+        await marks.advance("record", BRANCH, commit_)
+        assert made[made.index(commit_)] in next((data / "marks").iterdir()).read_text()
+        moved.add(repository.read_ref(MARK))
+    await marks.close()
+
+    assert git(bare, "rev-parse", MARK) == made[-1]
+    assert len(moved) < len(made)
+
+
 async def test_the_marks_of_two_fleets_with_one_data_folder_are_apart(checkout, bare, remember, look, data):
     mine, other = line(checkout, 3), line(bare, 3, "other")
     put(checkout, mine[-1])
