@@ -98,7 +98,7 @@ async def _carry_out(host: Host, transport: Transport, runs: Runs, logs: LogFold
     job = agent_job(("sh", "-c", _SCRIPT, "sh", _PROMPT), env=env, folder="/")
     held_by = await runs.means()
     state = await runs.start(run_id, job, _PROMPT.encode(), timeout=_TIMEOUT, ending=_ENDING)
-    state = await runs.follow(run_id, state, Bounds(output=2**20), _ENDING)
+    state = await runs.follow(run_id, state, Bounds(output=2**20, time=_TIMEOUT), _ENDING)
     stderr = logs.read(run_id, "err").decode(errors="replace")
     if state.stage is not Stage.DONE or state.exit_code != 0:
         how = state.stage if state.stage is not Stage.DONE else f"exit code {state.exit_code}"

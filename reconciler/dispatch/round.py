@@ -274,6 +274,7 @@ class Round:
         streamed = self.order.adapter.output.streamed
         bounds = Bounds(
             silence=self.order.stall_timeout.total_seconds(),
+            time=self.order.timeout.total_seconds(),
             output=self._most_output,
             give_up=self.order.adapter.output.give_up,
             give_up_after=self.order.adapter.output.give_up_after,
@@ -468,7 +469,7 @@ class Round:
             order.validation, env=self._environment(), folder=prepared.folder, shell=order.host.shell
         )
         state = await self._start(self._validation, job)
-        bounds = Bounds(output=self._most_output)
+        bounds = Bounds(output=self._most_output, time=self.order.timeout.total_seconds())
         state = await self._settled(self._validation, await self._follow(self._validation, state, bounds))
         if state.exit_code is None:
             raise self._unknown(state)

@@ -45,6 +45,8 @@ DECLARED_BYTES = 64 * 1024
 """Most bytes that are read of what an agent declares; far less is kept of it."""
 GAVE_UP = "gave-up"
 """Reason in the wrapper's records of a run that was ended because its CLI kept retrying (`give_up`)."""
+_OVERTIME = 30.0
+"""Seconds past time and grace after which a run is ended from here: its agent can stop what does it there."""
 _MOST_ENDED = 10_000
 """Ends that are kept until they are awaited."""
 
@@ -83,6 +85,8 @@ class Bounds:
 
     silence: float | None = None
     """Seconds without a new byte; None: it may be silent."""
+    time: float | None = None
+    """Seconds in all, of a run whose host does not end it in time, as it should; None: however long."""
     output: int
     """Bytes."""
     give_up: str | None = None
@@ -212,8 +216,8 @@ class _Watch:
         self._is_uncounted = True
         """There may be output that was not counted yet."""
         self._counting: asyncio.Task[None] | None = None
-        self.moved = now
-        """Time of its last output."""
+        self.began = self.moved = now
+        """When it was first looked at, and when it printed last."""
         self.is_being_ended = False
         self.over: asyncio.Future[RunState] = asyncio.get_running_loop().create_future()
 
@@ -253,6 +257,11 @@ class _Watch:
             return "output"
         if self._refusals and self._refusals.longest >= self.bounds.give_up_after:
             return GAVE_UP
+        if (
+            self.bounds.time is not None
+            and now - self.began >= self.bounds.time + self.ending.grace + _OVERTIME
+        ):
+            return "timeout"
         silence = self.bounds.silence
         return "stall" if silence is not None and now - self.moved >= silence else None
 

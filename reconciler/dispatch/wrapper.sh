@@ -501,6 +501,8 @@ cancel) # ROOT ID SIGNAL GRACE WHY LOCK; stdin: the seal of that lock
   end_all "$run" "$4" "$5"
   turn=0
   while get "$run" claim && set -- $record && is_alive "$1" "${2:-}" && [ "$1" != $$ ] && [ "$turn" -lt 200 ]; do
+    [ "$turn" -gt 0 ] || kill -CONT "$1" 2>/dev/null # the agent may have stopped it
+    [ "$turn" -lt 190 ] || kill -KILL "$1" 2>/dev/null
     nap 0.05 # its supervisor writes the exit
     turn=$((turn + 1))
   done

@@ -25,7 +25,7 @@ from reconciler.controller.ports import Clock
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import Hint
 from reconciler.core.times import parse_time
-from reconciler.files import replace_atomically, replace_durably, sync_folder
+from reconciler.files import parse_json, replace_atomically, replace_durably, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def _read(path: Path) -> Sequence[Delivery]:
         for number, line in enumerate(path.read_bytes().splitlines()):
             # Torn by a crash: it was not answered either.
             with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                value = json.loads(line)
+                value = parse_json(line)
                 if "done" in value:
                     at = places[value["done"]]
                     deliveries[at] = replace(deliveries[at], done_at=parse_time(value["at"]))
@@ -227,7 +227,7 @@ def _delivery(value: Any) -> Delivery:
 
 def _read_rejections(path: Path) -> Sequence[Rejection]:
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_json(path.read_bytes())
         return [Rejection(**{**each, "at": parse_time(each["at"])}) for each in values]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ()

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.fields import Frozen
 from reconciler.core.text import one_line
+from reconciler.files import parse_json
 
 Model = TypeVar("Model", bound=Frozen)
 
@@ -176,4 +177,4 @@ def _read_scalar(text: str) -> Any:
         return text
     if text[-1].isalpha() and text not in _CONSTANTS:
         raise ValueError("not canonical")  # -Infinity is a number to Python's JSON alone
-    return json.loads(text)
+    return parse_json(text)
