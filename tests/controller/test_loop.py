@@ -225,25 +225,26 @@ async def test_a_run_that_ends_when_nobody_asks_for_it_any_more_is_swept_after(s
 
 
 async def test_a_task_that_is_settled_has_its_own_host_swept_and_no_other(stage):
-    class Noting(FakeDispatch):
-        hosts = []
+    swept = []
 
+    class Noting(FakeDispatch):
         async def sweep(self, host, needs):
-            self.hosts.append(host.name)
+            swept.append(host.name)
 
     stage.dispatch = Noting()
     hosts = {name: Host(name=name) for name in ("one", "other")}
-    stage.specs.push(make_desired(hosts=hosts))
-    loop = await stage.run()
-    first = set(stage.dispatch.hosts)
-    stage.dispatch.hosts.clear()
     stage.specs.push(make_desired(make_task("a"), hosts=hosts))
+    loop = await stage.run()
+    await loop.run("idle")
+    first = set(swept)
+    swept.clear()
+    stage.specs.push(make_desired(make_task("a"), make_task("b"), hosts=hosts))
     loop.inbox.notify()
 
     await loop.run("idle")
 
     assert first == {"one", "other"}
-    assert set(stage.dispatch.hosts) == {stage.state.statuses["a"].assigned_host}
+    assert set(swept) == {stage.state.statuses["b"].assigned_host}
 
 
 async def test_a_mistake_at_one_host_is_told_and_stalls_nothing(stage, caplog):
