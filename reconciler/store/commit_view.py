@@ -10,7 +10,7 @@ from itertools import chain
 from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.model.status import Status
 from reconciler.core.times import time_at
-from reconciler.git.objects import GitTree
+from reconciler.git.objects import GitTree, present
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.layout import status_paths
@@ -141,9 +141,8 @@ async def view_file(repository: Repository, branch: str, revision: str, path: st
 async def statuses_at(repository: Repository, places: Sequence[tuple[str, str]]) -> Sequence[Status | None]:
     """Return the status at each place: a commit, and the task's name then. None where none can be read."""
     names = [[f"{commit}:{path}" for path in status_paths(task)] for commit, task in places]
-    contents: dict[str, bytes] = {}
-    await repository.objects.read(list(chain(*names)), contents.__setitem__, skip_missing=True)
-    return [_status(next((contents[name] for name in each if name in contents), None)) for each in names]
+    contents = await present(repository, list(chain(*names)))
+    return [_status(next(filter(None, map(contents.get, each)), None)) for each in names]
 
 
 def _status(content: bytes | None) -> Status | None:
