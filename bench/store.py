@@ -30,7 +30,7 @@ ROUNDS = 5
 AIMS = {
     "store, one at a time": {
         "aim": "≥ 20",
-        "behind": "Three syncs to the disk are most of a commit that is alone.",
+        "behind": "Five syncs, four new files and a look through the packs take 2 of its 3 ms, Python 1.",
     },
     "store, batches of 100": {
         "aim": "≥ 150",
