@@ -13,8 +13,8 @@ from typing import Any
 import jmespath
 
 from reconciler.core.adapter import Streamed
+from reconciler.core.figures import LiveFigures
 from reconciler.core.patterns import Streak, lines_of
-from reconciler.core.views import LiveFigures
 from reconciler.dispatch.conditions import has_word, needed_words
 from reconciler.dispatch.framing import MOST_EVENT, Framer, OutputEvent
 from reconciler.dispatch.logs import LogFolder, StreamName

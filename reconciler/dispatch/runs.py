@@ -14,6 +14,7 @@ from typing import Literal
 
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model.runs import Declaration
+from reconciler.dispatch.declarations import parse_declaration
 from reconciler.dispatch.live import FigureCounter, RefusalCounter
 from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.proofs import Proofs
@@ -24,7 +25,6 @@ from reconciler.dispatch.protocol import (
     RunState,
     batches,
     lock_of,
-    parse_declaration,
     parse_stat,
     parse_state,
     parse_states,
