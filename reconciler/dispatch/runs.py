@@ -38,6 +38,11 @@ log = logging.getLogger(__name__)
 _STREAMS: Sequence[StreamName] = ("out", "err")
 _CHUNK = 255 * 1024
 """Most bytes per read: what one SFTP packet carries."""
+_BACKLOG = 8 * _CHUNK
+"""The same, where much is there already: several packets are under way at a time."""
+_PAUSE_PER_RUN = 0.15
+"""Seconds."""
+_QUIET_EVERY = 4
 _ERR_EVERY = 5
 """stderr is copied at every nth copy of stdout: it is mostly empty before the end."""
 _BACKOFF_CAP = 10.0
@@ -63,6 +68,8 @@ class Pace:
     """For the output of the runs."""
     liveness: float
     """For the processes; finds runs that ended without a record."""
+    quiet_after: float = 10
+    """A run that printed nothing for so long is copied from only at every fourth of these times."""
 
 
 LOCAL_PACE = Pace(events=0.05, copy=0.25, liveness=5)
@@ -336,7 +343,7 @@ class _Follower:
         host_runs = await self._look_whole()
         root, events = host_runs.root, host_runs.events_bytes
         next_copy = clock()
-        next_whole = clock() + self._pace.liveness
+        next_whole = clock() + self._pause_between_looks()
         copies = 0
         while self._watches:
             events = await self._read_events(root, events)
@@ -344,12 +351,16 @@ class _Follower:
                 await self._finish_by_hint(root, self._watches[run_id])
             if clock() >= next_copy:
                 next_copy = clock() + self._pace.copy
-                await self._copy_all(root, with_err=copies % _ERR_EVERY == 0)
+                await self._copy_all(root, copies)
                 copies += 1
             if self._is_whole_look_due or clock() >= next_whole:
-                next_whole = clock() + self._pace.liveness
+                next_whole = clock() + self._pause_between_looks()
                 events = min(events, (await self._look_whole()).events_bytes)
             await asyncio.sleep(self._pace.events)
+
+    def _pause_between_looks(self) -> float:
+        """Return seconds; a look costs the host about a millisecond for each run, so many take longer."""
+        return max(self._pace.liveness, _PAUSE_PER_RUN * len(self._watches))
 
     async def _look_whole(self) -> HostRuns:
         self._is_whole_look_due = False
@@ -397,23 +408,31 @@ class _Follower:
         if not watch.over.done():
             watch.over.set_result(state)
 
-    async def _copy_all(self, root: str, *, with_err: bool) -> None:
-        watches = tuple(self._watches.values())
-        streams = _STREAMS if with_err else _STREAMS[:1]
-        await asyncio.gather(*(self._copy(root, watch, stream) for watch in watches for stream in streams))
-        for watch in watches:
+    async def _copy_all(self, root: str, copies: int) -> None:
+        """Copy what came, of quiet runs more seldom, in turn; `copies` is how often it was done before."""
+        quiet_since = asyncio.get_running_loop().time() - self._pace.quiet_after
+        due = list[tuple[_Watch, StreamName]]()
+        for turn, watch in enumerate(self._watches.values(), copies):
+            if watch.moved <= quiet_since:
+                due += [(watch, stream) for stream in _STREAMS if turn % _QUIET_EVERY == 0]
+            else:
+                due += [(watch, stream) for stream in _STREAMS if stream == "out" or copies % _ERR_EVERY == 0]
+        await asyncio.gather(*(self._copy(root, *each) for each in due))
+        for watch in tuple(self._watches.values()):
             self._keep_in_bounds(watch)
             watch.count()
 
     async def _copy(self, root: str, watch: _Watch, stream: StreamName) -> None:
         path = f"{root}/{watch.run_id}/{stream}"
+        limit = _CHUNK
         while watch.room > 0:
-            wanted = min(_CHUNK, watch.room)
+            wanted = min(limit, watch.room)
             data = await self._transport.read(path, watch.at[stream], wanted)
             if data:
                 watch.take(stream, data, asyncio.get_running_loop().time())
             if len(data) < wanted:
                 return
+            limit = _BACKLOG
             await asyncio.sleep(0)  # a local read does not yield to the event loop
 
     def _keep_in_bounds(self, watch: _Watch) -> None:
