@@ -455,4 +455,6 @@ class _Batch:
 
 
 def _is_back(change: HostChange) -> bool:
-    return change.after is not None and change.after.reachable
+    """Return whether a host answers that did not before; another CLI on it leaves nothing to sweep."""
+    was_there = change.before is not None and change.before.reachable
+    return change.after is not None and change.after.reachable and not was_there

@@ -223,7 +223,12 @@ class Task(TaskSpec):
     @property
     def branch(self) -> str:
         """Where the work goes: the branch that was named, or `task/<name>`."""
-        return self.branch_name or f"task/{self.name}"
+        return self.branch_name or default_branch(self.name)
+
+
+def default_branch(task: str) -> str:
+    """Return the branch of a task that names none."""
+    return f"task/{task}"
 
 
 def work_id(spec: TaskSpec) -> str:
