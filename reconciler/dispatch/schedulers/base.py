@@ -63,7 +63,7 @@ class Scheduler(Protocol):
         """
 
     def wait_message(self, reason: str) -> str:
-        """Return what a run waits for, by the scheduler's own word for it."""
+        """Return what a run waits for, by the scheduler's own word for it; empty if nothing is to be said."""
 
     @property
     def ends(self) -> Mapping[str, JobEnd]:

@@ -18,8 +18,9 @@ from reconciler.dispatch.schedulers.base import JobEnd, Scheduler, SchedulerFact
 _SLACK = timedelta(minutes=5)
 """What a job may take beyond the task's time limit: to end the agent, and all it started."""
 
+_SUBMITTED = "Submitted"
+"""What `slurm.sh` says of a job before Slurm was asked."""
 WAITS: Mapping[str, str] = {
-    "Submitted": "it was submitted just now",
     "None": "Slurm has not looked at it yet",
     "Starting": "its node is being prepared",
     "Priority": "jobs of higher priority are before it",
@@ -152,11 +153,11 @@ class SlurmScheduler(Scheduler):
             yield from spec.requires.get(label, ())
 
     def wait_message(self, reason: str) -> str:
-        """Return what a job waits for; Slurm's own word stands behind it."""
+        """Return what a job waits for, Slurm's own word behind it; empty for one that may begin at once."""
         known = max((word for word in WAITS if reason.startswith(word)), key=len, default="")
         shown = one_line(reason.replace("_", " ") if "_" in reason else reason, 200)
-        if reason == "Submitted":
-            return f"in Slurm's queue: {WAITS[reason]}"
+        if reason == _SUBMITTED:
+            return ""
         return f"in Slurm's queue: {WAITS[known]} ({shown})" if known else f"in Slurm's queue: {shown}"
 
     def facts(self, values: Mapping[str, str]) -> SchedulerFacts | None:
