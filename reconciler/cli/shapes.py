@@ -244,6 +244,18 @@ class OriginShape(TypedDict):
 
 
 @with_config(CLOSED)
+class WaitsForShape(TypedDict):
+    """What a task waits for."""
+
+    reason: str
+    """What for, in a word."""
+    message: str
+    """What for, in a sentence."""
+    since: str
+    """Since when the reason is this one."""
+
+
+@with_config(CLOSED)
 class ExplainShape(TypedDict):
     """`explain TASK`."""
 
@@ -253,6 +265,8 @@ class ExplainShape(TypedDict):
     """Its name."""
     cause: CauseShape | None
     """Why its last run failed, if it did."""
+    waiting: WaitsForShape | None
+    """What it waits for, as it is on record."""
     fields: list[OriginShape]
     """Every field, and where its value comes from."""
     placement: PlacementShape
