@@ -1,45 +1,61 @@
 """
-Measure what one task, an empty dequeue and a look cost beside a backlog of few and of many.
+One task, an empty dequeue and a look beside a backlog of few and of many tasks; milliseconds of CPU.
 
 The tasks wait for workers (`http_pull`). A worker takes one, begins and finishes it,
 which is three commits; another asks for one that it cannot have; and the loop is
-notified of nothing. Real git repositories, real commits; fleets in turn. CPU milliseconds
-of the controller alone, medians.
+notified of nothing. Real git repositories, real commits; fleets in turn.
+The CPU is that of the controller alone.
 """
 
 import asyncio
-import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.look import NOW, open_fleet, path_of
+from bench.rows import Row, row
 from reconciler.controller.loop import Loop
 from reconciler.core.events import WorkerReport
 from reconciler.core.model.runs import Claim
 from reconciler.core.model.specs import Task
 from reconciler.core.model.status import LeaseRequest, Phase, Reason, Status, Waiting
 
-SIZES = tuple(int(size) for size in sys.argv[1:]) or (1_000, 90_000)
 TURNS = 40
+BEHIND = "All fleets are in one process: its heap is that of the largest, and its caches are cold for each."
 NOW_OR_NEVER = timedelta()
 TASK = "goal: Task {}.\nexecution_mode: http_pull\nrequires: [able]\n"
 AGENTS = {"able": b"slots: 2\n", "other": b"slots: 2\n"}
 
 
-async def main() -> None:
+def rows(quick: bool) -> Iterator[Row]:
+    sizes = (50, 100, 500) if quick else (100, 1_000, 10_000, 100_000)
+    times = asyncio.run(turns(sizes, 5 if quick else TURNS))
+    for what, by_size in times.items():
+        for size in sizes[1:]:
+            yield row(
+                f"{what}, {size:,} waiting",
+                "ms",
+                by_size[size],
+                by_size[sizes[0]],
+                scale=1000,
+                beside=f"of that with {sizes[0]}",
+                aim="≤ 1.2",
+                behind=BEHIND,
+            )
+
+
+async def turns(sizes: Sequence[int], count: int) -> dict[str, dict[int, list[float]]]:
+    """Return the CPU seconds of each kind of work by the number of tasks that wait."""
+    times: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     with tempfile.TemporaryDirectory() as folder:
-        loops = {size: await waiting_fleet(Path(folder) / str(size), size) for size in SIZES}
+        loops = {size: await waiting_fleet(Path(folder) / str(size), size) for size in sizes}
         runs = [asyncio.create_task(loop.run()) for loop in loops.values()]
         for loop in loops.values():
             await nothing(loop, "")  # until it has loaded its record
-        times: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for turn in range(TURNS):
+        for turn in range(count):
             for size, loop in loops.items():
                 for what, work in WORK.items():
                     begin = time.process_time()
@@ -48,12 +64,7 @@ async def main() -> None:
         for loop in loops.values():
             loop.stop()
         await asyncio.gather(*runs)
-    for what, by_size in times.items():
-        print(f"{what}, {TURNS} of each, in turn")
-        few = statistics.median(by_size[SIZES[0]])
-        for size, values in by_size.items():
-            value = statistics.median(values)
-            print(f"  {size:>9,} tasks wait   {value * 1000:8.3f} ms   {value / few:.2f}")
+    return times
 
 
 async def one_task(loop: Loop, key: str) -> None:
@@ -102,7 +113,3 @@ def waits(task: Task) -> Status:
         work=task.work,
         waiting=Waiting(reason=Reason.AGENT, message="waits for an agent to take it over HTTP", since=NOW),
     )
-
-
-if __name__ == "__main__":
-    asyncio.run(main())

@@ -1,20 +1,24 @@
 """
-Measure the time from a commit on the specs branch to the agent's process.
+The time from a commit on the specs branch to the agent's process, local.
 
 Runs `reconciler run` on a fleet in a temporary folder, commits one task after
 another, and takes the time from the end of `git commit` to the first line of
-the task's script. Prints median and 95th percentile in milliseconds.
+the task's script.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+from bench.rows import Row, row
+
+BEHIND = (
+    "Two commits lie between, the person's watched and ours synced to disk, and a process is started by sh."
+)
 WHO = {
     f"GIT_{role}_{what}": value
     for role in ("AUTHOR", "COMMITTER")
@@ -22,7 +26,15 @@ WHO = {
 }
 
 
-def main() -> None:
+def rows(quick: bool) -> Iterator[Row]:
+    times = sorted(delays(3 if quick else 40))
+    yield row("commit → agent's process", "ms", times)
+    slowest = times[int(len(times) * 0.95) - 1]
+    yield row("commit → agent's process, 95th percentile", "ms", [slowest], aim="≤ 60", behind=BEHIND)
+
+
+def delays(rounds: int) -> list[float]:
+    """Return how many milliseconds it took, so many times."""
     with tempfile.TemporaryDirectory() as folder:
         fleet, times = Path(folder, "fleet"), Path(folder, "times")
         (fleet / "specs" / "tasks").mkdir(parents=True)
@@ -39,14 +51,10 @@ def main() -> None:
         command = [sys.executable, "-m", "reconciler", "run"]
         process = subprocess.Popen(command, cwd=fleet, env=env, stdout=subprocess.DEVNULL)
         try:
-            delays = [delay(fleet, times, number, commit) for number in range(ROUNDS + 3)][3:]
+            return [delay(fleet, times, number, commit) for number in range(rounds + 3)][3:]
         finally:
             process.terminate()
             process.wait(30)
-    delays.sort()
-    print(f"commit → agent's process, {ROUNDS} tasks one after another")
-    print(f"  median {statistics.median(delays):6.0f} ms")
-    print(f"  p95    {delays[int(len(delays) * 0.95) - 1]:6.0f} ms")
 
 
 def delay(fleet: Path, times: Path, number: int, commit) -> float:
@@ -62,7 +70,3 @@ def delay(fleet: Path, times: Path, number: int, commit) -> float:
             return (int(stamp.read_text()) - committed) / 1e6
         time.sleep(0.01)
     raise SystemExit(f"task {number} did not start within 30 s")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,22 +1,20 @@
 """
-Measure a look with nothing to do, at 1,000 and at 100,000 finished tasks.
+A look with nothing to do, at few and at many finished tasks; milliseconds of CPU.
 
-A look is what happens at every notification: read the ref of the specs, plan, find
+It is what happens at every notification: read the ref of the specs, plan, find
 that nothing changed. Real git repositories, real statuses on record; the two
-fleets are looked at in turn. CPU milliseconds, medians.
+fleets are looked at in turn.
 """
 
 import asyncio
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.rows import Row, row
 from reconciler.controller.build import build_loop
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.loop import Loop
@@ -30,25 +28,34 @@ from reconciler.store.state import StateBranch
 from reconciler.store.statuses import dump_status
 from tests.fakes import FakeDispatch, FakeForges, FakeProber
 
-SIZES = tuple(int(size) for size in sys.argv[1:]) or (1_000, 100_000)
-LOOKS = 200
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-async def main() -> None:
+def rows(quick: bool) -> Iterator[Row]:
+    few, many = (50, 500) if quick else (1_000, 100_000)
+    times = asyncio.run(looks((few, many), 20 if quick else 200))
+    yield row(
+        f"a look with nothing to do, {many:,} finished tasks",
+        "ms",
+        times[many],
+        times[few],
+        scale=1000,
+        beside=f"of that with {few:,}",
+        aim="≤ 1.2",
+    )
+
+
+async def looks(sizes: Sequence[int], count: int) -> dict[int, list[float]]:
+    times: dict[int, list[float]] = {size: [] for size in sizes}
     with tempfile.TemporaryDirectory() as folder:
-        loops = {size: await settled_fleet(Path(folder) / str(size), size) for size in SIZES}
-        times: dict[int, list[float]] = {size: [] for size in SIZES}
-        for _ in range(LOOKS):
+        loops = {size: await settled_fleet(Path(folder) / str(size), size) for size in sizes}
+        for _ in range(count):
             for size, loop in loops.items():
                 loop.inbox.notify()
                 begin = time.process_time()
                 await loop._look()
                 times[size].append(time.process_time() - begin)
-    medians = {size: statistics.median(values) * 1000 for size, values in times.items()}
-    print(f"a look with nothing to do, {LOOKS} of each, in turn")
-    for size, value in medians.items():
-        print(f"  {size:>9,} finished tasks   {value:8.3f} ms   {value / medians[SIZES[0]]:.2f}")
+    return times
 
 
 async def settled_fleet(folder: Path, size: int) -> Loop:
@@ -119,7 +126,3 @@ def fast_import(folder: Path, branch: str, files: Mapping[str, bytes]) -> None:
         ),
     ]
     subprocess.run(["git", "-C", folder, "fast-import", "--quiet"], input=b"".join(parts), check=True)
-
-
-if __name__ == "__main__":
-    asyncio.run(main())

@@ -1,10 +1,9 @@
 """
-Measure the memory that reading an agent's output takes.
+The peak of memory that reading and masking an agent's output takes, above what the process had before.
 
 Each output is written to a file, then read and masked in a process of its own,
 as at the end of a run: events of 1 KiB as Claude Code and Codex print them, raw
-text, one line without an end. What is printed is the peak of the resident
-memory above what the process had before, and the seconds of CPU.
+text, one line without an end.
 """
 
 import json
@@ -12,16 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from bench.rows import Row, row
 from reconciler import clock
 from reconciler.core.masking import Mask
 from reconciler.dispatch.output import OutputRequest, RoundOutput, judge_output
 from reconciler.specs.layers import resolve_adapter as built_in
 
-SIZES = tuple(int(size) for size in sys.argv[1:] if size.isdigit()) or (64, 512)
-"""MiB."""
 MASK = Mask(frozenset({f"sk-{number}-aB3xYz9Q7wE5rT1u" for number in range(10)}))
 TEXT = "a b c of what the agent has to say, at length. " * 18
 
@@ -72,32 +71,34 @@ def peak_kib() -> int:
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
-def measure(file: Path, kind: str) -> None:
-    """Print what it takes to read an output."""
+def rows(quick: bool) -> Iterator[Row]:
+    for kind in (*EVENTS, "raw text", "one line", "long events"):
+        for size in (8,) if quick else (64, 512):
+            more, cpu = beside(kind, size)
+            yield row(f"{size} MiB of {kind}", "MiB more", [more], aim="≤ 64")
+            yield row(f"{size} MiB of {kind}, CPU", "s", [cpu])
+
+
+def beside(kind: str, size: int) -> tuple[float, float]:
+    """Return the MiB and the CPU seconds that reading takes in a process of its own."""
+    with tempfile.NamedTemporaryFile() as file:
+        write(file.file, kind, size)
+        file.flush()
+        command = [sys.executable, "-m", "bench.output", file.name, kind]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    more, cpu = json.loads(done.stdout)
+    return more, cpu
+
+
+def measure(file: Path, kind: str) -> tuple[float, float]:
+    """Return the MiB more and the CPU seconds that it takes to read an output."""
     adapter = built_in(ADAPTERS.get(kind, kind), None)
     before = peak_kib()
     begun = time.process_time()
     with file.open("rb") as stdout:
-        found = judge_output(adapter, RoundOutput(stdout, b"", 0), OutputRequest(), clock.now(), MASK)
-    seconds = time.process_time() - begun
-    mib = file.stat().st_size / 2**20
-    more = (peak_kib() - before) / 1024
-    print(f"{kind:<12} {mib:6.0f} MiB  {found.outcome:<8} {more:6.1f} MiB  {seconds:6.1f} s")
-
-
-def main() -> None:
-    """Measure each kind of output at each size."""
-    if sys.argv[1:2] == ["--measure"]:
-        measure(Path(sys.argv[2]), sys.argv[3])
-        return
-    print("output          size        verdict    memory     CPU")
-    for kind in (*EVENTS, "raw text", "one line", "long events"):
-        for size in SIZES:
-            with tempfile.NamedTemporaryFile() as file:
-                write(file.file, kind, size)
-                file.flush()
-                subprocess.run([sys.executable, __file__, "--measure", file.name, kind], check=True)
+        judge_output(adapter, RoundOutput(stdout, b"", 0), OutputRequest(), clock.now(), MASK)
+    return (peak_kib() - before) / 1024, time.process_time() - begun
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2])))

@@ -1,5 +1,5 @@
 """
-Measure the pages of `reconciler serve` with 10,000 tasks, 50 hosts, 100 live runs and 200 viewers.
+The pages of `reconciler serve` with 10,000 tasks, 50 hosts, 100 live runs and 200 viewers.
 
 The fleet is in memory, behind a real server on the loopback. For each page:
 the time of the first request, the CPU time of the one after a change (the page
@@ -8,15 +8,14 @@ time in which 200 viewers have the page Now after a change; the client's is in i
 """
 
 import asyncio
-import gzip
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.rows import Row, row
 from reconciler.api.app import make_app
 from reconciler.api.exposure import exposure_of
 from reconciler.api.listen import read_listen
@@ -28,14 +27,19 @@ from reconciler.core.model.status import OnHost, Reason, Waiting
 from tests.api.world import FakeWorld
 from tests.fakes import START, make_task
 
-TASKS, HOSTS, LIVE, DONE, VIEWERS = 10_000, 50, 100, 2_900, 200
+HOSTS, LIVE, VIEWERS = 50, 100, 200
+LOOKS = 5
 LISTEN = read_listen("127.0.0.1:0")
 SLOT = Waiting(reason=Reason.SLOT, message="no free slot on any host that fits", since=START)
 DOES = Report(verdict=Verdict(outcome="success"))
 
 
-async def main() -> None:
-    world, tasks = await fleet()
+def rows(quick: bool) -> Iterator[Row]:
+    return iter(asyncio.run(measure(500 if quick else 10_000)))
+
+
+async def measure(count: int) -> list[Row]:
+    world, tasks = await fleet(count)
     commits = {entry.task: entry.commit for entry in world.record.entries}
 
     async def last_commits():
@@ -55,27 +59,27 @@ async def main() -> None:
         serve_app(app, LISTEN) as address,
         httpx2.AsyncClient(base_url=address, trust_env=False, timeout=60, limits=limits) as client,
     ):
-        for path in paths(tasks):
-            await page(world, client, path, tasks[0])
-        for _ in range(3):
-            await viewers(world, client, tasks[0])
+        found = [each for path in paths(tasks) for each in await page(world, client, path, tasks[0])]
+        spent = [await viewers(world, client, tasks[0]) for _ in range(3)]
+    return [*found, row(f"CPU until {VIEWERS} viewers have a change, the client's in it", "s", spent)]
 
 
-async def fleet():
+async def fleet(count):
+    done = count * 29 // 100
     world = FakeWorld()
     tasks = [
         make_task(
             f"team{n % 20}/task-{n:05}", goal=f"Do the thing number {n}.\nWith care.", repo=f"repo{n % 7}"
         )
-        for n in range(TASKS)
+        for n in range(count)
     ]
     hosts = {f"h{n}": Host(name=f"h{n}", address="x", slots=4) for n in range(HOSTS)}
     await world.ask(*tasks, hosts=hosts)
     origin = Origin(START, "new")
     for number, task in enumerate(tasks):
-        waits = SLOT if number >= LIVE + DONE else None
+        waits = SLOT if number >= LIVE + done else None
         world.controller.put(Created(task=task.name, origin=origin, spec=task, waiting=waits))
-    for number, task in enumerate(tasks[: LIVE + DONE]):
+    for number, task in enumerate(tasks[: LIVE + done]):
         run, on = run_key(task.name, task.generation, 1), OnHost(host=f"h{number % HOSTS}")
         world.controller.put(
             Assigned(task=task.name, origin=origin, spec=task, holder=on, run=run),
@@ -87,7 +91,7 @@ async def fleet():
 
 
 def paths(tasks):
-    lists = ("/tasks", "/tasks?q=task-0500", "/tasks?view=board", "/tasks?order=cost&page=100")
+    lists = ("/tasks", "/tasks?q=task-0050", "/tasks?view=board", "/tasks?order=cost&page=100")
     others = ("/hosts", "/agents", "/plan", "/history", "/cost", "/problems", f"/tasks/{tasks[5].name}")
     return ("/", *lists, *others)
 
@@ -96,30 +100,30 @@ def change(world, task):
     world.controller.put(Created(task=f"x{time.time_ns()}", origin=Origin(START, "new"), spec=task))
 
 
-async def page(world, client, path, task) -> None:
+async def page(world, client, path, task) -> list[Row]:
     began = time.perf_counter()
     first = await client.get(path)
     cold = time.perf_counter() - began
+    changed, again = [], []
+    for _ in range(LOOKS):
+        change(world, task)
+        changed.append(await cpu(client.get(path)))
+        again.append(await cpu(client.get(path)))
+    return [
+        row(f"{path}, first request", "ms", [cold], scale=1000),
+        row(f"{path}, CPU after a change", "ms", changed, scale=1000),
+        row(f"{path}, CPU once more", "ms", again, scale=1000),
+        row(f"{path}, size", "kB", [len(first.content) / 1e3], aim="≤ 100"),
+    ]
+
+
+async def cpu(work) -> float:
+    began = time.process_time()
+    await work
+    return time.process_time() - began
+
+
+async def viewers(world, client, task) -> float:
     change(world, task)
-    began = time.process_time()
-    await client.get(path)
-    changed = time.process_time() - began
-    began = time.process_time()
-    await client.get(path)
-    again = time.process_time() - began
-    print(
-        f"{path:28} first {cold * 1e3:5.0f} ms   after a change {changed * 1e3:4.0f} ms CPU   "
-        f"again {again * 1e3:4.1f} ms CPU   {len(first.content) / 1e3:5.1f} kB, "
-        f"{len(gzip.compress(first.content, 5)) / 1e3:4.1f} kB packed"
-    )
-
-
-async def viewers(world, client, task) -> None:
-    change(world, task)
-    began = time.process_time()
-    await asyncio.gather(*[client.get("/", headers={"HX-Request": "true"}) for _ in range(VIEWERS)])
-    print(f"{VIEWERS} viewers have a change: {time.process_time() - began:.2f} s CPU, the client's in it")
-
-
-if __name__ == "__main__":
-    asyncio.run(main())
+    requests = [client.get("/", headers={"HX-Request": "true"}) for _ in range(VIEWERS)]
+    return await cpu(asyncio.gather(*requests))

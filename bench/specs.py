@@ -1,23 +1,21 @@
 """
-Measure reading specs: 10,000 task files, cold and after one edit.
+Reading specs: 10,000 task files, cold and after one edit; CPU.
 
 `validate` is bytes to checked, resolved values; `plan` adds the decision what
 to start. Beside them, PyYAML's C loader alone on the same bytes, if it is
 installed (it checks nothing and resolves nothing). CPU seconds, medians.
 """
 
-import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
+from bench.rows import Row, row
 from reconciler.core.model.status import Observed
 from reconciler.core.planning.plan import plan
 from reconciler.specs.build import Builder, build
 from reconciler.specs.parse import File, Parser
 
-COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
 ROUNDS = 5
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 TASK = """\
@@ -42,33 +40,33 @@ script: make number-{number}
 """
 
 
-def main() -> None:
-    files = fleet()
-    size = sum(len(file.data) for file in files.values()) // COUNT
-    print(f"{COUNT} task files of {size} bytes; CPU seconds, median of {ROUNDS} rounds")
-    yaml = pyyaml(files)
-    cold = median(lambda: build(files))
+def rows(quick: bool) -> Iterator[Row]:
+    count = 500 if quick else 10_000
+    files = fleet(count)
+    yaml, cold = samples(lambda: pyyaml(files)), samples(lambda: build(files))
+    yield row(
+        f"validate {count:,} files, cold",
+        "s",
+        cold,
+        yaml,
+        beside="of PyYAML's C loader alone",
+        aim="≤ 1",
+        behind="Everything is checked and resolved, which that loader does not do.",
+    )
     parser, builder = Parser(), Builder()
     builder.update({path: parser.parse(path, file) for path, file in files.items()}, revision="1")
     numbers = iter(range(ROUNDS + 1))
-    edit = median(lambda: edited(parser, builder, files, next(numbers)))
+    edit = samples(lambda: edited(parser, builder, files, next(numbers)))
+    yield row("validate after one edit", "ms", edit, cold, scale=1000, beside="of cold", aim="≤ 0.01")
     desired = build(files, revision="1")
-    planned = median(lambda: plan(desired, Observed(), NOW))
-    if yaml:
-        print(f"  PyYAML's C loader alone        {yaml:8.3f}")
-    print(
-        f"  validate, cold                 {cold:8.3f}" + (f"   {cold / yaml:.2f} of PyYAML" if yaml else "")
-    )
-    print(f"  validate, after one edit       {edit:8.4f}   {edit / cold:.2%} of cold")
-    print(f"  plan of {COUNT} new tasks        {planned:8.3f}")
-    print(f"  validate and plan, cold        {cold + planned:8.3f}")
+    yield row(f"plan of {count:,} new tasks", "s", samples(lambda: plan(desired, Observed(), NOW)))
 
 
-def fleet() -> dict[str, File]:
+def fleet(count: int) -> dict[str, File]:
     """Return the files of a fleet, as git would hand them over."""
     files = {"specs/repos/code.yaml": blob("url: ../code\n"), "specs/fleet.yaml": blob("max_running: 8\n")}
     files["specs/hosts/local.yaml"] = blob("labels: [linux]\n")
-    for number in range(COUNT):
+    for number in range(count):
         text = TASK.format(number=number, priority=number % 7)
         files[f"specs/tasks/group{number // 100}/task{number}.yaml"] = blob(text)
     return files
@@ -85,24 +83,21 @@ def edited(parser: Parser, builder: Builder, files: dict[str, File], number: int
     assert desired.tasks["group0/task0"].priority == number + 1
 
 
-def pyyaml(files: dict[str, File]) -> float | None:
-    try:
-        import yaml
-    except ImportError:
-        print("  (PyYAML is not installed: no comparison)")
-        return None
-    return median(lambda: [yaml.load(file.data, yaml.CSafeLoader) for file in files.values()])
+def pyyaml(files: dict[str, File]) -> None:
+    import yaml
+
+    for file in files.values():
+        yaml.load(file.data, yaml.CSafeLoader)
 
 
-def median(work: Callable[[], object]) -> float:
-    """Return the median CPU seconds of a piece of work, once warmed up."""
+def samples(work: Callable[[], object]) -> list[float]:
+    """Return the CPU seconds of a piece of work, a few times, once warmed up; none if it lacks a package."""
     times = []
     for _ in range(ROUNDS + 1):
         begin = time.process_time()
-        work()
+        try:
+            work()
+        except ImportError:
+            return []
         times.append(time.process_time() - begin)
-    return statistics.median(times[1:])
-
-
-if __name__ == "__main__":
-    main()
+    return times[1:]

@@ -1,12 +1,10 @@
 """
-Measure work over SSH beside the tools people use for it, on loopback servers of this machine.
+Work over SSH beside the tools people use for it, on loopback servers of this machine.
 
-Usage: `python -m bench.ssh [--hosts 50] [--runs 300] [--repeat 3]`, in the root of the repository, with sshd
-and the OpenSSH client installed; `ansible` and `pssh` are compared if they are on the PATH. All figures are
-medians of the same run. Client and servers share this machine, so the ratios mean more than the rates.
+It needs sshd and the OpenSSH client; `ansible` and `pssh` are compared if they are on the PATH. Client and
+servers share this machine, so the ratios mean more than the rates.
 """
 
-import argparse
 import asyncio
 import contextlib
 import getpass
@@ -18,8 +16,10 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from bench.rows import Row, Skipped, row
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import agent_job
@@ -31,6 +31,11 @@ from tests.dispatch.sshd import Sshd, quick, yard
 WORKDIR = "$HOME/.local/state/reconciler"
 PROMPT = b"x" * 10_000
 ENDING = RunEnding(grace=1)
+EXEC = "A command is a channel, a process and its end on the server: sshd takes most of it."
+FORKS = (
+    "The wrapper forks on the host: it makes the run's folder, writes it to the disk and leaves the session."
+)
+FOLLOW = "Each line of output is a message of its own, decrypted and written to the log."
 WRITER = """
 import sys, time
 paths, line = sys.stdin.read().split("\\n"), b"x" * 399 + b"\\n"
@@ -44,28 +49,44 @@ while True:
 """Stands in for agents that print a line each second: that many of them would take all of this machine."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hosts", type=int, default=50)
-    parser.add_argument("--runs", type=int, default=300)
-    parser.add_argument("--cli-runs", type=int, default=100, help="for tools that take long")
-    parser.add_argument("--repeat", type=int, default=3)
-    options = parser.parse_args()
+@dataclass(frozen=True)
+class Sizes:
+    hosts: int = 50
+    runs: int = 300
+    cli_runs: int = 100
+    """For tools that take long."""
+    repeat: int = 3
+    followed: tuple[int, int] = (200, 1000)
+    """Runs on one host, and on all."""
+    window: float = 15
+    """Seconds."""
+
+
+QUICK = Sizes(hosts=3, runs=12, cli_runs=6, repeat=2, followed=(5, 10), window=2)
+
+
+def rows(quick: bool) -> list[Row]:
+    if not (shutil.which("sshd") or Path("/usr/sbin/sshd").exists()):
+        raise Skipped("OpenSSH's server is not installed")
+    sizes = QUICK if quick else Sizes()
     with tempfile.TemporaryDirectory(prefix="bench-ssh-") as folder, yard(Path(folder, "s")) as servers:
-        hosts = [servers.sshd(f"h{number}", MaxStartups="100") for number in range(options.hosts)]
-        asyncio.run(measure(Path(folder), hosts, options))
+        hosts = [servers.sshd(f"h{number}", MaxStartups="100") for number in range(sizes.hosts)]
+        return asyncio.run(measure(Path(folder), hosts, sizes))
 
 
-async def measure(folder: Path, hosts: list[Sshd], options: argparse.Namespace) -> None:
+async def measure(folder: Path, hosts: list[Sshd], sizes: Sizes) -> list[Row]:
     async with connected(hosts) as transports:
-        await dispatch(folder, hosts, transports, options)
         runs = [on_host(folder, transport, number) for number, transport in enumerate(transports)]
-        await starts(folder, hosts, runs, options)
-        await acknowledged(transports[0], runs[0])
-        await following(hosts[:1], runs[:1], 200)
-        await following(hosts, runs, 1000)
+        found = [
+            *await dispatch(folder, hosts, transports, sizes),
+            *await starts(folder, hosts, runs, sizes),
+            *await acknowledged(transports[0], runs[0], 5 if sizes is QUICK else 60),
+            await following(hosts[:1], runs[:1], sizes.followed[0], sizes.window),
+            await following(hosts, runs, sizes.followed[1], sizes.window),
+        ]
         for each in runs:
             await each.close()
+    return found
 
 
 @contextlib.asynccontextmanager
@@ -88,9 +109,11 @@ def on_host(folder: Path, transport: Transport, number: int) -> Runs:
 # --- Short commands: one open connection per host, against OpenSSH's ----------
 
 
-async def dispatch(folder: Path, hosts: list[Sshd], transports: list[Transport], options) -> None:
+async def dispatch(
+    folder: Path, hosts: list[Sshd], transports: list[Transport], sizes: Sizes
+) -> Iterator[Row]:
     async def ours() -> None:
-        spread = (transports[n % len(transports)] for n in range(options.runs))
+        spread = (transports[n % len(transports)] for n in range(sizes.runs))
         await asyncio.gather(*(transport.call(("true",), timeout=120) for transport in spread))
 
     with masters(folder, hosts) as commands:
@@ -103,12 +126,13 @@ async def dispatch(folder: Path, hosts: list[Sshd], transports: list[Transport],
                     process = await asyncio.create_subprocess_exec(*command, "true")
                     assert await process.wait() == 0
 
-            await asyncio.gather(*(one(commands[n % len(commands)]) for n in range(options.runs)))
+            await asyncio.gather(*(one(commands[n % len(commands)]) for n in range(sizes.runs)))
 
-        mine, other = await side_by_side(options.repeat, ours, theirs)
-    print(f"{options.runs} x `true` on {len(hosts)} hosts, connections open")
-    show("reconciler", options.runs / mine, "/s")
-    show("ssh with ControlMaster", options.runs / other, "/s", ratio=other / mine, aim=2)
+        mine, other = await side_by_side(sizes.repeat, ours, theirs)
+    what = f"{sizes.runs} x `true` on {len(hosts)} hosts, connections open"
+    rate, theirs_rate = ([sizes.runs / each for each in walls] for walls in (mine, other))
+    beside = "OpenSSH with ControlMaster"
+    return iter([row(what, "/s", rate, theirs_rate, beside=beside, aim="≥ 4", behind=EXEC)])
 
 
 @contextlib.contextmanager
@@ -129,23 +153,25 @@ def masters(folder: Path, hosts: Sequence[Sshd]) -> Iterator[list[list[str]]]:
 # --- Starts that can be found again -------------------------------------------
 
 
-async def starts(folder: Path, hosts: list[Sshd], runs: list[Runs], options) -> None:
+async def starts(folder: Path, hosts: list[Sshd], runs: list[Runs], sizes: Sizes) -> Iterator[Row]:
     names = iter(range(10**9))
 
     async def ours() -> None:
-        jobs = (start(runs[n % len(runs)], next(names), "true") for n in range(options.runs))
+        jobs = (start(runs[n % len(runs)], next(names), "true") for n in range(sizes.runs))
         await asyncio.gather(*jobs)
 
     await asyncio.gather(*(start(each, next(names), "true") for each in runs))  # brings the wrapper there
-    tools = [tool for tool in others(folder, hosts, options.cli_runs) if shutil.which(tool[1][0])]
+    tools = [tool for tool in others(folder, hosts, sizes.cli_runs) if shutil.which(tool[1][0])]
     ways = [lambda command=command: quiet(command) for _, command, _ in tools]
-    mine, *walls = await side_by_side(options.repeat, ours, *ways)
-    rate = options.runs / mine
-    print(f"Starts that can be found again, on {len(hosts)} hosts (the others: of a command that cannot)")
-    show("reconciler", rate, "/s")
+    mine, *walls = await side_by_side(sizes.repeat, ours, *ways)
+    rate = [sizes.runs / each for each in mine]
+    what = f"starts that can be found again, on {len(hosts)} hosts"
+    found = [row(what, "/s", rate)]
     for (name, _, aim), wall in zip(tools, walls, strict=True):
-        show(name, options.cli_runs / wall, "/s", ratio=rate * wall / options.cli_runs, aim=aim)
-    print("  (compared are those of ansible and pssh that are installed)")
+        other = [sizes.cli_runs / each for each in wall]
+        more = {"beside": f"{name}, of a command that cannot", "aim": f"≥ {aim}", "behind": FORKS}
+        found.append(row(what, "/s", rate, other, **more))
+    return found
 
 
 async def start(runs: Runs, number: int, script: str) -> None:
@@ -153,7 +179,7 @@ async def start(runs: Runs, number: int, script: str) -> None:
     await runs.start(f"bench{number}.r1", job, PROMPT, timeout=600, ending=ENDING)
 
 
-def others(folder: Path, hosts: Sequence[Sshd], count: int) -> Iterator[tuple[str, list[str], float]]:
+def others(folder: Path, hosts: Sequence[Sshd], count: int) -> Iterator[tuple[str, list[str], int]]:
     """Yield name, command and aim of the tools to compare with."""
     chosen = [hosts[n % len(hosts)] for n in range(count)]
     common = " ".join(ssh_words(folder, hosts[0])[1:])
@@ -169,7 +195,7 @@ def others(folder: Path, hosts: Sequence[Sshd], count: int) -> Iterator[tuple[st
     listed = folder / "hosts"
     listed.write_text("".join(f"127.0.0.1:{server.port}\n" for server in chosen))
     pssh = "parallel-ssh" if shutil.which("parallel-ssh") else "pssh"  # the first is Debian's name for it
-    yield "pssh, 50 at once", [pssh, "-h", str(listed), "-p", "50", "-t", "0", "-x", common, "true"], 3
+    yield "pssh, 50 at once", [pssh, "-h", str(listed), "-p", "50", "-t", "0", "-x", common, "true"], 5
 
 
 async def quiet(command: list[str]) -> None:
@@ -182,7 +208,7 @@ async def quiet(command: list[str]) -> None:
 # --- One start, and what it costs to be acknowledged --------------------------
 
 
-async def acknowledged(transport: Transport, runs: Runs) -> None:
+async def acknowledged(transport: Transport, runs: Runs, count: int) -> list[Row]:
     async def plain() -> None:
         await transport.call(("true",), timeout=60)
 
@@ -191,17 +217,26 @@ async def acknowledged(transport: Transport, runs: Runs) -> None:
     async def whole() -> None:
         await start(runs, next(names), "true")
 
-    call, ack = await side_by_side(60, plain, whole)
-    print("One command at a time, median of 60")
-    show("plain command", call * 1000, "ms")
-    show("start, acknowledged", ack * 1000, "ms", ratio=ack / call, aim=-5)
-    print(f"  {'':<28} {(ack - call) * 1000:+9.1f} ms  (aim: at most +15 ms)")
+    call, ack = await side_by_side(count, plain, whole)
+    more = statistics.median(ack) - statistics.median(call)
+    aim = {"beside": "of a plain command", "aim": "≤ 2", "behind": FORKS}
+    return [
+        row("start → acknowledged, one at a time", "ms", ack, call, scale=1000, **aim),
+        row(
+            "start → acknowledged, more than a plain command",
+            "ms",
+            [more],
+            scale=1000,
+            aim="≤ 8",
+            behind=FORKS,
+        ),
+    ]
 
 
 # --- Following what grows -----------------------------------------------------
 
 
-async def following(hosts: list[Sshd], runs: list[Runs], count: int, window: float = 15) -> None:
+async def following(hosts: list[Sshd], runs: list[Runs], count: int, window: float) -> Row:
     run_ids = [f"follow{count}-{n}.r1" for n in range(count)]
     job = agent_job(["sleep", "600"], env={}, folder="/")
     spread = [(run_id, runs[n % len(runs)], hosts[n % len(hosts)]) for n, run_id in enumerate(run_ids)]
@@ -221,22 +256,22 @@ async def following(hosts: list[Sshd], runs: list[Runs], count: int, window: flo
     spent = (time.process_time() - before) / count / window
     writer.kill()
     await writer.wait()
-    print(f"Following {count} runs on {len(hosts)} hosts, a line a second each")
-    show("CPU of the client", spent * 1000, "ms per run and second", aim=-0.4, ratio=spent * 1000)
     for task in followed:
         task.cancel()
     await asyncio.gather(*followed, return_exceptions=True)
     for server in hosts:
         await asyncio.to_thread(server.clear)
+    what = f"client's CPU per followed run and second, {count} runs on {len(hosts)} hosts"
+    return row(what, "ms", [spent], scale=1000, aim="≤ 0.2", behind=FOLLOW)
 
 
 # --- Measuring ----------------------------------------------------------------
 
 
-async def side_by_side(repeat: int, *ways: Callable[[], Awaitable[None]]) -> list[float]:
-    """Return the median seconds of each way, taken in turn so that what else goes on meets all alike."""
+async def side_by_side(repeat: int, *ways: Callable[[], Awaitable[None]]) -> list[list[float]]:
+    """Return the seconds of each way, taken in turn so that what else goes on meets all alike."""
     rounds = [[await seconds(way) for way in ways] for _ in range(repeat)]
-    return [statistics.median(column) for column in zip(*rounds, strict=True)]
+    return [list(column) for column in zip(*rounds, strict=True)]
 
 
 async def seconds(way: Callable[[], Awaitable[None]]) -> float:
@@ -250,16 +285,3 @@ def ssh_words(folder: Path, server: Sshd) -> list[str]:
     options = [f"UserKnownHostsFile={folder / 'known_hosts'}", "StrictHostKeyChecking=no", "LogLevel=ERROR"]
     options += ["GlobalKnownHostsFile=/dev/null", "BatchMode=yes", f"IdentityFile={server.identity}"]
     return ["ssh", "-F", "none", *(word for option in options for word in ("-o", option))]
-
-
-def show(name: str, value: float, unit: str, *, ratio: float | None = None, aim: float | None = None) -> None:
-    """Print a line; an aim below zero is an upper limit."""
-    verdict = ""
-    if ratio is not None and aim is not None:
-        verdict = f"{ratio:9.2f}x" if unit != "ms per run and second" else ""
-        verdict += f"  (aim: {'at most' if aim < 0 else 'at least'} {abs(aim):g})"
-    print(f"  {name:<28} {value:9.2f} {unit}{verdict}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,21 +1,19 @@
 """
-The store against git itself, side by side: `python bench/store.py [--tasks 10000]`.
+The store beside git itself: durable commits, one per transition, alone and in batches; loading the record.
 
-Prints medians: durable commits, one per transition, alone and in batches; then
-the time to load every status on record.
+The store syncs all that it writes to the disk before it answers.
 """
 
-import argparse
 import asyncio
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from statistics import median
 
+from bench.rows import Row, row
 from reconciler.core.adapter import Usage
 from reconciler.core.events import Origin, Started
 from reconciler.core.lifecycle import Transition
@@ -29,25 +27,39 @@ from reconciler.store.state import StateBranch
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 BRANCH = "fleet-state"
 ROUNDS = 5
+AIMS = {
+    "store, one at a time": {
+        "aim": "≥ 20",
+        "behind": "Three syncs to the disk are most of a commit that is alone.",
+    },
+    "store, batches of 100": {
+        "aim": "≥ 150",
+        "behind": "git fast-import itself takes most of it: one commit with its trees for each transition.",
+    },
+}
 STEPS = count(1)
 """So that every commit changes something."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, default=10_000, help="status files while commits are measured")
-    parser.add_argument("--load", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="sizes to load")
-    wanted = parser.parse_args()
+def rows(quick: bool) -> Iterator[Row]:
+    tasks, sizes = (500, (500,)) if quick else (10_000, (1_000, 10_000, 100_000))
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(commits(Path(folder), wanted.tasks))
-        for size in wanted.load:
-            asyncio.run(load(Path(folder), size))
+        rates = asyncio.run(commits(Path(folder), tasks))
+        by_hand = rates.pop("git add + git commit")
+        yield row("git add + git commit", "/s", by_hand)
+        for name, samples in rates.items():
+            yield row(name, "/s", samples, by_hand, beside="git add + git commit", **AIMS.get(name, {}))
+        for size in sizes:
+            cold, warm = asyncio.run(load(Path(folder), size))
+            yield row(f"load {size:,} statuses", "s", cold)
+            yield row(f"load {size:,} again after one commit", "ms", warm, scale=1000)
 
 
 # --- Commits ---------------------------------------------------------------
 
 
-async def commits(folder: Path, tasks: int) -> None:
+async def commits(folder: Path, tasks: int) -> dict[str, list[float]]:
+    """Return how many commits a second there were, by way, a few times in turn."""
     places = [folder / name for name in ("store.git", "cli", "raw.git")]
     for place in places:
         base(place, tasks)
@@ -66,18 +78,11 @@ async def commits(folder: Path, tasks: int) -> None:
             record(measured, "store, one at a time", await store(state, tasks, 1, 50))
             record(measured, "store, batches of 100", await store(state, tasks, 100, 10))
         await state.close()
-    show(measured, tasks)
+    return measured
 
 
 def record(measured: dict[str, list[float]], name: str, rate: float) -> None:
     measured.setdefault(name, []).append(rate)
-
-
-def show(measured: dict[str, list[float]], tasks: int) -> None:
-    first = median(next(iter(measured.values())))
-    print(f"\nCommits per second, {tasks} tasks, one commit per transition (the store syncs all)")
-    for name, rates in measured.items():
-        print(f"  {name:30} {median(rates):9.0f}  {median(rates) / first:7.1f} x")
 
 
 async def store(state: StateBranch, tasks: int, size: int, batches: int) -> float:
@@ -118,7 +123,8 @@ def raw(place: Path, tasks: int, commits: int) -> float:
 # --- Loading ---------------------------------------------------------------
 
 
-async def load(folder: Path, size: int) -> None:
+async def load(folder: Path, size: int) -> tuple[list[float], list[float]]:
+    """Return how many seconds it took, and how many after one commit more."""
     place = folder / f"load-{size}.git"
     base(place, size)
     cold, warm = [], []
@@ -128,9 +134,7 @@ async def load(folder: Path, size: int) -> None:
             cold.append(await seconds(reader))
             stream(place, [({path(task(0)): statuses.dump_status(status(next(STEPS)))}, "edit")])
             warm.append(await seconds(reader))
-    print(
-        f"Load of {size} statuses: {median(cold):.2f} s; again after one commit: {median(warm) * 1000:.1f} ms"
-    )
+    return cold, warm
 
 
 async def seconds(reader: StateReader) -> float:
@@ -203,7 +207,3 @@ def stream(place: Path, changes: Iterable[tuple[Mapping[str, bytes], str]], *, s
 
 def git(place: Path, *args: str) -> None:
     subprocess.run(["git", "-C", str(place), *args], check=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,23 +1,20 @@
 """
-Measure how long it takes until an agent has files to work on: fresh clone, new workspace, reused work tree.
+The time until an agent has files to work on: a new workspace and a reused one, beside a fresh clone.
 
-Usage: `python -m bench.workspace [--files 5000] [--repeat 7]`, in the root of the repository. The repository
-has that many files of 5 KB and 300 commits; all is on this machine. The ways take turns, and the figures are
-medians of the same run. A workspace is made as a run makes it, the look for new commits apart, which a clone
-does not have to take.
+The repository has 5,000 files of 5 KB and 300 commits; all is on this machine. The ways take turns. A
+workspace is made as a run makes it, the look for new commits apart, which a clone does not have to take.
 """
 
-import argparse
 import asyncio
 import os
 import random
-import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
+from bench.rows import Row, row
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.scripts import Scripts
@@ -25,18 +22,18 @@ from reconciler.dispatch.workspace import Workspaces
 from tests.dispatch.world import World
 
 COMMITS = 300
-AIMS = {"new workspace": 0.7, "reused work tree": 0.15}
+AIMS = {"new workspace": "≤ 0.7", "reused work tree": "≤ 0.15"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=5000)
-    parser.add_argument("--repeat", type=int, default=7)
-    options = parser.parse_args()
+def rows(quick: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="bench-workspace-") as folder:
         world = World(Path(folder, "world"))
-        fill(world.code, options.files)
-        asyncio.run(measure(world, options.repeat))
+        fill(world.code, 200 if quick else 5000)
+        times = asyncio.run(measure(world, 2 if quick else 7))
+    clone = times.pop("fresh clone")
+    yield row("fresh clone", "ms", clone, scale=1000)
+    for name, taken in times.items():
+        yield row(name, "ms", taken, clone, scale=1000, beside="of a fresh clone", aim=AIMS[name])
 
 
 def fill(code: Path, files: int) -> None:
@@ -52,7 +49,7 @@ def fill(code: Path, files: int) -> None:
     subprocess.run(["git", "fast-import", "--quiet", "--force"], cwd=code, input=b"".join(stream), check=True)
 
 
-async def measure(world: World, repeat: int) -> None:
+async def measure(world: World, repeat: int) -> dict[str, list[float]]:
     scripts = Scripts(LocalTransport(world.data / "host"), host="local", shell="sh", workdir=".")
     workspaces = Workspaces(scripts, fleet="./f1", shares_mirrors=True)
     repository = CodeRepository(world.repo, mirrors=world.data / "repos", fleet=world.folder)
@@ -75,7 +72,7 @@ async def measure(world: World, repeat: int) -> None:
             await workspaces.remove([name])
         times["reused work tree"].append(await seconds(prepare("reused")))
         await asyncio.to_thread(tidy, world)
-    show({name: statistics.median(spent[1:]) for name, spent in times.items()})
+    return {name: spent[1:] for name, spent in times.items()}
 
 
 def use(work: Path) -> None:
@@ -107,14 +104,3 @@ async def seconds(deed: Awaitable[None]) -> float:
     before = time.perf_counter()
     await deed
     return time.perf_counter() - before
-
-
-def show(medians: dict[str, float]) -> None:
-    whole = medians["fresh clone"]
-    for name, median in medians.items():
-        aim = f"{median / whole:8.2f}x  (aim: at most {AIMS[name]:g})" if name in AIMS else ""
-        print(f"  {name:<20} {median * 1000:8.0f} ms{aim}")
-
-
-if __name__ == "__main__":
-    main()

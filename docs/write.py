@@ -1,10 +1,11 @@
 """
-Write the parts of the documentation that the program knows better: fields, phases, exit codes.
+Write the parts of the documentation that the program knows better: fields, phases, exit codes, figures.
 
     python docs/write.py            writes them between their markers
     python docs/write.py --check    says what is out of date, and exits 1
 """
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.report import page as performance
 from reconciler.api.metrics import TABLE
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import COMMANDS
@@ -24,6 +27,8 @@ from reconciler.specs.schema import json_schema
 
 DOCS = Path(__file__).parent
 KINDS: tuple[Kind, ...] = ("task", "host", "adapter", "agent", "repo", "fleet")
+RESULTS = DOCS.parent / "bench" / "results.json"
+"""Written by `python -m bench --write`."""
 BEGIN, END = "<!-- written by docs/write.py -->\n", "<!-- end -->\n"
 
 
@@ -52,6 +57,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "metrics.md", "".join(metrics())
     yield "notifications.md", "".join(notifications())
     yield "slurm.md", "".join(table(SlurmSpec))
+    yield "performance.md", "".join(performance(json.loads(RESULTS.read_text())["benchmarks"]))
 
 
 def fields(kind: Kind) -> Iterator[str]:

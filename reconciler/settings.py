@@ -40,8 +40,17 @@ class Settings:
     data_dir: Path
     """Caches, logs, and the local host's runs and workspaces. Nothing in it is the only copy of state."""
 
+    machine_dir: Path | None = None
+    """What the machine remembers of its fleets apart from their data folders; None: nothing."""
+
     take_over: bool = False
     """Whether local runs of another machine, which is gone for good, are restarted here."""
+
+    allowed_signers: Path | None = None
+    """Who may sign specs, as in git's `gpg.ssh.allowedSignersFile`; None: they need not be signed."""
+
+    signing_key: Path | None = None
+    """SSH key with which the reconciler signs its own commits to the specs; None: it does not."""
 
     web: Web | None = None
     """The HTTP API; None: there is none."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from reconciler.core.adapter import Usage
-from reconciler.core.fields import Branch, Frozen, Name, Names, Text
+from reconciler.core.fields import Branch, Frozen, Id, Name, Names, Text
 from reconciler.core.model.specs import AnswerText, ExecutionMode
 from reconciler.core.model.status import Phase
 
@@ -68,7 +68,7 @@ class Lease(Frozen):
     title: str
     lease: str
     """Name of this run; it stands in logs and in the history."""
-    epoch: int
+    epoch: Id
     """To be sent with every report: a report with another one is refused."""
     lease_seconds: float
     """After this silence the task is given to others."""
@@ -117,7 +117,7 @@ class Heartbeat(Frozen):
 class LogAck(Frozen):
     """How much of the log is stored on disk."""
 
-    offset: int
+    offset: Id
     """Bytes; the next chunk begins here."""
 
 
@@ -206,12 +206,12 @@ class LiveBody(Frozen):
     """How far the round of a live run is, where the reconciler follows it; not on record."""
 
     last_output_at: str | None
-    turns: int | None
+    turns: Id | None
     """Turns so far. None here and below: its CLI does not tell as it goes."""
-    input_tokens: int | None
+    input_tokens: Id | None
     """Cached ones not counted."""
-    output_tokens: int | None
-    cached_tokens: int | None
+    output_tokens: Id | None
+    cached_tokens: Id | None
 
 
 class TaskBody(Frozen):
@@ -222,7 +222,7 @@ class TaskBody(Frozen):
     goal: str
     execution_mode: str
     repo: str | None
-    priority: int
+    priority: Annotated[int, Field(ge=-1000, le=1000)]
     phase: str
     """`created` too for a task that is not on record yet."""
     since: str | None
@@ -234,9 +234,9 @@ class TaskBody(Frozen):
     """What its agent asks, and nobody has answered."""
     question_id: str | None
     """To be named by the answer."""
-    attempt: int
-    epoch: int
-    review_count: int
+    attempt: Id
+    epoch: Id
+    review_count: Id
     assigned_host: str | None
     assigned_agent: str | None
     run: str | None
@@ -257,8 +257,8 @@ class RunBody(Frozen):
     task: str
     phase: str
     since: str
-    attempt: int
-    round: int
+    attempt: Id
+    round: Id
     assigned_host: str | None
     assigned_agent: str | None
     branch_name: str | None
@@ -276,8 +276,8 @@ class HostBody(Frozen):
     desired: str
     cordon: bool
     drain: bool
-    slots: int
-    used_slots: int
+    slots: Id
+    used_slots: Id
     reachable: bool | None
     """None: not asked yet."""
     since: str | None
@@ -294,10 +294,10 @@ class AgentBody(Frozen):
     capabilities: tuple[str, ...]
     scopes: tuple[str, ...]
     desired: str
-    slots: int
+    slots: Id
     held: tuple[str, ...]
     """Tasks it holds now."""
-    tokens: int
+    tokens: Id
     """Number of valid tokens; two during a rotation."""
     expires: str | None
     last_used_at: str | None
@@ -334,7 +334,7 @@ class PlanBody(Frozen):
     actions: tuple[PlannedAction, ...]
     waiting: tuple[PlannedWait, ...]
     """The first ones by name; `/tasks` pages through all."""
-    waiting_count: int
+    waiting_count: Id
     """How many wait in all."""
 
 
@@ -432,9 +432,9 @@ class ProblemDetails(Frozen):
     type: str = "about:blank"
     title: str
     """What kind of error."""
-    status: int
+    status: Id
     detail: str
     """What happened and what to do now."""
     errors: tuple[FieldProblem, ...] = ()
-    acknowledged_offset: int | None = None
+    acknowledged_offset: Id | None = None
     """Of a log with a gap (409): bytes stored so far; send from there."""

@@ -41,6 +41,7 @@ from reconciler.core.model.forge import (
     ForgeView,
     Issue,
     ManagedComment,
+    MergeRefusal,
     PullRequestSnapshot,
     Review,
 )
@@ -508,10 +509,14 @@ class FakeForges:
             if want.closes_issue and issue.state == "open":
                 site.close(issue.number, by="bot")
             for note in want.issue_notes:
-                await self.upsert_comment(forge, issue.number, note)
+                await self.upsert_comment(forge, issue.number, note, on_pull=False)
         for note in want.notes if pull else ():
-            await self.upsert_comment(forge, pull.number, note)
-        return site.seen(site.pulls[pull.number]) if pull else None
+            await self.upsert_comment(forge, pull.number, note, on_pull=True)
+        if pull is None:
+            return None
+        is_refused = want.merges is not None and pull.is_draft
+        refusal = MergeRefusal("it is a draft") if is_refused else None
+        return replace(site.seen(site.pulls[pull.number]), refusal=refusal)
 
     def _open(self, site: FakeSite, want: ForgeView) -> PullRequestSnapshot:
         if want.branch not in site.heads:
@@ -545,7 +550,7 @@ class FakeForges:
             fields["base"] = want.base if pull.base == want.leaves else pull.base
             if pull.title == site.titles.get(pull.number):
                 fields["title"] = site.titles[pull.number] = want.title
-            if want.merges == pull.head and pull.mergeable:
+            if want.merges == pull.head and pull.mergeable and not pull.is_draft:
                 fields |= {"state": "closed", "is_merged": True, "by": "bot"}
         if want.commit_status is not None:
             site.set_status(
@@ -569,7 +574,7 @@ class FakeForges:
     async def branch_head(self, forge: Forge, branch: str) -> str | None:
         return self.at(forge).heads.get(branch)
 
-    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
+    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment, *, on_pull: bool) -> bool:
         site = self.at(forge)
         for at, comment in enumerate(site.comments):
             if (comment.number, comment.key) == (number, note.key):

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import strategies as st
 
 from reconciler.core.adapter import Adapter, Budget, Usage, Version
+from reconciler.core.audit import RecordCommit
 from reconciler.core.errors import Problem
 from reconciler.core.events import (
     Assigned,
@@ -84,6 +85,7 @@ from reconciler.core.model.status import (
 from reconciler.core.planning import plan as planner
 from reconciler.core.planning.plan import Plan, StopRun
 from reconciler.core.runs.decide import next_event
+from reconciler.core.transitions import task_record
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 NAMES = ("a", "b", "c", "d", "e", "f", "web/g", "web/h", "web/i", "web/j")
@@ -449,6 +451,25 @@ class World:
     def push(self, desired: Desired) -> None:
         """Let people push another revision."""
         self.desired = replace(desired, revision=blob(self.desired.revision))
+
+
+def recorded(history: Sequence[Transition]) -> Sequence[RecordCommit]:
+    """Return the commits that stand for these steps on a state branch."""
+    last: dict[str, str] = {}
+    commits = []
+    for at, each in enumerate(history):
+        record = task_record(each, previous=last.get(each.old))
+        last[each.task] = f"c{at}"
+        commits.append(
+            RecordCommit(
+                record=replace(record, commit=f"c{at}"),
+                author="reconciler",
+                parents=(f"c{at - 1}",) if at else (),
+                tasks={each.old: None} | {each.task: each.after},
+                generation=each.after.generation if each.after else None,
+            )
+        )
+    return commits
 
 
 # --- Events ----------------------------------------------------------------

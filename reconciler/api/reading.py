@@ -23,7 +23,8 @@ from reconciler.api.views import (
 from reconciler.controller.ports import FleetView
 from reconciler.core.errors import NotFound, Refused
 from reconciler.core.fields import Frozen
-from reconciler.core.views import FiguresOf, TaskView, is_holder
+from reconciler.core.figures import FiguresOf
+from reconciler.core.views import TaskView, is_holder
 from reconciler.wire import (
     AgentBody,
     HistoryEntryBody,

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from reconciler.api.pages.services import PageServices
 from reconciler.controller.ports import Hooks
+from reconciler.core.figures import FiguresOf
 from reconciler.core.transitions import HistoryFilter, TransitionRecord
-from reconciler.core.views import FiguresOf
 from reconciler.wire import Proposal, ProposalRequest
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from reconciler.controller.ports import FleetView
+from reconciler.core.figures import LiveFigures
 from reconciler.core.model.runs import Assignment
 from reconciler.core.model.status import Phase, Status
 from reconciler.core.planning.plan import Action, FollowRun, RecordEvent, StartRun, StopRun
 from reconciler.core.runs.leases import heartbeat
 from reconciler.core.times import EARLIEST, format_time
 from reconciler.core.transitions import TransitionRecord, transition_document
-from reconciler.core.views import HostView, LiveFigures, ReadModel, TaskView, WorkerView, observed_on_record
+from reconciler.core.views import HostView, ReadModel, TaskView, WorkerView, observed_on_record
 from reconciler.wire import (
     ActionKind,
     AgentBody,

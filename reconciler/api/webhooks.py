@@ -67,7 +67,7 @@ class WebhookRoute:
             method="POST",
             path="/hooks/forgejo",
             name="forgejo_hook",
-            summary="Take a signed webhook of Forgejo, Gitea or GitHub",
+            summary="Take a signed webhook of Forgejo, Gitea, GitHub or GitLab",
             handler=self.forgejo,
             raw_body=JSON,
             answers={202: Reply("It is stored; what it hints at is polled soon")},

@@ -45,12 +45,14 @@ def validate(context: Context, paths: tuple[Path, ...], output: OutputFormat) ->
     shown. Of a URL, or a repository without a work tree, the branch is read.
     Exits 1 if there are any.
     """
+    from reconciler.cli.shell_syntax import unreadable_commands
     from reconciler.specs.build import build
 
     root, files = _spec_files(context, paths)
     desired = build(files)
     missing = _missing_repositories(root, files, desired) if root.is_absolute() else ()
-    mistakes = sorted((*desired.problems, *desired.warnings, *missing))
+    unreadable = unreadable_commands(files, desired)
+    mistakes = sorted((*desired.problems, *desired.warnings, *missing, *unreadable))
     shown = [each for each in mistakes if _is_below(root / each.path, paths)]
     problems = [each for each in shown if each.severity == "error"]
     if not print_document([problem_document(problem) for problem in shown], output):

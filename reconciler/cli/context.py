@@ -91,7 +91,9 @@ class Context:
         """Return the settings of a process that serves this fleet."""
         from reconciler.settings import Settings
 
-        return Settings(repo=self.place, branch=self.branch, data_dir=self.data_dir)
+        return Settings(
+            repo=self.place, branch=self.branch, data_dir=self.data_dir, machine_dir=machine_dir()
+        )
 
 
 def is_repository(folder: Path) -> bool:
@@ -102,9 +104,18 @@ def is_repository(folder: Path) -> bool:
 
 def default_data_dir(place: str) -> Path:
     """Return a folder named after a place, readable and yet its own for each place."""
-    state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     name = (
         _UNSAFE.sub("-", re.split(r"[/:]", place.rstrip("/"))[-1].removesuffix(".git")).strip("-.") or "fleet"
     )
     digest = hashlib.sha256(place.encode()).hexdigest()[:8]
-    return Path(state_home) / "reconciler" / f"{name}-{digest}"
+    return _state_home() / f"{name}-{digest}"
+
+
+def machine_dir() -> Path:
+    """Return the folder of what this machine remembers of all fleets that are reconciled on it."""
+    return _state_home() / "marks"
+
+
+def _state_home() -> Path:
+    state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state_home) / "reconciler"

@@ -3,10 +3,10 @@ Details: what `describe` prints of one object.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from typing import Any
 
-from reconciler.cli.render import adapters_of, count_texts, shown_reason, spec_document
+from reconciler.cli.live import count_texts
+from reconciler.cli.render import adapters_of, shown_reason, spec_document
 from reconciler.cli.terminal import table, value_block
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.fields import format_duration
@@ -14,13 +14,13 @@ from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Host, Repo, Task
 from reconciler.core.model.status import HostCli, Status
 from reconciler.core.runs.failure import summary_rows
-from reconciler.core.times import ago, format_time
+from reconciler.core.times import Age, format_time
 from reconciler.core.views import HostView, TaskView, WorkerView
 
 
-def task_details(view: TaskView, now: datetime) -> str:
+def task_details(view: TaskView, age: Age) -> str:
     """Return what `describe` prints of a task."""
-    parts = [value_block(_present(_task_fields(view, now)))]
+    parts = [value_block(_present(_task_fields(view, age)))]
     if view.conditions:  # their common message is printed above
         rows = ((each.type, str(each.status)) for each in view.conditions)
         parts.append(table(("CONDITION", "STATUS"), rows))
@@ -30,17 +30,17 @@ def task_details(view: TaskView, now: datetime) -> str:
     return "\n\n".join(parts)
 
 
-def _task_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
+def _task_fields(view: TaskView, age: Age) -> Iterator[tuple[str, str]]:
     yield "task", view.name
-    yield "phase", view.state + (f", for {ago(view.since, now)}" if view.since else "")
+    yield "phase", view.state + (f", for {age(view.since)}" if view.since else "")
     if view.is_bad_end and view.cause:
         yield from summary_rows(view.cause)
     else:
         yield "reason", shown_reason(view) or next((each.message for each in view.conditions), "")
         yield from summary_rows(view.cause) if view.cause else ()
     yield from _spec_fields(view.spec) if view.spec else ()
-    yield from _status_fields(view.status, now) if view.status else ()
-    yield from _live_fields(view, now)
+    yield from _status_fields(view.status, age) if view.status else ()
+    yield from _live_fields(view, age)
 
 
 def _spec_fields(task: Task) -> Iterator[tuple[str, str]]:
@@ -64,7 +64,7 @@ def _spec_fields(task: Task) -> Iterator[tuple[str, str]]:
     )
 
 
-def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
+def _status_fields(status: Status, age: Age) -> Iterator[tuple[str, str]]:
     run = status.run
     yield "run", f"{run.key} (attempt {status.attempt}, round {run.round})" if run else ""
     yield "host", status.assigned_host or ""
@@ -79,14 +79,14 @@ def _status_fields(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     yield "not before", format_time(status.not_before) if status.not_before else ""
     yield "used", _usage(status.usage) if status.usage != Usage() else ""
     if not status.phase.is_live:
-        yield "last sign", f"{ago(status.last_activity_at, now)} ago" if status.last_activity_at else ""
+        yield "last sign", f"{age(status.last_activity_at)} ago" if status.last_activity_at else ""
 
 
-def _live_fields(view: TaskView, now: datetime) -> Iterator[tuple[str, str]]:
+def _live_fields(view: TaskView, age: Age) -> Iterator[tuple[str, str]]:
     """Yield the figures of a live run, from the process that follows it, or why there are none."""
     if view.is_live:
         at = view.last_output_at
-        yield "last output", f"{ago(at, now)} ago" if at else "none so far, as far as is known here"
+        yield "last output", f"{age(at)} ago" if at else "none so far, as far as is known here"
         yield "this round", ", ".join(count_texts(view.live)) if view.live else ""
 
 
@@ -105,19 +105,19 @@ def _check_row(check: Check) -> Sequence[str]:
     return check.command, str(check.exit_code), f"{check.seconds:.1f}"
 
 
-def host_details(view: HostView, now: datetime) -> str:
+def host_details(view: HostView, age: Age) -> str:
     """Return what `describe` prints of a host."""
-    parts = [value_block(_present(_host_fields(view, now)))]
+    parts = [value_block(_present(_host_fields(view, age)))]
     if view.status and view.status.adapters:
         rows = ((name, *_cli_row(cli)) for name, cli in view.status.adapters.items())
         parts.append(table(("ADAPTER", "USABLE", "VERSION", "PATH", "WHY"), rows))
     return "\n\n".join(parts)
 
 
-def _host_fields(view: HostView, now: datetime) -> Iterator[tuple[str, str]]:
+def _host_fields(view: HostView, age: Age) -> Iterator[tuple[str, str]]:
     host, status = view.spec, view.status
     yield "host", view.name
-    yield "state", view.state + (f", for {ago(view.since, now)}" if view.since else "")
+    yield "state", view.state + (f", for {age(view.since)}" if view.since else "")
     yield "reason", status.message if status else ""
     yield "slots", f"{view.used} of {host.slots} in use"
     yield "runs", "\n".join(view.runs)
@@ -153,7 +153,7 @@ def _cli_row(cli: HostCli) -> Sequence[str]:
     return "yes" if cli.ok else "no", cli.version or "-", cli.path or "-", cli.message
 
 
-def spec_details(value: WorkerView | Adapter | Repo, _: datetime) -> str:
+def spec_details(value: WorkerView | Adapter | Repo, _: Age) -> str:
     """Return what `describe` prints of an object without a status: every field that is set."""
     document = spec_document(value)
     fields = {**document["spec"], "held": document.get("held")}

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import click
 
@@ -17,6 +17,7 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
 from reconciler.core.edits import edit_message
 from reconciler.core.errors import NotFound, ReconcilerError, UsageError
+from reconciler.core.model.specs import ForgeKind
 from reconciler.core.text import one_line
 from reconciler.files import replace_atomically
 
@@ -54,9 +55,7 @@ def forge() -> None:
     help="Where the token is. A file that is missing is written, from a prompt without echo.",
 )
 @click.option("--account", help="The token's account, for a token that may not read it.")
-@click.option(
-    "--kind", type=click.Choice(["forgejo", "gitea", "github"]), help="Whose API it speaks, if not seen."
-)
+@click.option("--kind", type=click.Choice(get_args(ForgeKind)), help="Whose API it speaks, if not seen.")
 @click.option("--ca", metavar="FILE", help="Certificate of a private authority, in PEM.")
 @click.option("--label", default="agent", show_default=True, help="Label of the issues that become tasks.")
 @click.option("--protect", is_flag=True, help="Protect base branches that nothing protects.")
@@ -307,7 +306,7 @@ def _targets(repos: Sequence[str], own: str | None) -> Sequence[_Target]:
     return targets
 
 
-_PLACE = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
+_PLACE = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -315,7 +314,7 @@ def _target(text: str, *, is_own: bool) -> _Target:
     place, _, name = text.partition("=")
     if not _PLACE.fullmatch(place) or (name and not _NAME.fullmatch(name)):
         raise UsageError(f"{one_line(text)!r} is not a repository such as tools/web, or tools/web=frontend")
-    return _Target(place, _OWN if is_own else name or place.partition("/")[2].lower(), is_own)
+    return _Target(place, _OWN if is_own else name or place.rpartition("/")[2].lower(), is_own)
 
 
 def _source(text: str) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ import click
 from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.help import examples
-from reconciler.cli.notices import say_if_nobody_serves
+from reconciler.cli.notices import say_if_nobody_serves, say_if_unserved
 from reconciler.cli.output import (
     Listing,
     ListWriter,
@@ -30,11 +30,13 @@ from reconciler.cli.output import (
 from reconciler.cli.pager import paged
 from reconciler.cli.references import one_task, reference_argument, resolve_references, task_name
 from reconciler.cli.selectors import Selector, selector_option
+from reconciler.core.times import age_at
 
 if TYPE_CHECKING:
-    from reconciler.cli.kinds import ShownKind
+    from reconciler.cli.looks import ShownThing
     from reconciler.cli.session import FleetSession
     from reconciler.cli.shapes import ExplainShape, WaitsForShape
+    from reconciler.cli.shown import ShownKind
     from reconciler.core.model.specs import Desired
     from reconciler.core.model.status import Waiting
     from reconciler.core.planning.placement import Placement
@@ -80,7 +82,7 @@ def get(
     shown, items = asyncio.run(_listed(context, args))
     items = shown.select(items, selectors)
     with paged(context):
-        print_list(items, shown.columns(clock.now()), shown.document, listing)
+        print_list(items, shown.columns(age_at(clock.now())), shown.document, listing)
     if shown.name == "task" and listing.output.form in {"table", "wide"}:
         _say_what_failed(items, in_full=len(items) == 1 and len(args) > 0)
 
@@ -102,14 +104,14 @@ async def _watch(
             for name in documents.keys() - fresh.keys():
                 click.echo(f"{shown.name} {name} is gone", err=True)
             if writer is not None or has_list:
-                writer = writer or ListWriter(shown.columns(clock.now()), shown.document, listing)
+                writer = writer or ListWriter(shown.columns(age_at(clock.now())), shown.document, listing)
                 changed = [
                     item
                     for item, (name, each) in zip(items, fresh.items(), strict=True)
                     if documents.get(name) != each
                 ]
                 writer.write(changed)
-            writer = writer or ListWriter(shown.columns(clock.now()), shown.document, listing)
+            writer = writer or ListWriter(shown.columns(age_at(clock.now())), shown.document, listing)
             documents = fresh
 
 
@@ -120,15 +122,15 @@ def _lasting(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _say_what_failed(views: "Sequence[TaskView]", *, in_full: bool) -> None:
     """Print on stderr what to do about failed tasks: in full for a single named one, else where to look."""
-    failed = [(view.name, view.cause) for view in views if view.is_bad_end and view.cause]
+    failed = [view for view in views if view.is_bad_end]
     if not failed:
         return
-    name, why = failed[0]
-    if in_full:
+    if in_full and failed[0].cause:
         from reconciler.cli.failures import failure_text
 
-        click.echo(failure_text(why), err=True)
+        click.echo(failure_text(failed[0].cause), err=True)
     else:
+        name = failed[0].name
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
         click.echo(f"{name}{more} failed: `reconciler describe {name}` shows why, and what to do", err=True)
 
@@ -137,40 +139,82 @@ async def _listed(
     context: Context, args: Sequence[str], *, is_one: bool = False
 ) -> "tuple[ShownKind, list[Any]]":
     """Return the kind and its items; for a few tasks also why they failed."""
-    from reconciler.cli.serving import figures_in
+    from reconciler.cli.looks import look_snapshot, save_look
     from reconciler.cli.session import open_fleet
-    from reconciler.core.views import ReadModel
 
     async with open_fleet(context) as fleet:
-        desired, observed = await fleet.recorded()
+        snapshot = await look_snapshot(fleet)
+        look = snapshot.load()
+        if look and not look.summary.is_settled:
+            await say_if_unserved(fleet, await fleet.state_branch(), clock.now())
+        if look:
+            kind, things = _pick(look.kinds, look, args, is_one=is_one)
+            if not (_has_causes(kind, args, is_one=is_one) and any(map(_has_cause, things))):
+                return kind, things
+        model = await _read(fleet, is_quiet=look is not None)
+        picked = await _picked(fleet, model, args, is_one=is_one)
+        if look is None:
+            await save_look(fleet, snapshot, model)
+        return picked
+
+
+async def _read(fleet: "FleetSession", *, is_quiet: bool) -> "ReadModel":
+    """Return the read model, from the specs and the record; say that nobody serves, unless quiet."""
+    from reconciler.cli.serving import figures_in
+    from reconciler.core.views import ReadModel
+
+    desired, observed = await fleet.recorded()
+    if not is_quiet:
         await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
-        model = ReadModel(desired, observed, live=figures_in(context.data_dir))
-        return await _picked(fleet, model, args, is_one=is_one)
+    return ReadModel(desired, observed, live=figures_in(fleet.context.data_dir))
 
 
 async def _picked(
     fleet: "FleetSession", model: "ReadModel", args: Sequence[str], *, is_one: bool = False
 ) -> "tuple[ShownKind, list[Any]]":
-    """Return the kind that args mean, and what they pick of a fleet."""
+    """Return the kind that args mean, and what they pick of a fleet; of tasks that are named also causes."""
     from reconciler.cli.kinds import SHOWN_KINDS
+
+    shown, items = _pick(SHOWN_KINDS, model, args, is_one=is_one)
+    if shown.name == "host":
+        model = replace(model, closed=await _closed(fleet, shown.name, model.desired))
+        _, items = _pick(SHOWN_KINDS, model, args, is_one=is_one)
+    has_causes = _has_causes(shown, args, is_one=is_one)
+    return shown, _with_causes(items, model.desired, fleet.context) if has_causes else items
+
+
+def _has_causes(shown: "ShownKind", args: Sequence[str], *, is_one: bool) -> bool:
+    """Return whether failures are shown with what this machine has of them: of tasks that are named."""
+    return shown.name == "task" and (is_one or not _is_list(args))
+
+
+def _has_cause(thing: "ShownThing") -> bool:
+    return thing.document["cause"] is not None
+
+
+def _is_list(args: Sequence[str]) -> bool:
+    """Return whether a whole kind is meant."""
     from reconciler.core.references import kind_of
 
-    kind = kind_of(args[0]) if len(args) == 1 and not is_one else None
-    if kind or not args:
-        shown, names = SHOWN_KINDS[kind or "task"], []
-    else:
-        references = resolve_references(args, lambda kind: SHOWN_KINDS[kind].find(model))
-        if len({each.kind for each in references}) > 1:
-            raise click.UsageError(
-                f"one kind at a time: {' '.join(args)!r} names several; call it once for each"
-            )
-        if is_one and len(references) > 1:
-            raise click.UsageError(f"one thing at a time: {' '.join(args)!r} is no kind and a name")
-        shown, names = SHOWN_KINDS[references[0].kind], [each.name for each in references]
-    model = replace(model, closed=await _closed(fleet, shown.name, model.desired))
-    items = shown.pick(model, names)
-    has_causes = names and shown.name == "task"
-    return shown, _with_causes(items, model.desired, fleet.context) if has_causes else items
+    return not args or (len(args) == 1 and kind_of(args[0]) is not None)
+
+
+def _pick(
+    kinds: "Mapping[str, ShownKind]", model: Any, args: Sequence[str], *, is_one: bool
+) -> "tuple[ShownKind, list[Any]]":
+    """Return the kind that args mean, and what they pick. Raises UsageError, NotFound."""
+    from reconciler.core.references import kind_of
+
+    if not is_one and _is_list(args):
+        shown = kinds[(kind_of(args[0]) if args else None) or "task"]
+        return shown, shown.pick(model)
+    references = resolve_references(args, lambda kind: kinds[kind].find(model))
+    if len({each.kind for each in references}) > 1:
+        raise click.UsageError(f"one kind at a time: {' '.join(args)!r} names several; call it once for each")
+    if is_one and len(references) > 1:
+        raise click.UsageError(f"one thing at a time: {' '.join(args)!r} is no kind and a name")
+    shown = kinds[references[0].kind]
+    return shown, shown.pick(model, [each.name for each in references])
 
 
 def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Context) -> "list[TaskView]":
@@ -198,7 +242,7 @@ def describe_command(context: Context, args: tuple[str, ...], output: OutputForm
     (item,) = items
     if not print_document(kind.document(item), output):
         with paged(context):
-            click.echo(kind.details(item, clock.now()))
+            click.echo(kind.details(item, age_at(clock.now())))
 
 
 async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapping[str, datetime]":

@@ -502,7 +502,9 @@ def _way_in(forge: "Forge") -> str:
 
 def _way_to_ask(forge: "Forge") -> str:
     """Return the command that shows whether a forge answers."""
-    path = "meta" if forge.kind == "github" else "version"
+    from reconciler.forge.dialects import DIALECTS
+
+    path = DIALECTS[forge.kind].probe
     return f"curl -sS {shlex.quote(f'{forge.api}/{path}')}"
 
 

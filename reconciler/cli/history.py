@@ -28,6 +28,7 @@ from reconciler.core.transitions import TransitionRecord, transition_document
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
     from reconciler.core.model.status import Status
+    from reconciler.dispatch.logs import LogFolder
     from reconciler.store.reader import StateReader
 
 FOLLOW_INTERVAL = 0.2
@@ -128,11 +129,13 @@ async def _logs(
     context: Context, args: Sequence[str], attempt: int | None, printer: "_Printer", *, is_followed: bool
 ) -> ExitCode:
     from reconciler.cli.session import open_fleet
-    from reconciler.core.views import BAD_ENDS
     from reconciler.dispatch.logs import LogFolder
 
     kept = LogFolder(context.data_dir / "logs")
     async with open_fleet(context) as fleet:
+        if attempt is None and (good := await _good_run(fleet, args)):
+            _print_log(kept, good, context, printer)
+            return ExitCode.OK
         record = await fleet.record()
         task = task_name(args, (await record.load())[0])
         status = await _status(fleet, record, task)
@@ -150,13 +153,35 @@ async def _logs(
         why = await _why(fleet, task, status) if status.run_key == run else ""
     if run is None:
         raise NotFound(f"{task} has not run yet: it is {status.phase}; `reconciler describe {task}` says why")
+    _print_log(kept, run, context, printer)
+    if why:
+        click.echo(f"---\n{why}", err=True)
+    return _exit_code(status) if is_followed else ExitCode.OK
+
+
+def _exit_code(status: "Status") -> ExitCode:
+    from reconciler.core.views import BAD_ENDS
+
+    return ExitCode.ENDED_BADLY if status.phase in BAD_ENDS else ExitCode.OK
+
+
+async def _good_run(fleet: "FleetSession", args: Sequence[str]) -> str | None:
+    """Return the last run of a task that did not fail, by the last look; None if that says nothing of it."""
+    from reconciler.cli.looks import look_snapshot
+
+    look = (await look_snapshot(fleet)).load()
+    tasks = look.kinds["task"].find(look) if look else {}
+    recorded = {name: task.document for name, task in tasks.items() if task.document["status"]}
+    document = recorded.get(task_name(args, recorded)) if recorded else None
+    return document["status"]["run"] if document and not document["cause"] else None
+
+
+def _print_log(kept: "LogFolder", run: str, context: Context, printer: "_Printer") -> None:
+    """Print the rest of a run's log. Raises NotFound if there is none."""
     if not printer.print_new(kept.paths(run), to_end=True):
         raise NotFound(
             f"no logs of {run} in {context.data_dir}: they are on the machine that ran it, until it is swept"
         )
-    if why:
-        click.echo(f"---\n{why}", err=True)
-    return ExitCode.ENDED_BADLY if is_followed and status.phase in BAD_ENDS else ExitCode.OK
 
 
 async def _why(fleet: "FleetSession", task: str, status: "Status") -> str:

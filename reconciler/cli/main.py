@@ -84,6 +84,10 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
             "reconciler.cli.trace:diff",
             "Show what a task's branch changes: from where it began to what was delivered last.",
         ),
+        "verify": CommandEntry(
+            "reconciler.cli.verify:verify_command",
+            "Verify the record, and the way from work to who asked for it.",
+        ),
         "wait": CommandEntry(
             "reconciler.cli.wait:wait", "Wait until tasks are completed, or got as far as --for says."
         ),

@@ -44,7 +44,12 @@ async def say_if_nobody_serves(
     fleet: "FleetSession", branch: str, statuses: "Mapping[str, Status]", now: datetime
 ) -> bool:
     """Print a notice if no reconciler runs any more and tasks wait for it; return whether it was printed."""
-    if fleet.repository.is_looked_at_elsewhere(branch) or all(map(_is_settled, statuses.values())):
+    return not all(map(is_settled, statuses.values())) and await say_if_unserved(fleet, branch, now)
+
+
+async def say_if_unserved(fleet: "FleetSession", branch: str, now: datetime) -> bool:
+    """Print a notice if no reconciler runs any more; return whether it was printed."""
+    if fleet.repository.is_looked_at_elsewhere(branch):
         return False
     from reconciler.cli.serving import serving
     from reconciler.store.place import why_copy
@@ -62,11 +67,12 @@ async def say_if_nobody_serves(
     return True
 
 
-def _is_settled(status: "Status") -> bool:
+def is_settled(status: "Status") -> bool:
+    """Return whether a task on record needs no reconciler any more."""
     return status.phase.is_settled and not status.removed
 
 
 def unsettled(desired: "Desired", observed: "Observed") -> "Mapping[str, Status | None]":
     """Return every task that still needs a reconciler."""
     new: dict[str, Status | None] = {name: None for name in desired.tasks if name not in observed.statuses}
-    return {**new, **{name: each for name, each in observed.statuses.items() if not _is_settled(each)}}
+    return {**new, **{name: each for name, each in observed.statuses.items() if not is_settled(each)}}

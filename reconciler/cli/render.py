@@ -3,20 +3,20 @@ What `get` shows of each kind: columns for people, documents for programs.
 """
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from reconciler.cli.live import live_document, live_text
 from reconciler.cli.output import Column
 from reconciler.core.adapter import Adapter
 from reconciler.core.conditions import Condition
 from reconciler.core.model.specs import Agent, Repo
 from reconciler.core.model.status import HostCli
 from reconciler.core.runs.failure import FailureSummary
-from reconciler.core.times import ago, format_time
-from reconciler.core.views import HostView, LiveFigures, TaskView, WorkerView
+from reconciler.core.times import Age, format_time
+from reconciler.core.views import HostView, TaskView, WorkerView
 
 if TYPE_CHECKING:
-    from reconciler.cli.shapes import CauseShape, ConditionShape, HostShape, LiveShape, SpecShape, TaskShape
+    from reconciler.cli.shapes import CauseShape, ConditionShape, HostShape, SpecShape, TaskShape
 
 DASH = "-"
 """Empty cell of a table."""
@@ -24,12 +24,12 @@ DASH = "-"
 # --- Tables ----------------------------------------------------------------
 
 
-def task_columns(now: datetime) -> Sequence[Column]:
+def task_columns(age: Age) -> Sequence[Column]:
     """Return the columns of `get tasks`."""
     return (
         Column("NAME", lambda view: view.name),
         Column("PHASE", lambda view: view.state, least=14),
-        Column("SINCE", lambda view: ago(view.since, now) if view.since else DASH),
+        Column("SINCE", lambda view: age(view.since) if view.since else DASH),
         Column("ATTEMPT", lambda view: str(view.status.attempt) if view.status else DASH),
         Column("HOST", _place),
         Column("ADAPTER", lambda view: view.spec.adapter if view.spec else DASH, is_wide=True),
@@ -40,7 +40,7 @@ def task_columns(now: datetime) -> Sequence[Column]:
         Column("TITLE", lambda view: view.spec.headline if view.spec else DASH, is_wide=True),
         Column(
             "REASON",
-            lambda view: _reason_and_last_line(view) or (live_text(view.live, now) if view.live else ""),
+            lambda view: _reason_and_last_line(view) or (live_text(view.live, age) if view.live else ""),
         ),
     )
 
@@ -59,21 +59,6 @@ def _reason_and_last_line(view: TaskView) -> str:
     return ": ".join([reason, *(line for line in last if line not in reason)])
 
 
-def live_text(figures: LiveFigures, now: datetime) -> str:
-    """Return how far a live run is, in a few words."""
-    at = figures.last_output_at
-    texts = (*count_texts(figures), f"last output {ago(at, now)} ago" if at else "")
-    return ", ".join(filter(None, texts))
-
-
-def count_texts(figures: LiveFigures) -> Sequence[str]:
-    """Return the turns and tokens of a live run in words, as far as its CLI tells them as it goes."""
-    turns = f"{figures.turns} turn{'s' * (figures.turns != 1)}" if figures.turns is not None else ""
-    kinds = (("in", figures.input_tokens), ("cached", figures.cached_tokens), ("out", figures.output_tokens))
-    tokens = " + ".join(f"{count:,} {kind}" for kind, count in kinds if count is not None)
-    return [text for text in (turns, f"tokens {tokens}" if tokens else "") if text]
-
-
 def _place(view: TaskView) -> str:
     """Return the host of the last run, or the agent that pulled it."""
     return f"agent {view.assigned_agent}" if view.assigned_agent else view.assigned_host or DASH
@@ -87,12 +72,12 @@ def _of_run(field: str) -> Callable[[TaskView], str]:
     return lambda view: getattr(view.status.run, field) if view.status and view.status.run else DASH
 
 
-def host_columns(now: datetime) -> Sequence[Column]:
+def host_columns(age: Age) -> Sequence[Column]:
     """Return the columns of `get hosts`."""
     return (
         Column("NAME", lambda view: view.name),
         Column("STATE", lambda view: view.state),
-        Column("SINCE", lambda view: ago(view.since, now) if view.since else DASH),
+        Column("SINCE", lambda view: age(view.since) if view.since else DASH),
         Column("USED", lambda view: f"{view.used}/{view.spec.slots}"),
         Column("LABELS", lambda view: _joined(view.spec.labels)),
         Column("ADDRESS", lambda view: view.spec.address or "this machine", is_wide=True),
@@ -160,17 +145,6 @@ def task_document(view: TaskView) -> "TaskShape":
     if view.live:
         document["live"] = live_document(view.live)
     return document
-
-
-def live_document(figures: LiveFigures) -> "LiveShape":
-    """Return how far a live run is as `-o json` prints it."""
-    return {
-        "last_output_at": format_time(figures.last_output_at) if figures.last_output_at else None,
-        "turns": figures.turns,
-        "input_tokens": figures.input_tokens,
-        "output_tokens": figures.output_tokens,
-        "cached_tokens": figures.cached_tokens,
-    }
 
 
 def cause_document(summary: FailureSummary) -> "CauseShape":

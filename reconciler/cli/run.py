@@ -32,6 +32,22 @@ LISTEN = "127.0.0.1:8420"
 _take_over = click.option(
     "--take-over", is_flag=True, help="Restart here the local runs of a machine that is gone for good."
 )
+_allowed_signers = click.option(
+    "--allowed-signers",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
+    envvar="RECONCILER_ALLOWED_SIGNERS",
+    show_envvar=True,
+    metavar="FILE",
+    help="Act only on specs signed by one of these, or by a GPG key of this user: git's allowed signers.",
+)
+_signing_key = click.option(
+    "--signing-key",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
+    envvar="RECONCILER_SIGNING_KEY",
+    show_envvar=True,
+    metavar="FILE",
+    help="SSH key with which the reconciler signs its own commits to the specs.",
+)
 _verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 
 
@@ -45,11 +61,20 @@ _verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 @click.option("--once", is_flag=True, help="Start what can start now, then end; runs go on by themselves.")
 @click.option("--until-idle", is_flag=True, help="End when nothing more happens by itself.")
 @_take_over
+@_allowed_signers
+@_signing_key
 @_verbose
 @log_format_option
 @click.pass_obj
 def run(
-    context: Context, *, once: bool, until_idle: bool, take_over: bool, verbose: bool, log_format: LogFormat
+    context: Context,
+    /,
+    *,
+    once: bool,
+    until_idle: bool,
+    verbose: bool,
+    log_format: LogFormat,
+    **trust: Any,
 ) -> int:
     """
     Reconcile: bring the fleet to what its specs say, and record every step.
@@ -64,7 +89,7 @@ def run(
     if once and until_idle:
         raise click.UsageError("--once and --until-idle exclude each other")
     until: StopWhen = "started" if once else "idle" if until_idle else "stopped"
-    settings = replace(context.settings, take_over=take_over)
+    settings = replace(context.settings, **trust)
     ended = _serve(settings, verbose=verbose, log_format=log_format, until=until)
     if ended.steps == 0 and until != "stopped":
         click.echo(_nothing(ended), err=True)
@@ -104,6 +129,8 @@ def _nothing(ended: "_Summary") -> str:
     help="URL by which others reach it; links on forges point there.",
 )
 @_take_over
+@_allowed_signers
+@_signing_key
 @_verbose
 @log_format_option
 @click.pass_obj
@@ -112,6 +139,8 @@ def serve_command(
     /,
     *,
     take_over: bool,
+    allowed_signers: Path | None,
+    signing_key: Path | None,
     verbose: bool,
     log_format: LogFormat,
     public_url: str,
@@ -124,7 +153,13 @@ def serve_command(
     without TLS files, or --behind-proxy.
     """
     web = Web(public_url=public_url.rstrip("/"), **listen)
-    settings = replace(context.settings, take_over=take_over, web=web)
+    settings = replace(
+        context.settings,
+        take_over=take_over,
+        allowed_signers=allowed_signers,
+        signing_key=signing_key,
+        web=web,
+    )
     _serve(settings, verbose=verbose, log_format=log_format, until="stopped")
     return ExitCode.OK
 

@@ -11,7 +11,7 @@ from reconciler.store.presence import Presence, PresenceFile
 
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
-    from reconciler.core.views import FiguresOf, LiveFigures
+    from reconciler.core.figures import FiguresOf, LiveFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

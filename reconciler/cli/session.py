@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from reconciler import clock
-from reconciler.cli.context import SPECS, Context
+from reconciler.cli.context import SPECS, Context, machine_dir
 from reconciler.cli.notices import fetched_notice, say, unfetched_notice
 from reconciler.cli.pager import busy
 from reconciler.controller.tree import TreeEntry
@@ -63,7 +63,7 @@ async def open_fleet(context: Context) -> AsyncIterator["FleetSession"]:
         repository = await Repository.open(context.place, context.clones)
     async with repository:
         branch = await repository.specs_branch(context.branch)
-        marks = HighWaterMarks(repository, context.data_dir)
+        marks = HighWaterMarks(repository, context.data_dir, machine_dir())
         yield FleetSession(context, repository, branch, GitTree(repository, branch), marks)
 
 
@@ -123,7 +123,7 @@ class FleetSession:
         """Return the desired state of the newest committed specs, and the observed state on record."""
         with busy("reading the record"):
             observed = await self.observed()
-        tree = GuardedTree(self.repository, self.branch, self.marks, only_looks=True)
+        tree = self.guarded_tree()
         desired = self.snapshot("specs").load(await tree.head(), observed.statuses)
         if desired is None:
             from reconciler.specs.source import SpecSource
@@ -132,6 +132,10 @@ class FleetSession:
                 desired = await SpecSource(tree).read(observed.statuses)
             self.snapshot("specs").save(desired.revision, desired, observed.statuses)
         return desired, observed
+
+    def guarded_tree(self) -> GuardedTree:
+        """Return the specs branch, read as who looks reads it."""
+        return GuardedTree(self.repository, self.branch, self.marks, only_looks=True)
 
     def snapshot(self, what: str) -> SpecsSnapshot:
         """Return where commands keep what was parsed: all specs by their commit, fleet.yaml by its blob."""

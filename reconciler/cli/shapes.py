@@ -532,6 +532,70 @@ class AdapterTestShape(TypedDict):
 
 
 @with_config(CLOSED)
+class FlawShape(TypedDict):
+    """Something in a record that the reconciler would not have written."""
+
+    commit: str
+    """Commit of the state branch at which it shows."""
+    what: str
+    """What is wrong."""
+
+
+@with_config(CLOSED)
+class LinkShape(TypedDict):
+    """One link of the chain from work to who asked for it."""
+
+    name: str
+    """`commit`, `delivered`, `run`, `spec` or `asked by`."""
+    is_sound: bool | None
+    """Whether it holds; null if it could not be looked at here."""
+    message: str
+    """What was found."""
+
+
+@with_config(CLOSED)
+class ProofShape(TypedDict):
+    """The chain of one run."""
+
+    run: str
+    """Key of the run."""
+    links: list[LinkShape]
+    """From the work to who asked for it."""
+
+
+@with_config(CLOSED)
+class VerifyShape(TypedDict):
+    """`verify`: the record held against itself, and the way from work to who asked for it."""
+
+    is_sound: bool
+    """Whether everything that was looked at holds."""
+    head: str
+    """Newest commit of the record."""
+    commits: int
+    """Commits that were looked at."""
+    steps: int
+    """Those that are steps of tasks."""
+    runs: int
+    """Runs that were started."""
+    approvals: list[str]
+    """Commits in which a person approved that the record goes on from an earlier one."""
+    flaws: list[FlawShape]
+    """What is wrong, the oldest first."""
+    proofs: list[ProofShape]
+    """The chains that were asked for."""
+
+
+@with_config(CLOSED)
+class SpecCommitShape(TypedDict):
+    """A commit that changed a task's spec."""
+
+    commit: str
+    """Its id."""
+    subject: str
+    """Its author and subject."""
+
+
+@with_config(CLOSED)
 class TraceShape(TypedDict):
     """`trace`: one run, who asked for it, and what came of it."""
 
@@ -539,6 +603,8 @@ class TraceShape(TypedDict):
     """Commit that wrote the task's spec."""
     subject: str
     """Author and subject of that commit."""
+    changes: list[SpecCommitShape]
+    """Later commits to the spec while the run went on, such as an answer, the oldest first."""
     revision: str | None
     """Commit of the specs that was in force."""
     task: str

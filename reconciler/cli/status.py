@@ -3,7 +3,6 @@ Status of a fleet as a whole: `status`.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,15 +14,18 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
+from reconciler.cli.live import live_document, live_text
 from reconciler.cli.output import OutputFormat, output_option, print_document
 from reconciler.cli.terminal import shown_table, value_block
-from reconciler.core.times import ago, format_time, time_at
+from reconciler.core.needs import Need
+from reconciler.core.times import age_at, ago, format_time, time_at
 
 if TYPE_CHECKING:
+    from reconciler.cli.looks import FleetSummary
     from reconciler.cli.serving import Serving
     from reconciler.cli.session import FleetSession
     from reconciler.cli.shapes import ReconcilerShape, StatusShape
-    from reconciler.core.views import LiveFigures, Need
+    from reconciler.core.figures import LiveFigures
     from reconciler.store.remote_record import Fetched, Remote
 
 
@@ -47,7 +49,7 @@ class FleetStatus:
     hosts: Mapping[str, int]
     live: "Mapping[str, LiveFigures]"
     """How far the live runs are that are followed with this data folder, by task."""
-    needs: "Sequence[Need]"
+    needs: Sequence[Need]
     advice: Sequence[str]
 
 
@@ -78,9 +80,8 @@ def status_exit_code(fleet: FleetStatus) -> ExitCode:
 
 
 async def _fleet_status(context: Context) -> FleetStatus:
-    from reconciler.cli.serving import figures_in, serving
+    from reconciler.cli.serving import serving
     from reconciler.cli.session import open_fleet
-    from reconciler.core.views import ReadModel
     from reconciler.git.durability import advice
     from reconciler.store.remote_record import fetched_record, remotes, unfetched
 
@@ -91,11 +92,8 @@ async def _fleet_status(context: Context) -> FleetStatus:
             each for each in await remotes(fleet.repository) if fetched and each.name == fetched.remote
         ]
         others = [*from_there, *await unfetched(fleet.repository, branch)]
-        desired, observed = await fleet.recorded()
+        summary, live = await _summary(fleet)
         state = fleet.line("record", branch).head
-        model = ReadModel(desired, observed, live=figures_in(fleet.context.data_dir))
-        phases = Counter(view.state for view in model.tasks().values())
-        states = Counter(view.state for view in model.hosts().values())
         who = await serving(fleet, branch)
         return FleetStatus(
             serving=who,
@@ -106,12 +104,28 @@ async def _fleet_status(context: Context) -> FleetStatus:
             state_at=await _committed_at(fleet, state) if state else None,
             fetched=fetched,
             elsewhere=others[0] if others else None,
-            phases=dict(sorted(phases.items())),
-            hosts=dict(sorted(states.items())),
-            live={view.name: view.live for view in model.runs() if view.live},
-            needs=[*await _lines(fleet, branch), *_of_serving(who), *model.needs()],
+            phases=summary.phases,
+            hosts=summary.hosts,
+            live=live,
+            needs=[*await _lines(fleet, branch), *_of_serving(who), *summary.needs],
             advice=await advice(fleet.repository),
         )
+
+
+async def _summary(fleet: "FleetSession") -> "tuple[FleetSummary, Mapping[str, LiveFigures]]":
+    """Return what there is to say of tasks and hosts, and how far the live runs are."""
+    from reconciler.cli.looks import look_snapshot, save_look, summary_of
+
+    snapshot = await look_snapshot(fleet)
+    if look := snapshot.load():
+        return look.summary, {}
+    from reconciler.cli.serving import figures_in
+    from reconciler.core.views import ReadModel
+
+    desired, observed = await fleet.recorded()
+    model = ReadModel(desired, observed, live=figures_in(fleet.context.data_dir))
+    await save_look(fleet, snapshot, model)
+    return summary_of(model), {view.name: view.live for view in model.runs() if view.live}
 
 
 async def _committed_at(fleet: "FleetSession", commit: str) -> datetime | None:
@@ -119,8 +133,7 @@ async def _committed_at(fleet: "FleetSession", commit: str) -> datetime | None:
     return time_at(int(result.stdout)) if result.code == 0 else None
 
 
-async def _lines(fleet: "FleetSession", branch: str) -> "Sequence[Need]":
-    from reconciler.core.views import Need
+async def _lines(fleet: "FleetSession", branch: str) -> Sequence[Need]:
     from reconciler.store.place import why_copy
 
     copy = why_copy(fleet.repository)
@@ -129,9 +142,7 @@ async def _lines(fleet: "FleetSession", branch: str) -> "Sequence[Need]":
     return [*copies, *(Need(rewind.kind, "Rewound", str(rewind)) for rewind in rewinds if rewind)]
 
 
-def _of_serving(who: "Serving") -> "Iterator[Need]":
-    from reconciler.core.views import Need
-
+def _of_serving(who: "Serving") -> Iterator[Need]:
     if who.presence and who.is_running and who.presence.error:
         yield Need("reconciler", "Error", who.presence.error)
     for repo, why in sorted(who.presence.forges.items()) if who.presence and who.is_running else ():
@@ -145,8 +156,6 @@ def _of_serving(who: "Serving") -> "Iterator[Need]":
 
 def status_document(fleet: FleetStatus) -> "StatusShape":
     """Return the status of a fleet as `-o json` prints it."""
-    from reconciler.cli.render import live_document
-
     who, presence = fleet.serving, fleet.serving.presence
     running: ReconcilerShape = {
         "mode": who.mode or None,
@@ -189,9 +198,7 @@ def text(fleet: FleetStatus, now: datetime) -> str:
     ]
     parts = [value_block(fields)]
     if fleet.live:
-        from reconciler.cli.render import live_text
-
-        rows = ((name, live_text(figures, now)) for name, figures in sorted(fleet.live.items()))
+        rows = ((name, live_text(figures, age_at(now))) for name, figures in sorted(fleet.live.items()))
         parts.append(shown_table(("RUNNING", "SO FAR"), rows))
     if fleet.needs:
         parts.append(shown_table(("NEEDS A PERSON", "WHY", "MESSAGE"), fleet.needs))

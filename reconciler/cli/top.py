@@ -19,7 +19,7 @@ from reconciler.cli.context import Context
 from reconciler.cli.help import examples
 from reconciler.cli.output import COLOURS, print_table
 from reconciler.core.text import one_line
-from reconciler.core.times import ago
+from reconciler.core.times import age_at, ago
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -169,7 +169,8 @@ def host_line(host: "HostView") -> str:
 
 def task_row(view: "TaskView", now: datetime) -> Sequence[str]:
     """Return the cells of a task."""
-    from reconciler.cli.render import live_text, shown_reason
+    from reconciler.cli.live import live_text
+    from reconciler.cli.render import shown_reason
 
     return (
         view.name,
@@ -177,7 +178,7 @@ def task_row(view: "TaskView", now: datetime) -> Sequence[str]:
         ago(view.since, now) if view.since else "-",
         str(view.status.attempt) if view.status else "-",
         view.assigned_host or view.assigned_agent or "-",
-        shown_reason(view) or (live_text(view.live, now) if view.live else ""),
+        shown_reason(view) or (live_text(view.live, age_at(now)) if view.live else ""),
     )
 
 

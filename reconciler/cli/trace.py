@@ -6,11 +6,11 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -33,9 +33,42 @@ if TYPE_CHECKING:
 # --- trace -----------------------------------------------------------------
 
 
+class SpecCommit(NamedTuple):
+    """A commit that changed a task's spec."""
+
+    commit: str
+    subject: str
+    """Its author and subject."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSteps:
+    """The steps of a run on record, the oldest first."""
+
+    run: str
+    steps: Sequence[TransitionRecord]
+    before: str
+    """Commit of the specs at the end of the task's run before; empty for the first one."""
+
+    @property
+    def task(self) -> str:
+        """The task, by its present name."""
+        return self.steps[-1].task or ""
+
+    @property
+    def specs(self) -> frozenset[str]:
+        """Where its spec was; more than one path if the task was renamed meanwhile."""
+        return frozenset(f"specs/tasks/{step.task}.yaml" for step in self.steps)
+
+    @property
+    def revisions(self) -> Sequence[str]:
+        """Commits of the specs that were in force, the oldest first, each once."""
+        return [*dict.fromkeys(step.revision for step in self.steps if step.revision)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTrace:
-    """A run: who spec_commit for it, and what came of it."""
+    """A run: who asked for it, and what came of it."""
 
     task: str
     run: str
@@ -52,6 +85,8 @@ class RunTrace:
     """Commit that wrote the spec; empty if that is not known."""
     subject: str
     """Author and subject of it."""
+    changes: Sequence["SpecCommit"]
+    """Later commits to the spec while the run went on, such as an answer, the oldest first."""
     branch: str | None
     head: str | None
     """Commit of the branch; of the task's last run only."""
@@ -73,8 +108,9 @@ def trace(context: Context, what: str, output: OutputFormat) -> None:
     """
     Show which commit led to which runs, and to which pull request.
 
-    From any of them: a commit of the specs, or of the work itself, a run, its
-    branch, its pull request (number or address), its task.
+    From any of them: a commit of the specs (a goal, an answer, a retry, a
+    cancellation), of the record, or of the work itself, a run, its branch, its
+    pull request (number or address), its task.
     """
     runs = asyncio.run(_trace(context, what))
     if not print_document([trace_document(run) for run in runs], output):
@@ -86,20 +122,24 @@ async def _trace(context: Context, what: str) -> Sequence[RunTrace]:
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
-        statuses = (await fleet.observed()).statuses
-        with busy("reading the history"):
-            records = await fleet.history(None, None)
-            commit = await _revision(fleet, what)
-            runs = [each async for each in _runs(fleet, records, statuses)]
-    chosen = [run for run in runs if commit and run.spec_commit == commit] or [
-        run for run in runs if _is_meant(run, statuses.get(run.task), what, commit)
-    ]
-    if not chosen:
+        return await traces(fleet, what)
+
+
+async def traces(fleet: "FleetSession", what: str) -> Sequence[RunTrace]:
+    """Return the runs that a commit, run, branch, pull request or task names or led to. Raises NotFound."""
+    statuses = (await fleet.observed()).statuses
+    with busy("reading the history"):
+        runs = runs_on_record(await fleet.history(None, None))
+        commit = await _revision(fleet, what)
+        chosen = await _led_to_by(fleet, commit, runs) if commit else []
+        named = [run for run in runs if _is_meant(run, statuses.get(run.task), what, commit)]
+        traced = [await _traced(fleet, run, statuses.get(run.task)) for run in chosen or named]
+    if not traced:
         raise NotFound(
             f"no run is known that {what!r} led to or names: it may be a commit, a run, a branch, a pull "
             "request or a task; `reconciler history -o wide` lists runs"
         )
-    return chosen
+    return traced
 
 
 async def _revision(fleet: "FleetSession", what: str) -> str | None:
@@ -110,66 +150,92 @@ async def _revision(fleet: "FleetSession", what: str) -> str | None:
     return result.text if result.code == 0 else None
 
 
-async def _runs(
-    fleet: "FleetSession", records: Sequence[TransitionRecord], statuses: "Mapping[str, Status]"
-) -> AsyncIterator[RunTrace]:
-    """Yield every run on record, the newest first."""
+def runs_on_record(records: Sequence[TransitionRecord]) -> Sequence[RunSteps]:
+    """Return every run that these records are of, both the newest first."""
+    from reconciler.core.model.status import Phase
+
+    settled = {phase.value for phase in Phase if phase.is_settled}
     steps: dict[str, list[TransitionRecord]] = {}
-    for record in records:
-        if record.run and record.task:
+    for record in reversed(records):
+        is_again = record.after == "created" and record.before in settled
+        if record.run and record.task and not is_again:  # that names the run before, and is no step of it
             steps.setdefault(record.run, []).append(record)
-    wrote: dict[tuple[str, str], tuple[str, str]] = {}
+    last: dict[str, str] = {}
+    runs = []
     for run, mine in steps.items():
-        last, first = mine[0], mine[-1]
-        task, revision = last.task or "", first.revision or ""
-        if (revision, task) not in wrote:
-            wrote[revision, task] = await _wrote(fleet, revision, first.task or "")
-        spec_commit, subject = wrote[revision, task]
-        status = statuses.get(task)
-        is_last = status is not None and status.run is not None and status.run.key == run
-        pull = status.review.pull_request if status and is_last else None
-        yield RunTrace(
-            task=task,
-            run=run,
-            host=first.host or first.worker,
-            began=first.at,
-            ended=None if last.after in {"assigned", "running"} else last.at,
-            phase=last.after or "removed",
-            reason=last.reason,
-            revision=revision,
-            spec_commit=spec_commit,
-            subject=subject,
-            branch=status.run.branch if status and status.run and status.run.repo else None,
-            head=status.head_commit if status and is_last else None,
-            pull_request=pull.url if pull else None,
-        )
+        runs.append(RunSteps(run, mine, last.get(mine[0].task or "", "")))
+        last[runs[-1].task] = (runs[-1].revisions or [runs[-1].before])[-1]
+    return runs[::-1]
 
 
-async def _wrote(fleet: "FleetSession", revision: str, task: str) -> tuple[str, str]:
-    """Return the commit that wrote a task's spec as it was at a revision, and its author and subject."""
-    from reconciler.cli.session import spec_path
+async def _led_to_by(fleet: "FleetSession", commit: str, runs: Sequence[RunSteps]) -> Sequence[RunSteps]:
+    """Return the runs that a commit asked for, answered or ended by what it changed of their specs."""
+    changed = await _changed_by(fleet, commit)
+    near = [run for run in runs if run.specs & changed]
+    return [run for run in near if any(each.commit == commit for each in await _spec_commits(fleet, run))]
 
-    result = await fleet.repository.git.attempt(
-        "log", "-1", "--format=%H%x00%an: %s", revision or "HEAD", "--", spec_path("task", task)
+
+async def _changed_by(fleet: "FleetSession", commit: str) -> frozenset[str]:
+    """Return the files that a commit changed; of a merge, those that differ from each parent."""
+    options = ("--root", "-c", "-r", "-z", "--name-only", "--no-commit-id", "--no-renames")
+    result = await fleet.repository.git.attempt("diff-tree", *options, commit)
+    return frozenset(result.stdout.decode("utf-8", "replace").split("\0"))
+
+
+async def _spec_commits(fleet: "FleetSession", run: RunSteps) -> Sequence[SpecCommit]:
+    """Return the commits that changed a run's spec since the task's run before, the newest first."""
+    since = [f"^{run.before}"] if run.before else []
+    return await _log(fleet, run, *run.revisions, *since) if run.revisions else []
+
+
+async def _log(fleet: "FleetSession", run: RunSteps, *args: str) -> Sequence[SpecCommit]:
+    """Return commits to a run's spec as `git log` selects them by the arguments, the newest first."""
+    arguments = ("log", "-z", "--format=%H%n%an: %s", *args, "--", *run.specs)
+    result = await fleet.repository.git.attempt(*arguments)
+    lines = result.stdout.decode("utf-8", "replace").split("\0") if result.code == 0 else []
+    return [SpecCommit(*line.split("\n", 1)) for line in lines if line]
+
+
+async def _traced(fleet: "FleetSession", run: RunSteps, status: "Status | None") -> RunTrace:
+    last, first = run.steps[-1], run.steps[0]
+    spec = await _log(fleet, run, "-1", first.revision or "HEAD")
+    newer = await _spec_commits(fleet, replace(run, before=first.revision or ""))
+    is_last = status is not None and status.run is not None and status.run.key == run.run
+    pull = status.review.pull_request if status and is_last else None
+    return RunTrace(
+        task=run.task,
+        run=run.run,
+        host=first.host or first.worker,
+        began=first.at,
+        ended=None if last.after in {"assigned", "running"} else last.at,
+        phase=last.after or "removed",
+        reason=last.reason,
+        revision=first.revision or "",
+        spec_commit=spec[0].commit if spec else "",
+        subject=spec[0].subject if spec else "",
+        changes=newer[::-1] if first.revision else [],
+        branch=status.run.branch if status and status.run and status.run.repo else None,
+        head=status.head_commit if status and is_last else None,
+        pull_request=pull.url if pull else None,
     )
-    commit, _, subject = result.text.partition("\0")
-    return (commit, subject) if result.code == 0 else ("", "")
 
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
-def _is_meant(run: RunTrace, status: "Status | None", what: str, commit: str | None) -> bool:
+def _is_meant(run: RunSteps, status: "Status | None", what: str, commit: str | None) -> bool:
     """Return whether a run is one that what the person named leads to."""
-    if commit and commit == run.revision:
+    if commit and any(commit in {step.revision, step.commit} for step in run.steps):
         return True
-    if _COMMIT.fullmatch(what) and any(
-        each and each.startswith(what) for each in (run.head, run.spec_commit)
-    ):
+    mine = status.run if status else None
+    is_last = mine is not None and mine.key == run.run
+    head = status.head_commit if status and is_last else None
+    if _COMMIT.fullmatch(what) and head and head.startswith(what):
         return True
     pull = status.review.pull_request if status else None
     is_pull = pull is not None and what in {pull.url, f"#{pull.number}", str(pull.number)}
-    return is_pull or what in {run.run, run.branch, run.task, f"specs/tasks/{run.task}.yaml"}
+    branch = mine.branch if mine and mine.repo else None
+    return is_pull or what in {run.run, branch, run.task, *run.specs}
 
 
 def trace_text(run: RunTrace) -> str:
@@ -178,6 +244,7 @@ def trace_text(run: RunTrace) -> str:
     at = f" at {run.head[:10]}" if run.head else ""
     rows = [
         ("asked by", f"{run.spec_commit[:10]} {run.subject}"),
+        *(("changed by", f"{each.commit[:10]} {each.subject}") for each in run.changes),
         ("specs at", run.revision[:10]),
         ("task", run.task),
         ("run", f"{run.run} on {run.host or '-'}"),
@@ -194,6 +261,7 @@ def trace_document(run: RunTrace) -> "TraceShape":
     return {
         "spec_commit": run.spec_commit or None,
         "subject": run.subject,
+        "changes": [{"commit": each.commit, "subject": each.subject} for each in run.changes],
         "revision": run.revision or None,
         "task": run.task,
         "run": run.run,

@@ -230,24 +230,31 @@ class IssueController:
             author = one_line(comment.author, 100)
             log.warning("%s may not command agents: comment on %s#%d", author, place.repo, comment.number)
             return
-        name = await self._task_of(place, comment.number)
+        name = await self._task_of(place, comment)
         if name is None:
             text = refusal_reply("no task belongs to this")
         elif command.verb == "status":
             text = status_reply(name, self.view.statuses.get(name))
         else:
             text = await _insist(lambda: self._obey(place, comment, command, name))
-        await self.forges.upsert_comment(
-            place.forge, comment.number, ManagedComment(key=_key(comment), text=text)
-        )
+        note = ManagedComment(key=_key(comment), text=text)
+        await self.forges.upsert_comment(place.forge, comment.number, note, on_pull=bool(comment.on_pull))
 
-    async def _task_of(self, place: "_Target", number: int) -> str | None:
-        """Return the task whose pull request or issue has that number."""
+    async def _task_of(self, place: "_Target", comment: Comment) -> str | None:
+        """Return the task whose pull request or issue a comment is on."""
+        name = self._of_pull(place, comment.number) if comment.on_pull is not False else None
+        is_of_issue = name is None and not comment.on_pull
+        return await self._of_issue(place, comment.number) if is_of_issue else name
+
+    def _of_pull(self, place: "_Target", number: int) -> str | None:
         for name, status in self.view.statuses.items():
             run, pull = status.run, status.review.pull_request
             is_there = run and run.repo == place.repo and not status.removed
             if is_there and pull and pull.number == number:
                 return name
+        return None
+
+    async def _of_issue(self, place: "_Target", number: int) -> str | None:
         made = issue_task_name(place.repo, number)
         if (await self.writer.files(task_path(made)))[1]:
             return made

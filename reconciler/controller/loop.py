@@ -432,9 +432,18 @@ class Loop:
                 step.event.origin.reason if isinstance(step, Transition) else step.reason,
             )
             self.listeners.tell_of_step(step)
-        is_settled = any(step.after is None or step.after.phase.is_settled for step in transitions)
         returned = [step.host for step in steps if isinstance(step, HostChange) and _is_back(step)]
-        self.controllers.hosts.sweeps.notify(self.cache.desired.hosts if is_settled else returned)
+        left = [host for step in transitions for host in self._hosts_left(step)]
+        self.controllers.hosts.sweeps.notify({*returned, *left})
+
+    def _hosts_left(self, step: Transition) -> Collection[str]:
+        """Return the hosts on which a task that is settled now leaves something; hourly all are swept."""
+        status = step.after or step.before
+        if status is None or (step.after and not step.after.phase.is_settled):
+            return ()
+        if status.checks and not status.assigned_host:  # a worker's work was validated on one of them
+            return self.cache.desired.hosts
+        return [status.assigned_host] if status.assigned_host else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

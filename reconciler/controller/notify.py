@@ -22,13 +22,19 @@ def notify(
     pulls: PullRequestController,
     branches: BranchController,
     pollers: Iterable[Poller[Any]],
+    state_branch: str,
 ) -> None:
     """
     Let those look now whom a hint may concern; what it says is not believed.
 
     Its repos are the keys, `FLEET_FORGE` among them: each poller knows its own.
     `done` is called once all of them have looked, and what they saw is on record.
+    Nobody looks because we pushed to `state_branch`: each transition does.
     """
+    is_ours = hint.sender in pulls.accounts
+    if is_ours and hint.branch == state_branch and FLEET_FORGE in hint.repos:
+        done()
+        return
     latch = Latch(done)
     pulls.notify(hint, latch)
     branches.notify(hint, latch)

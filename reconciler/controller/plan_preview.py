@@ -157,7 +157,8 @@ class PlanPreview:
         if before == (pull.head, gist):
             self._shown[pull.number] = before  # the last in turn
             return
-        await self.forges.upsert_comment(forge, pull.number, ManagedComment(key=KEY, text=text))
+        note = ManagedComment(key=KEY, text=text)
+        await self.forges.upsert_comment(forge, pull.number, note, on_pull=True)
         await self.forges.commit_status(forge, commit_status)
         self._shown[pull.number] = pull.head, gist
 

@@ -256,8 +256,12 @@ class Forges(Protocol):
     async def branch_head(self, forge: Forge, branch: str) -> str | None:
         """Return the commit of a branch; None if there is no such branch."""
 
-    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
-        """Create or update our comment with that key; return whether it is new."""
+    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment, *, on_pull: bool) -> bool:
+        """
+        Create or update our comment with that key; return whether it is new.
+
+        `on_pull` says whether the number is of a pull request: an issue may have the same.
+        """
 
     async def open_pulls(self, forge: Forge, base: str) -> Sequence[PullRequestSnapshot]:
         """

@@ -70,8 +70,8 @@ class PullRequestController:
         self._bots: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         """Tasks whose pull request could not be read, or not be written to, at the last visit, and why."""
-        self._patience: dict[str, timedelta] = {}
-        """Next delay after a refused merge, by task."""
+        self._patience: dict[str, tuple[timedelta, datetime]] = {}
+        """After a refused merge: the next delay, and when it is tried again, by task."""
 
     # --- What the loop tells ------------------------------------------------
 
@@ -90,11 +90,16 @@ class PullRequestController:
 
         `latch` is held until that was done.
         """
-        if hint.pull is not None:
+        if hint.pull is not None and hint.sender not in self.accounts:  # our own deeds are known
             for repo in self._view.desired.repos.keys() & hint.repos:
                 self._hints.add(repo, hint.pull, hint.delivery)
         self.poller.notify(hint.repos, latch=latch)
         self._inbox.wake()
+
+    @property
+    def accounts(self) -> Collection[str]:
+        """Names of our own accounts on the forges, as far as they were asked."""
+        return self._bots.values()
 
     def retry_reasons(self, now: datetime) -> Mapping[str, str]:
         """Return why the review of work cannot be followed, by run key."""
@@ -214,9 +219,12 @@ class PullRequestController:
 
     def _wait_for_merge(self, repo: Repo, name: str) -> None:
         """Schedule another poll with a growing delay: some merges are never allowed."""
-        wait = self._patience.get(name, SOON)
-        self._patience[name] = min(wait * 2, self._view.desired.fleet.forge_interval)
-        self.poller.notify([repo.name], at=self._clock() + wait)
+        now = self._clock()
+        wait, at = self._patience.get(name, (SOON, now))
+        if at <= now:  # else it was tried sooner, as something else was new
+            at = now + wait
+            self._patience[name] = min(wait * 2, self._view.desired.fleet.forge_interval), at
+        self.poller.notify([repo.name], at=at)
 
     def _rest(self, name: str, status: Status) -> None:
         """Stop watching a settled task, now that its forge shows the end."""

@@ -26,7 +26,7 @@ class FleetCounts:
     waiting_since: Mapping[str, datetime]
     """Since when the first of the tasks in `created` wait, by what for."""
     needs: Mapping[str, int]
-    """What needs a person, by why; see `core.views.Need`."""
+    """What needs a person, by why; see `core.needs.Need`."""
     needs_since: datetime | None
     """Since when the first of the tasks and hosts need one; None if none does, or it is not on record."""
 

@@ -6,6 +6,8 @@ An exact search finds a secret as it is and in the encodings that add letters
 punctuation: quoting, escaping, breaking of lines, prefixes of quotes and
 diffs. So the second search compares letters and digits alone, and the third
 does so once each character that is written by its number is itself again.
+What is encoded twice, compressed or written in other units (UTF-16) is looked
+for in what stretches of base64 and hexadecimal digits decode to.
 """
 
 import base64
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import quote, quote_plus, urlsplit
 
+from reconciler.core.encoded import stretches
 from reconciler.core.text import harmless
 
 SHORTEST = 6
@@ -27,12 +30,14 @@ _SHORTEST_PART = 8
 _LONG_WORD = 16
 """Letters of a word within a value that is taken for a secret by itself, as in `Bearer …`."""
 _DEEPEST = 3
+_DEEPEST_ENCODED = 1
+"""How often what was decoded is decoded again."""
 
 _FRAME = re.compile(r"-+ ?(BEGIN|END) [A-Z0-9 ]+-+")
 """Lines that every key has."""
 _ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Za-z_][A-Za-z0-9_.-]*\s*[=:]\s*(.+)")
 _PUNCTUATION = re.compile(r"[\W_]+")
-_PAUSES = re.compile(r"(?:\\+[nrt]|(?m:^[ \t]*\d+[ \t]*[:\t|→])|[\W_])+")
+_PAUSES = re.compile(r"(?:\\+[nrt]|(?m:^[ \t]*\d+[ \t]*[:\t|→]|^[0-9a-f]{6,16}:?[ \t])|[\W_])+")
 """Punctuation, line breaks as escapes, numbers of lines: what stands between the pieces of a broken value."""
 _NUMBERS = re.compile(
     r"\\+u([0-9a-f]{4})|\\+u\{([0-9a-f]{1,6})\}|&#x([0-9a-f]{1,6});|\\+x([0-9a-f]{2})|%(?:25)*([0-9a-f]{2})"
@@ -63,7 +68,7 @@ class Mask:
         for word in self._spellings:
             if word in text:
                 text = text.replace(word, _asterisks(word))
-        for start, end in list(self._spans(text)):
+        for start, end in [*self._spans(text), *self._encoded_spans(text)]:
             text = text[:start] + _asterisks(text[start:end]) + text[end:]
         return text
 
@@ -86,6 +91,25 @@ class Mask:
             yield from self._broken(text, between)
             if len(plain) < len(text):
                 yield from ((places[start], places[end]) for start, end in self._broken(plain, between))
+
+    def _encoded_spans(self, text: str, depth: int = 0) -> Iterator[tuple[int, int]]:
+        """Yield the stretches of encoded bytes that hold a value."""
+        candidates = list(stretches(text))
+        # Nearly always there is nothing in any of them, which one search tells.
+        if candidates and self._is_in(b"\n".join(stretch.data for stretch in candidates), depth):
+            held = (stretch for stretch in candidates if self._is_in(stretch.data, depth))
+            yield from {(stretch.start, stretch.end) for stretch in held}
+
+    def _is_in(self, data: bytes, depth: int) -> bool:
+        """Return whether a value stands in what was decoded, also if that is encoded again."""
+        data = data.replace(b"\0", b"")  # UTF-16 and UTF-32, but for characters beyond ASCII
+        if any(word in data for word in self._raw_spellings):
+            return True
+        return depth < _DEEPEST_ENCODED and any(self._encoded_spans(data.decode("latin-1"), depth + 1))
+
+    @cached_property
+    def _raw_spellings(self) -> tuple[bytes, ...]:
+        return tuple(word.encode("utf-8", "surrogateescape") for word in self._spellings)
 
     def _broken(self, text: str, between: re.Pattern[str]) -> Iterator[tuple[int, int]]:
         """Yield where values stand that are written with other punctuation, or broken over lines."""
@@ -212,7 +236,9 @@ def _encodings(text: str) -> Iterator[str]:
     yield from ("".join(f"{mark}{byte:02x}" for byte in raw) for mark in ("\\x", "%"))
     yield "".join(f"%{byte:02X}" for byte in raw)
     yield from _base64(raw)
-    yield base64.b32encode(raw).decode().rstrip("=")
+    yield from _base32(raw)
+    yield from _base85(raw)
+    yield text[::-1]
 
 
 def _twice(text: str) -> Iterator[str]:
@@ -226,6 +252,25 @@ def _of_urls(raw: bytes) -> Iterator[str]:
         once = quote(raw, safe=safe)
         yield from (once, quote_plus(raw, safe=safe), quote(once, safe=safe))
         yield re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), once)
+
+
+def _base32(raw: bytes) -> Iterator[str]:
+    """Yield what stands in base32, of either case, wherever in its input the bytes begin."""
+    for before in range(5):
+        encoded = base64.b32encode(bytes(before) + raw).decode()
+        certain = encoded.rstrip("=")[: -1 if encoded.endswith("=") else None][(before * 8 + 4) // 5 :]
+        if len(certain) >= _SHORTEST_PART:
+            yield from (certain, certain.lower())
+
+
+def _base85(raw: bytes) -> Iterator[str]:
+    """Yield what stands in base85, of Python and git and of Adobe, wherever in its input the bytes begin."""
+    for encode in (base64.b85encode, base64.a85encode):
+        for before in range(4):
+            whole = raw[-before % 4 : len(raw) - (len(raw) + before) % 4]
+            certain = encode(whole).decode()
+            if len(certain) >= _SHORTEST_PART:
+                yield certain
 
 
 def _base64(raw: bytes) -> Iterator[str]:

@@ -16,6 +16,7 @@ _CONTROLS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
 """C0 but for tab and line end, C1, what changes the direction of writing, and halves of characters."""
+_C0 = bytes([*range(9), *range(11, 32), 127])
 
 _INVISIBLE = re.compile(
     r"[\u00ad\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
@@ -28,6 +29,13 @@ _LOGINS = re.compile(r"(?<=://)[^/@\s]+@")
 def harmless(text: str) -> str:
     """Return the text without anything a terminal would obey; line ends and tabs stay."""
     return _CONTROLS.sub("", _ESCAPES.sub("", text))
+
+
+def is_harmless(text: bytes) -> bool:
+    """Tell whether `harmless` would leave a text as it is, quickly. Raises UnicodeDecodeError."""
+    if len(text.translate(None, _C0)) < len(text):  # every escape sequence begins with one
+        return False
+    return text.isascii() or _CONTROLS.search(text.decode()) is None
 
 
 def visible(text: str) -> str:

@@ -2,6 +2,7 @@
 Times: how they are read, written and kept within what every calendar can bear.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 # Sums, differences and time zones of what lies between can be borne: no conversion
@@ -46,6 +47,15 @@ def format_time(value: datetime) -> str:
     """Return the time in UTC, to the millisecond, as ISO 8601 with a `Z`."""
     text = value.astimezone(UTC).isoformat(timespec="milliseconds")
     return text.removesuffix("+00:00").removesuffix(".000") + "Z"
+
+
+Age = Callable[[datetime], str]
+"""Return how long ago a time was; see `age_at`."""
+
+
+def age_at(now: datetime) -> Age:
+    """Return what tells how long ago something was, as of a time."""
+    return lambda since: ago(since, now)
 
 
 def ago(since: datetime, now: datetime) -> str:

@@ -6,7 +6,7 @@ them, so that they cannot disagree.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from reconciler.core.conditions import Condition, conditions, needs_a_person
 from reconciler.core.errors import Problem
+from reconciler.core.figures import FiguresOf, LiveFigures
 from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, Host, Task
 from reconciler.core.model.status import (
     HostStatus,
@@ -25,6 +26,7 @@ from reconciler.core.model.status import (
     Status,
     Waiting,
 )
+from reconciler.core.needs import Need
 from reconciler.core.planning.placement import reachable_runs
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
 
@@ -37,32 +39,6 @@ HostState = Literal["up", "unready", "down", "unknown", "suspended", "cordoned",
 
 
 # --- Tasks -----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveFigures:
-    """How far the round of a live run is: from where it is followed, never on record."""
-
-    last_output_at: datetime | None = None
-    """When it printed last."""
-    turns: int | None = None
-    """Turns so far. None here and below: its CLI does not tell as it goes."""
-    input_tokens: int | None = None
-    """Input tokens so far, cached ones not counted."""
-    output_tokens: int | None = None
-    """Output tokens so far."""
-    cached_tokens: int | None = None
-    """Input tokens so far that came from a cache."""
-
-    @property
-    def tokens(self) -> int | None:
-        """Tokens so far as far as they are told, cached ones not counted."""
-        counts = [count for count in (self.input_tokens, self.output_tokens) if count is not None]
-        return sum(counts) if counts else None
-
-
-FiguresOf = Callable[[str, int], LiveFigures | None]
-"""Return how far a round of a run is; None where it is not followed, or has printed nothing."""
 
 
 class Blocker(NamedTuple):
@@ -273,16 +249,6 @@ class WorkerView:
 
 
 # --- The fleet -------------------------------------------------------------
-
-
-class Need(NamedTuple):
-    """One thing that needs a person."""
-
-    what: str
-    """`task NAME`, `host NAME`, a file, `record`, `specs`, `reconciler`, `notifications`."""
-    why: str
-    """A word: Escalated, Failed, Stalled, Question, Approval, Broken, Down, Rewound, Error, Unsent."""
-    message: str
 
 
 def observed_on_record(

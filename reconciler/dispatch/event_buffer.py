@@ -6,18 +6,17 @@ last of a kind, or all of a kind. Which those are is read from the rules.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import jmespath
 from jmespath.exceptions import JMESPathError
-from jmespath.visitor import TreeInterpreter
 
+from reconciler.dispatch.conditions import Node, Words, gives, has_word, is_met, needed_words, path_words
 from reconciler.dispatch.framing import OutputEvent
 
-Node = Mapping[str, Any]
 Which = Literal["last", "all"]
 
 MOST_FIRST, MOST_LAST = 1_000, 9_000
@@ -26,15 +25,13 @@ MOST_BYTES_FIRST, MOST_BYTES_LAST = 2**20, 7 * 2**20
 """The same, in characters of their texts."""
 
 
-_INTERPRETER = TreeInterpreter()
-_EMPTY: Sequence[object] = ("", [], {})
-
-
 class EventFilter(NamedTuple):
     """Events that a rule looks at."""
 
     holds: Callable[[OutputEvent], bool]
     which: Which
+    words: Words = None
+    """What a line must have to hold such an event."""
 
 
 class Kept(NamedTuple):
@@ -50,6 +47,8 @@ class EventBuffer:
     """Keeps the events that match a filter, within bounds."""
 
     conditions: Sequence[EventFilter]
+    slim: Callable[[OutputEvent], OutputEvent] = lambda event: event
+    """Takes out of an event what no rule asks for."""
     _first: list[Kept] = field(default_factory=list)
     _last: deque[tuple[Kept, int]] = field(default_factory=deque)
     _latest: dict[tuple[int, bool], Kept] = field(default_factory=dict)
@@ -59,18 +58,24 @@ class EventBuffer:
     _place: int = 0
     left_out: int = 0
 
-    def add(self, event: OutputEvent, is_spliced: bool) -> None:
-        """Keep an event if it matches."""
-        self._place += 1
-        kept, is_one_of_all = Kept(self._place, event, is_spliced), False
-        for number, condition in enumerate(self.conditions):
-            if condition.which == "last":
-                if condition.holds(event):
-                    self._latest[number, is_spliced] = kept
-            elif not is_one_of_all:
-                is_one_of_all = condition.holds(event)
-        if is_one_of_all:
-            self._add(kept)
+    def add(
+        self, events: Sequence[OutputEvent], lines: Sequence[str] | None = None, *, is_spliced: bool = False
+    ) -> None:
+        """Keep the events that match; `lines` are their texts, one each, as far as these are known."""
+        text = "\n".join(lines or ())
+        slim = cache(lambda at: self.slim(events[at]))
+        found = set[int]()
+        for number, each in enumerate(self.conditions):
+            if lines is not None and not has_word(each.words, text):
+                continue
+            matching = _matching(each, len(events), slim, lines)
+            if each.which == "all":
+                found.update(matching)
+            elif (last := next(matching, None)) is not None:
+                self._latest[number, is_spliced] = Kept(self._place + last, slim(last), is_spliced)
+        for at in sorted(found):
+            self._add(Kept(self._place + at, slim(at), is_spliced))
+        self._place += len(events)
 
     def _add(self, kept: Kept) -> None:
         size = _size(kept.event)
@@ -89,6 +94,16 @@ class EventBuffer:
         events = {kept.place: kept for kept in (*self._first, *(kept for kept, _ in self._last))}
         events |= {kept.place: kept for kept in self._latest.values()}
         return [events[place] for place in sorted(events)]
+
+
+def _matching(
+    condition: EventFilter, count: int, event: Callable[[int], OutputEvent], lines: Sequence[str] | None
+) -> Iterator[int]:
+    """Yield the indexes of the events that match, from the last one on."""
+    for at in reversed(range(count)):
+        has = lines is None or count == 1 or has_word(condition.words, lines[at])
+        if has and condition.holds(event(at)):
+            yield at
 
 
 def _size(value: Any) -> int:
@@ -130,7 +145,7 @@ def _looked_at(node: Node) -> Iterator[tuple[str, EventFilter]]:
     elif kind == "filter_projection" and _is_list(children[0]):
         yield _filter(children[2], "all")
     elif kind == "projection" and _is_list(children[0]) and not _is_list(children[1]):
-        yield f"each {children[1]}", EventFilter(partial(_gives, children[1]), "all")
+        yield f"each {children[1]}", EventFilter(gives(children[1]), "all", path_words(children[1]))
     elif kind == "pipe" and _is_filter(children[0]) and _takes_last(children[1]):
         yield _filter(children[0]["children"][2], "last")
     elif kind in {"pipe", "subexpression", "index_expression", "projection", "filter_projection"}:
@@ -168,21 +183,4 @@ def _takes_last(node: Node) -> bool:
 
 
 def _filter(node: Node, which: Which) -> tuple[str, EventFilter]:
-    return f"{which} {node}", EventFilter(partial(_holds, node), which)
-
-
-def _holds(node: Node, event: OutputEvent) -> bool:
-    """Tell whether an event meets a condition; True if that raises, so that the rule raises as well."""
-    try:
-        result: object = _INTERPRETER.visit(node, event)
-    except (JMESPathError, TypeError, ValueError, RecursionError):
-        return True
-    return not (result is None or result is False or result in _EMPTY)
-
-
-def _gives(node: Node, event: OutputEvent) -> bool:
-    try:
-        result: object = _INTERPRETER.visit(node, event)
-    except (JMESPathError, TypeError, ValueError, RecursionError):
-        return True
-    return result is not None
+    return f"{which} {node}", EventFilter(is_met(node), which, needed_words(node))

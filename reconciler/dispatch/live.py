@@ -5,19 +5,28 @@ They are shown and nothing else: nothing is decided by them, and what a run took
 is on record by its whole output.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from typing import Any
 
+import jmespath
+
 from reconciler.core.adapter import Streamed
-from reconciler.core.views import LiveFigures
+from reconciler.core.figures import LiveFigures
+from reconciler.core.patterns import Streak, lines_of
+from reconciler.dispatch.conditions import has_word, needed_words
 from reconciler.dispatch.framing import MOST_EVENT, Framer, OutputEvent
-from reconciler.dispatch.logs import LogFolder
+from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.output import ask_rule, read_number
 
 _MOST_TURNS = 1000
 """Turns whose figures may still change."""
 
+_PIECE = 255 * 1024
+"""Bytes that are looked at for refusals at once."""
+_LONGEST_START = 2000
+"""Bytes that are kept of an incomplete line: its beginning is enough."""
 _LONGEST_NAME = 200
 """Characters of the name of a turn."""
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens")
@@ -31,7 +40,8 @@ class FigureCounter:
         self._logs = logs
         self._run_id = run_id
         self._offset = 0
-        self._framer = Framer(self._take)
+        self._words = needed_words(jmespath.compile(rules.turn).parsed)
+        self._framer = Framer(self._take, partial(has_word, self._words))
         self._turns: dict[str, Mapping[str, int]] = {}
         """Tokens of the last turns, by their names."""
         self._settled = dict.fromkeys(_TOKENS, 0)
@@ -66,7 +76,15 @@ class FigureCounter:
         }
         return LiveFigures(turns=self._settled_turns + len(self._turns), **totals)
 
-    def _take(self, event: OutputEvent, _is_spliced: bool) -> None:
+    def _take(
+        self, events: Sequence[OutputEvent], lines: Sequence[str] | None = None, *, is_spliced: bool = False
+    ) -> None:
+        del is_spliced  # what is shown decides nothing
+        for at, event in enumerate(events):
+            if lines is None or has_word(self._words, lines[at]):
+                self._count(event)
+
+    def _count(self, event: OutputEvent) -> None:
         turn = ask_rule(self._rules.turn, event)
         if not isinstance(turn, str) or not 0 < len(turn) <= _LONGEST_NAME:
             return
@@ -81,3 +99,37 @@ class FigureCounter:
         for name, count in self._turns.pop(turn).items():
             self._settled[name] += count
         self._settled_turns += 1
+
+
+class RefusalCounter:
+    """Counts the lines in a row that say that a CLI only waits to call its model again (`give_up`)."""
+
+    def __init__(self, pattern: str, logs: LogFolder, run_id: str, begin: Mapping[StreamName, int]) -> None:
+        """Begin; `begin` are the bytes of each stream that are not looked at."""
+        self._logs = logs
+        self._run_id = run_id
+        self._offsets = dict(begin)
+        self._rests = dict.fromkeys(begin, b"")
+        """Incomplete last lines."""
+        self._streaks = {stream: Streak(pattern) for stream in begin}
+        self.longest = 0
+        """Most of such lines in a row so far."""
+
+    def count_on(self) -> bool:
+        """
+        Count what came since the last call; return whether there may be more.
+
+        For a thread. Raises OSError.
+        """
+        return sum(map(self._count, tuple(self._offsets))) > 0
+
+    def _count(self, stream: StreamName) -> bool:
+        with self._logs.open(self._run_id, stream) as log:
+            log.seek(self._offsets[stream])
+            data = log.read(_PIECE)
+        self._offsets[stream] += len(data)
+        whole, _, rest = (self._rests[stream] + data).rpartition(b"\n")
+        self._rests[stream] = rest[:_LONGEST_START]
+        for line in lines_of(whole.decode("utf-8", "replace")):
+            self.longest = max(self.longest, self._streaks[stream].add(line))
+        return len(data) == _PIECE

@@ -15,8 +15,8 @@ from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from reconciler.core.figures import LiveFigures
 from reconciler.core.times import time_at
-from reconciler.core.views import LiveFigures
 from reconciler.dispatch.protocol import RUN_ID, agent_id, folder_name, run_of
 from reconciler.files import replace_atomically, sync_file, sync_folder
 

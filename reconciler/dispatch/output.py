@@ -35,8 +35,18 @@ from reconciler.core.runs.outcome import (
 )
 from reconciler.core.runs.provider_errors import class_of
 from reconciler.core.text import one_line
+from reconciler.dispatch.conditions import any_words, has_word
 from reconciler.dispatch.event_buffer import EventBuffer, EventFilter, event_filters
-from reconciler.dispatch.framing import Framer, OutputEvent, Printed, end_of, in_utf8, last_object, stream_of
+from reconciler.dispatch.framing import (
+    Framer,
+    Give,
+    OutputEvent,
+    Printed,
+    end_of,
+    in_utf8,
+    last_object,
+    stream_of,
+)
 from reconciler.dispatch.logs import end_of_text, read_end
 
 _NOTHING_HIDDEN = Mask()
@@ -141,15 +151,13 @@ def _none(_: OutputEvent) -> bool:
     return False
 
 
-Give = Callable[[OutputEvent, bool], None]
-"""Takes an event, and whether it is spliced."""
-
-
 class Joining(Protocol):
     """Joins events that are printed in pieces."""
 
-    def add(self, event: OutputEvent, is_spliced: bool) -> None:
-        """Add an event, and pass on those that are complete."""
+    def add(
+        self, events: Sequence[OutputEvent], lines: Sequence[str] | None = None, *, is_spliced: bool = False
+    ) -> None:
+        """Add events, and pass on those that are complete."""
 
     def end(self) -> None:
         """Pass on the rest."""
@@ -170,13 +178,10 @@ def read_events(
     noise, which is counted and left out. `slim` takes out of an event what
     nobody asks for; `join` makes one of many before it.
     """
-    retention = EventBuffer(filters)
-
-    def keep(event: OutputEvent, is_spliced: bool) -> None:
-        retention.add(slim(event), is_spliced)
-
-    joining = join(keep) if join else None
-    framer = Framer(joining.add if joining else keep)
+    retention = EventBuffer(filters, slim)
+    joining = join(retention.add) if join else None
+    is_wanted = partial(has_word, any_words(each.words for each in filters))
+    framer = Framer(joining.add) if joining else Framer(retention.add, is_wanted)
     framer.read(stdout)
     if joining:
         joining.end()
@@ -190,7 +195,8 @@ def read_events(
 def _anomalies(framer: Framer, retention: EventBuffer) -> Iterator[str]:
     stray = framer.noise - framer.was_cut
     if framer.events and stray > 0:
-        yield f"lines of output that are not events: {stray}"
+        or_more = " or more" if framer.is_mostly_noise else ""
+        yield f"lines of output that are not events: {stray}{or_more}"
     if retention.left_out:
         yield f"events in the middle of the output that were not read: {retention.left_out}"
 
@@ -629,8 +635,12 @@ def _is_of(*types: str) -> Callable[[OutputEvent], bool]:
 
 
 _CLAUDE = (
-    EventFilter(_is_of("result"), "all"),
-    EventFilter(lambda event: event.get("type") == "user" and bool(_tool_results([event])), "last"),
+    EventFilter(_is_of("result"), "all", frozenset({'"result"'})),
+    EventFilter(
+        lambda event: event.get("type") == "user" and bool(_tool_results([event])),
+        "last",
+        frozenset({'"tool_result"'}),
+    ),
 )
 
 SLIM: dict[str, Callable[[OutputEvent], OutputEvent]] = {
@@ -642,8 +652,8 @@ READ: dict[str, Sequence[EventFilter]] = {
     "claude": _CLAUDE,
     "qwen": _CLAUDE,
     "codex": (
-        EventFilter(_is_of("turn.started"), "last"),
-        EventFilter(_is_old, "all"),
+        EventFilter(_is_of("turn.started"), "last", frozenset({'"turn.started"'})),
+        EventFilter(_is_old, "all", frozenset({'"msg"'})),
     ),
 }
 """Events that the readers need, besides those of the rules."""
@@ -663,20 +673,39 @@ class _JoiningGemini:
         self._tools: dict[str, object] = {}
         """Names of tools without a result so far."""
 
-    def add(self, event: OutputEvent, is_spliced: bool) -> None:
-        if _is_piece(event):
-            self._messages.setdefault(is_spliced, _Message(event)).add(event["content"])
-            return
-        self._end(is_spliced)
-        self._give(self._with_tool(event), is_spliced)
+    def add(
+        self, events: Sequence[OutputEvent], lines: Sequence[str] | None = None, *, is_spliced: bool = False
+    ) -> None:
+        others, texts = list[OutputEvent](), list[str]()
+        for event, text in zip(events, lines or [""] * len(events), strict=True):
+            joined = self._joined(event, is_spliced)
+            if joined != [event]:
+                self._pass_on(others, texts if lines else None, is_spliced)
+                self._pass_on(joined, None, is_spliced)
+                others, texts = [], []
+            else:
+                others.append(event)
+                texts.append(text)
+        self._pass_on(others, texts if lines else None, is_spliced)
 
     def end(self) -> None:
         for is_spliced in tuple(self._messages):
-            self._end(is_spliced)
+            self._pass_on(self._ended(is_spliced), None, is_spliced)
 
-    def _end(self, is_spliced: bool) -> None:
-        if message := self._messages.pop(is_spliced, None):
-            self._give(message.whole(), is_spliced)
+    def _pass_on(self, events: list[OutputEvent], lines: list[str] | None, is_spliced: bool) -> None:
+        if events:
+            self._give(events, lines, is_spliced=is_spliced)
+
+    def _joined(self, event: OutputEvent, is_spliced: bool) -> list[OutputEvent]:
+        """Return what is complete with an event: none with a piece of a message, two with what ends one."""
+        if _is_piece(event):
+            self._messages.setdefault(is_spliced, _Message(event)).add(event["content"])
+            return []
+        return [*self._ended(is_spliced), self._with_tool(event)]
+
+    def _ended(self, is_spliced: bool) -> list[OutputEvent]:
+        message = self._messages.pop(is_spliced, None)
+        return [message.whole()] if message else []
 
     def _with_tool(self, event: OutputEvent) -> OutputEvent:
         tool = event.get("tool_id")

@@ -12,7 +12,6 @@ from itertools import islice
 from typing import Literal
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model.runs import Declaration
 
 RUN_ID = re.compile(
     r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+-]*?)(?:\.c(?P<commit>[0-9a-f]{12}))?"
@@ -225,18 +224,6 @@ def failed_command(exit_code: int, commands: int) -> int | None:
 def _setting(env: Mapping[str, str], folder: str) -> list[str]:
     exports = [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
     return [*exports, f"cd -- {shlex.quote(folder)} || give_up workspace"]
-
-
-def parse_declaration(answer: bytes) -> Declaration | None:
-    """Return what `declared` answered; None if the agent declared nothing. Raises Unavailable."""
-    first, _, text = answer.partition(b"\n")
-    message = first.decode(errors="replace").split()
-    if message == ["S", "none"]:
-        return None
-    for kind in DECLARATIONS:
-        if message[:2] == ["S", kind]:
-            return Declaration(kind=kind, text=text.decode(errors="replace"))
-    raise Unavailable(f"the wrapper answered {answer[:200]!r}, which declares nothing")
 
 
 def parse_state(fields: Sequence[str]) -> RunState:

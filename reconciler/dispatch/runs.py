@@ -14,8 +14,8 @@ from typing import Literal
 
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model.runs import Declaration
-from reconciler.core.patterns import Streak, lines_of
-from reconciler.dispatch.live import FigureCounter
+from reconciler.dispatch.declarations import parse_declaration
+from reconciler.dispatch.live import FigureCounter, RefusalCounter
 from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import (
@@ -26,7 +26,6 @@ from reconciler.dispatch.protocol import (
     Stage,
     batches,
     lock_of,
-    parse_declaration,
     parse_stat,
     parse_state,
     parse_states,
@@ -43,8 +42,6 @@ _CHUNK = 255 * 1024
 _ERR_EVERY = 5
 """stderr is copied at every nth copy of stdout: it is mostly empty before the end."""
 _BACKOFF_CAP = 10.0
-_LONGEST_START = 2000
-"""Bytes that are kept of an incomplete line: its beginning is enough."""
 DECLARED_BYTES = 64 * 1024
 """Most bytes that are read of what an agent declares; far less is kept of it."""
 GAVE_UP = "gave-up"
@@ -222,11 +219,7 @@ class _Watch:
         self.at: dict[StreamName, int] = {}
         """How far its output was copied."""
         self.measure()
-        self._rest: dict[StreamName, bytes] = {}
-        """Incomplete last line."""
-        self._streaks: dict[StreamName, Streak] = {}
-        """Such lines in a row, by stream."""
-        self._has_given_up = False
+        self._refusals = RefusalCounter(bounds.give_up, logs, run_id, self.at) if bounds.give_up else None
         self._is_uncounted = True
         """There may be output that was not counted yet."""
         self._counting: asyncio.Task[None] | None = None
@@ -254,24 +247,18 @@ class _Watch:
         self.at[stream] += len(data)
         self.moved = now
         self._is_uncounted = True
-        if self.bounds.give_up is None or self._has_given_up:
-            return
-        whole, _, rest = (self._rest.get(stream, b"") + data).rpartition(b"\n")
-        self._rest[stream] = rest[:_LONGEST_START]
-        lines = lines_of(whole.decode("utf-8", "replace"))
-        streak = self._streaks.setdefault(stream, Streak(self.bounds.give_up))
-        self._has_given_up = any(streak.add(line) >= self.bounds.give_up_after for line in lines)
 
     def count(self) -> None:
         """Let what is new be counted, beside all else."""
-        counter = self.bounds.counter
-        if counter and self._is_uncounted and (self._counting is None or self._counting.done()):
+        counters = [each for each in (self.bounds.counter, self._refusals) if each]
+        if counters and self._is_uncounted and (self._counting is None or self._counting.done()):
             self._is_uncounted = False
-            self._counting = asyncio.create_task(self._count(counter), name=f"count {self.run_id}")
+            self._counting = asyncio.create_task(self._count(counters), name=f"count {self.run_id}")
 
-    async def _count(self, counter: FigureCounter) -> None:
+    async def _count(self, counters: Sequence[FigureCounter | RefusalCounter]) -> None:
         try:
-            self._is_uncounted |= await asyncio.to_thread(counter.count_on)
+            for counter in counters:
+                self._is_uncounted |= await asyncio.to_thread(counter.count_on)
         except OSError as error:  # our own disk may be full
             log.warning("%s: its figures cannot be kept: %s", self.run_id, error)
 
@@ -284,7 +271,7 @@ class _Watch:
         """Return which limit is exceeded; None if none is."""
         if self.room <= 0:
             return "output"
-        if self._has_given_up:
+        if self._refusals and self._refusals.longest >= self.bounds.give_up_after:
             return GAVE_UP
         if self._state.stage is Stage.QUEUED:
             most = self.bounds.queue

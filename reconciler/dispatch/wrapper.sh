@@ -573,8 +573,13 @@ rm) # ROOT ID...
     running* | orphan* | queued* | ending*) refuse "$id is alive" ;;
     absent | past) ;;
     *)
-      note_past "$id" && mv "$root/$id" "$root/.gone.$$" && rm -rf "$root/.gone.$$" || # never half a run
-        refuse "cannot remove $root/$id; $room"
+      note_past "$id" && mv "$root/$id" "$root/.gone.$$" && rm -rf "$root/.gone.$$" || { # never half a run
+        find_state "$root/$id" # two sweeps of one folder may meet
+        case $state in
+        absent | past) ;;
+        *) refuse "cannot remove $root/$id; $room" ;;
+        esac
+      }
       ;;
     esac
   done

@@ -2,7 +2,7 @@
 Answers of forges: the fields that are read.
 
 The shapes are those of Forgejo and Gitea; GitHub's are close enough to be read
-by the same fields.
+by the same fields, and the dialect of any other makes them.
 """
 
 import re
@@ -111,6 +111,15 @@ class Side(ForgeAnswer):
         return (self.label or "") if self.ref.startswith("refs/") else self.ref
 
 
+class StatusAnswer(ForgeAnswer):
+    """A commit status."""
+
+    context: JsonLine
+    state: str = Field(validation_alias=AliasChoices("status", "state"))
+    description: JsonLine = ""
+    target_url: str | None = None
+
+
 class PullAnswer(ForgeAnswer):
     """A pull request."""
 
@@ -131,12 +140,20 @@ class PullAnswer(ForgeAnswer):
     requested_reviewers: tuple[ForgeUser, ...] | None = None
     comments: Id | None = None
     """How many there are in its conversation; None where that is not told."""
+    checks: tuple[StatusAnswer, ...] = ()
+    """What says something of its head and is no status of that commit, where it comes with it."""
     updated_at: ForgeTime
 
     @property
     def is_open(self) -> bool:
         """Whether it is neither merged nor closed."""
         return self.state == "open"
+
+    @property
+    def state_of_people(self) -> "PullAnswer":
+        """It without what the forge computes by itself, so that a change is somebody's."""
+        base = self.base.model_copy(update={"sha": ""})
+        return self.model_copy(update={"mergeable": None, "base": base})
 
     @property
     def is_merged(self) -> bool:
@@ -147,6 +164,16 @@ class PullAnswer(ForgeAnswer):
     def is_from_here(self) -> bool:
         """Whether its head is a branch of this repository and not of a fork, which may use the same name."""
         return self.head.repo is not None and self.head.repo == self.base.repo
+
+
+class InlineAnswer(ForgeAnswer):
+    """A comment on a line of the new or the old file; GitHub names the fields differently."""
+
+    user: ForgeUser | None = None
+    body: JsonText = ""
+    path: JsonLine
+    line: Id | None = Field(None, validation_alias=AliasChoices("line", "position"))
+    old_line: Id | None = Field(None, validation_alias=AliasChoices("original_line", "original_position"))
 
 
 class ReviewAnswer(ForgeAnswer):
@@ -161,26 +188,9 @@ class ReviewAnswer(ForgeAnswer):
     official: bool = True
     dismissed: bool = False
     comments_count: Id | None = None
+    inline: tuple[InlineAnswer, ...] | None = None
+    """Its inline comments, where they come with it."""
     submitted_at: ForgeTime | None = None
-
-
-class InlineAnswer(ForgeAnswer):
-    """A comment on a line of the new or the old file; GitHub names the fields differently."""
-
-    user: ForgeUser | None = None
-    body: JsonText = ""
-    path: JsonLine
-    line: Id | None = Field(None, validation_alias=AliasChoices("line", "position"))
-    old_line: Id | None = Field(None, validation_alias=AliasChoices("original_line", "original_position"))
-
-
-class StatusAnswer(ForgeAnswer):
-    """A commit status."""
-
-    context: JsonLine
-    state: str = Field(validation_alias=AliasChoices("status", "state"))
-    description: JsonLine = ""
-    target_url: str | None = None
 
 
 class StatusesAnswer(ForgeAnswer):
@@ -276,6 +286,8 @@ class CommentAnswer(ForgeAnswer):
     body: JsonText = ""
     issue_url: str | None = None
     pull_request_url: str | None = None
+    on_pull: bool | None = None
+    """Whether it is on a pull request, where these have numbers of their own."""
     created_at: ForgeTime
 
     @property
@@ -291,6 +303,7 @@ class CommentAnswer(ForgeAnswer):
         return Comment(
             id=self.id,
             number=self.number,
+            on_pull=self.on_pull,
             author=author,
             body=self.body,
             key=mark[1] if mark else "",

@@ -14,7 +14,7 @@ import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -24,6 +24,7 @@ from reconciler.core.model.specs import Forge
 from reconciler.core.text import one_line
 from reconciler.forge.conditional import AnswerCache
 from reconciler.forge.dialect import FORGEJO, Dialect
+from reconciler.forge.operations import ForgeReply, ForgeRequest
 from reconciler.forge.tokens import TokenSource
 from reconciler.tls import Authorities, RenewedClient
 
@@ -82,6 +83,10 @@ class Forbidden(Unavailable):
     """The token, or its account, lacks a right (403)."""
 
 
+class Moved(Unavailable):
+    """The forge says that what was asked for is elsewhere (3xx)."""
+
+
 class TokenRefused(Unavailable):
     """The token is not good any more, or never was (401)."""
 
@@ -117,14 +122,6 @@ class Outage(Unavailable):
         super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    status: int
-    value: Any
-    """The JSON; None if there is none."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
 @dataclass
 class Rest:
     """How long a forge wants to be left in peace; shared by all that use the same token there."""
@@ -157,7 +154,7 @@ class ForgeClient:
         """By the kind of request; `` for all of them."""
         self._pause = pause
         self._rest = rest or Rest()
-        self._cache = AnswerCache[_Reply]()
+        self._cache = AnswerCache[ForgeReply]()
         import httpx2  # noqa: PLC0415 - see above
 
         try:
@@ -251,8 +248,26 @@ class ForgeClient:
         path: str,
         params: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-    ) -> _Reply:
+    ) -> ForgeReply:
+        """Do what the rooms ask for: as they say it, or as the dialect says it with requests of its own."""
         self.writes += method != "GET"
+        if self._dialect.operations is None:
+            return await self.request(method, path, params, body)
+        operation, names = self._dialect.operations.find(method, path)
+        return await operation(ForgeRequest(client=self, names=names, params=params or {}, body=body or {}))
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> ForgeReply:
+        """
+        Make one request of this forge, as it is, and return the answer; for operations of its dialect.
+
+        Raises Declined and the like for an answer that is no success.
+        """
         waits = iter(() if method == "POST" else _WAITS)
         while True:
             try:
@@ -267,7 +282,7 @@ class ForgeClient:
 
     async def _once(
         self, method: str, path: str, params: Mapping[str, str] | None, body: Mapping[str, Any] | None
-    ) -> _Reply:
+    ) -> ForgeReply:
         if (rest := self._rest.until - time.monotonic()) > 0:
             raise Unavailable(f"{self._where}: it asks to wait for {rest:.0f} s more")
         import httpx2  # noqa: PLC0415 - see above
@@ -292,8 +307,9 @@ class ForgeClient:
             raise Unavailable(f"{self._where}: {self._harmless(str(error))}") from None
         if tag and reply.status_code == _UNCHANGED:
             return self._cache.get(request)
+        status = self._dialect.status(method, path, reply.status_code)
         try:
-            answer = self._checked(f"{method} {path}", reply.status_code, reply.headers, raw)
+            answer = self._checked(f"{method} {path}", status, reply.headers, raw)
         except (TokenRefused, RightMissing) as error:
             key = kind if isinstance(error, RightMissing) else ""
             self._denials[key] = _Denial(self._token, error, time.monotonic() + _DENIAL_REST)
@@ -342,11 +358,11 @@ class ForgeClient:
                 raise Unavailable(f"{self._where}: its answer is larger than {_MOST_BYTES} bytes")
         return bytes(raw)
 
-    def _checked(self, request: str, status: int, headers: Mapping[str, str], raw: bytes) -> _Reply:
+    def _checked(self, request: str, status: int, headers: Mapping[str, str], raw: bytes) -> ForgeReply:
         """Return a successful answer; raise the error that fits any other."""
         where, message = f"{self._where}: {request}", self._harmless(_message(raw))
         if 200 <= status < 300:  # noqa: PLR2004 - success
-            return _Reply(status, self._value(request, raw), headers)
+            return ForgeReply(status, self._value(request, raw), headers)
         if (after := self._dialect.limit(status, headers, message)) is not None:
             raise Outage(f"{where}: {status} {message}; it asks to wait for {after:.0f} s", after)
         if status in _PASSING:
@@ -361,7 +377,7 @@ class ForgeClient:
                 raise RightMissing(f"{where}: the token may not do this ({message}): {right}; {renew}")
             raise Forbidden(f"{where}: the token may not do this ({message}); {self._dialect.rights}")
         if 300 <= status < 400:  # noqa: PLR2004 - redirection
-            raise Unavailable(f"{where}: it has moved ({status}); correct `forge.api` and `forge.repo`")
+            raise Moved(f"{where}: it has moved ({status}); correct `forge.api` and `forge.repo`")
         if status >= 500:  # noqa: PLR2004 - errors of the server
             raise Broken(f"{where}: {status} {message or 'an error of the server, without a message'}")
         raise Declined(where, status, message)
@@ -393,7 +409,9 @@ class ForgeClient:
         if "://" in path:
             return path
         root = self.forge.api.rstrip("/")
-        return f"{root}{path}" if path.startswith("/") else f"{root}/repos/{self.forge.repo}/{path}"
+        if path.startswith("/"):
+            return f"{root}{path}"
+        return f"{root}/{self._dialect.place(self.forge.repo)}/{path}".rstrip("/")
 
     def _harmless(self, text: str) -> str:
         hidden = text.replace(self._token, "***") if self._token else text
@@ -457,9 +475,11 @@ def page_of(number: int, size: int, size_parameter: str) -> Mapping[str, str]:
 
 
 def _has_more(headers: Mapping[str, str], seen: int) -> bool:
-    """Return whether another page follows: by the link header, else by the number of items."""
+    """Return whether another page follows: by the link, by its number, else by how many items there are."""
     if "link" in headers:
         return 'rel="next"' in headers["link"]
+    if "x-next-page" in headers:
+        return bool(headers["x-next-page"])
     total = headers.get("x-total-count", "")
     return bool(_COUNT.fullmatch(total)) and seen < int(total)
 
@@ -483,7 +503,11 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _message(raw: bytes) -> str:
-    """Return what an error says: its message, and the reasons that may be listed below it."""
+    """
+    Return what an error says: its message, and the reasons that may be listed in it or below it.
+
+    One of OAuth (RFC 6750) has other fields; what `scope` it names is what would be enough.
+    """
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
@@ -492,8 +516,21 @@ def _message(raw: bytes) -> str:
         return ""
     listed = value.get("errors")
     reasons = [_listed_reason(each) for each in listed] if isinstance(listed, list) else []
-    message = str(value.get("message") or value.get("detail") or "")
+    message = _flat(value.get("message")) or str(value.get("detail") or _oauth(value))
     return ": ".join(filter(None, [message, "; ".join(filter(None, reasons))]))
+
+
+def _oauth(value: Mapping[str, Any]) -> str:
+    scope = f"scope: {_flat(value['scope'])}" if value.get("scope") else ""
+    return ": ".join(filter(None, (_flat(value.get("error")), _flat(value.get("error_description")), scope)))
+
+
+def _flat(value: Any) -> str:
+    """Return a message as text: GitLab has texts, lists of them, and lists by field."""
+    if isinstance(value, dict):
+        parts = (f"{'' if key == 'base' else f'{key} '}{_flat(each)}" for key, each in value.items())
+        return "; ".join(parts)
+    return "; ".join(map(_flat, value)) if isinstance(value, list) else str(value or "")
 
 
 def _listed_reason(error: object) -> str:

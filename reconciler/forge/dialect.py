@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from reconciler.core.model.forge import ForgeView
+from reconciler.core.model.forge import ForgeView, MergeRefusal
 
 if TYPE_CHECKING:
     from reconciler.core.model.runs import ReviewNote
     from reconciler.forge.answers import PullAnswer, StatusAnswer
     from reconciler.forge.client import ForgeClient
+    from reconciler.forge.operations import Operations
 
 Headers = Mapping[str, str]
 
@@ -24,8 +25,28 @@ def _missing_scope(message: str, _: Headers) -> str:
     return f"it lacks {match[1]}" if (match := _NEEDED_SCOPE.search(message)) else ""
 
 
+def _place(repo: str) -> str:
+    return f"repos/{repo}"
+
+
+def _status(_method: str, _path: str, status: int) -> int:
+    return status
+
+
+def _comment_path(_ticket: str, comment: int) -> str:
+    return f"issues/comments/{comment}"
+
+
 def _no_limit(_status: int, _headers: Headers, _message: str) -> float | None:
     return None
+
+
+_TRIES: Mapping[str, tuple[str, str]] = {
+    "read:repository": ("GET", "pulls/0"),
+    "write:repository": ("PATCH", "pulls/0"),
+    "read:issue": ("GET", "issues/comments/0"),
+    "write:issue": ("PATCH", "issues/comments/0"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +55,12 @@ class Dialect:
 
     # --- Requests ---
 
+    operations: "Operations | None" = None
+    """What is done for each request of the rooms, where the paths and the answers are not Forgejo's."""
+    place: Callable[[str], str] = _place
+    """Return the path of a repository, by its name there."""
+    status: Callable[[str, str, int], int] = _status
+    """Return what the status of an answer means, given the method and the path: some use another for it."""
     headers: Headers = field(default_factory=lambda: {"Accept": "application/json"})
     """Sent with each request."""
     scheme: str = "token"
@@ -56,12 +83,29 @@ class Dialect:
 
     # --- Pull requests ---
 
+    pull_ticket: str = "issues"
+    """
+    Path under which the conversation and the labels of pull requests are.
+
+    `issues` where a pull request is an issue too; elsewhere both may have the same number.
+    """
+    pull_ref: str = "refs/pull/{number}/head"
+    """Ref under which git has the head of a pull request, also of one from a fork."""
+    comment: Callable[[str, int], str] = _comment_path
+    """Return the path of a comment, by the path of what it is on and its id."""
+    text: Callable[[str], str] = str
+    """Return a text of ours so that the forge shows it as it is, and does nothing that it says."""
+    draft: str = "WIP:"
+    """What the title of a draft begins with, where drafts have no flag that can be set."""
+    draft_title: re.Pattern[str] = re.compile(r"(?i)(?:wip:|\[wip\])\s*")
+    """What the titles of drafts may begin with."""
+
     newest_first: Mapping[str, str] = field(default_factory=lambda: {"sort": "recentupdate"})
     """Parameters that list pull requests by their last change."""
     one_commit: Mapping[str, str] = field(default_factory=lambda: {"stat": "false", "files": "false"})
     """Parameters that make a list of commits cheap."""
     has_drafts: bool = False
-    """Whether drafts have a flag of their own; if not, the title begins with `WIP:`."""
+    """Whether drafts have a flag of their own that can be set; if not, their title begins with `draft`."""
     is_sure_of_conflicts: bool = False
     """Whether `mergeable: false` always means a conflict; if not, it may still be being computed."""
     computing: str = "try again later"
@@ -74,12 +118,15 @@ class Dialect:
     """Read the inline comments of a pull request at once, by review; if not, they are read by review."""
     may_write: "Callable[[ForgeClient, str], Awaitable[bool]] | None" = None
     """Read whether an account may write, where reviews do not tell whether they count."""
-    enqueue: "Callable[[ForgeClient, PullAnswer, str], Awaitable[str]] | None" = None
+    enqueue: "Callable[[ForgeClient, PullAnswer, str], Awaitable[MergeRefusal | None]] | None" = None
     """
     Put a pull request whose merge was declined into the merge queue, and return how it stands there.
 
-    It is given the message of the declined merge, and returns nothing if that is not about a queue.
+    It is given the message of the declined merge, and returns None if that is not about a queue.
     """
+
+    pending_text: str = ""
+    """What a pending status of ours says, where that cannot be changed later."""
 
     # --- Issues and labels ---
 
@@ -107,6 +154,27 @@ class Dialect:
     """Whether its API tells what the deliveries of a webhook were answered."""
     renews_hook_secret: bool = False
     """Whether a webhook that is edited gets the new secret; if not, another is made in its place."""
+
+    # --- Set-up ---
+
+    tries: Mapping[str, tuple[str, str]] = field(default_factory=lambda: _TRIES)
+    """
+    Requests by the right that they need.
+
+    They are about number 0, which is nothing: a forge looks at the rights first,
+    and tells whoever has them that it is not there.
+    """
+    protection: str = "no pushes, and 1 approval to merge"
+    """How `--protect` protects a base branch."""
+    probe: str = "version"
+    """Path by which a person sees whether the API answers."""
+    hook_page: str = "settings/hooks/{id}"
+    """Path of the page of a webhook, below that of the repository."""
+    private_addresses: str = (
+        "Forgejo and Gitea send to public addresses only, unless `ALLOWED_HOST_LIST` of [webhook] in "
+        "their app.ini names this one"
+    )
+    """Why a webhook to a private address may not come."""
 
     def merge(self, want: ForgeView) -> tuple[str, Mapping[str, Any]]:
         """Return method and body of the request that merges."""

@@ -136,10 +136,10 @@ class ForgeRegistry:
                     return None
                 raise
 
-    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
+    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment, *, on_pull: bool) -> bool:
         """Create or update our comment with that key; return whether it is new."""
         async with self._at(forge) as clients:
-            return await clients.writer.upsert_comment(number, note)
+            return await clients.writer.upsert_comment(number, note, on_pull=on_pull)
 
     async def open_pulls(self, forge: Forge, base: str) -> Sequence[PullRequestSnapshot]:
         """Return the open pull requests against a base branch, those from forks too, without details."""

@@ -9,13 +9,14 @@ alone.
 
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from pydantic import Field
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.fields import Id
+from reconciler.core.model.forge import MergeRefusal
 from reconciler.core.model.runs import ReviewNote
 from reconciler.forge.answers import (
     ForgeAnswer,
@@ -194,8 +195,8 @@ class _Inline(ForgeAnswer):
     user: ForgeUser | None = None
     body: JsonText = ""
     path: JsonLine
-    line: Annotated[int, Field(ge=0)] | None = None
-    original_line: Annotated[int, Field(ge=0)] | None = None
+    line: Id | None = None
+    original_line: Id | None = None
 
 
 async def _inline_comments(client: ForgeClient, number: int) -> Mapping[int, Sequence[ReviewNote]]:
@@ -241,9 +242,10 @@ class _Entry(ForgeAnswer):
     position: Id
 
     @property
-    def description(self) -> str:
-        return (
-            f"it is in the merge queue, at position {self.position} ({self.state.replace('_', ' ').lower()})"
+    def refusal(self) -> MergeRefusal:
+        state = self.state.replace("_", " ").lower()
+        return MergeRefusal(
+            f"it is in the merge queue, at position {self.position} ({state})", is_passing=True
         )
 
 
@@ -301,25 +303,26 @@ class _Reply(ForgeAnswer):
     errors: tuple[_Problem, ...] = ()
 
 
-async def _enqueue(client: ForgeClient, pull: PullAnswer, refusal: str) -> str:
+async def _enqueue(client: ForgeClient, pull: PullAnswer, message: str) -> MergeRefusal | None:
     """
     Put a pull request into the merge queue and return how it stands there.
 
-    Empty if its merge was declined for another reason. One that the queue
+    None if its merge was declined for another reason. One that the queue
     removed is not put back until something is pushed: what made it fail is
     still there.
     """
-    if _QUEUE not in refusal.lower():
-        return ""
+    if _QUEUE not in message.lower():
+        return None
     owner, _, name = client.forge.repo.partition("/")
     variables = {"owner": owner, "name": name, "number": pull.number}
     seen = (await _graphql(client, QUEUE_QUERY, variables, _Look)).repository.pull
     if seen.entry:
-        return seen.entry.description
+        return seen.entry.refusal
     if seen.removal:
-        return f"the merge queue removed it ({seen.removal}): push a commit, or put it there by hand"
+        why = f"the merge queue removed it ({seen.removal}): push a commit, or put it there by hand"
+        return MergeRefusal(why)
     variables = {"id": seen.id, "head": pull.head.sha}
-    return (await _graphql(client, ENQUEUE, variables, _Enqueued)).payload.entry.description
+    return (await _graphql(client, ENQUEUE, variables, _Enqueued)).payload.entry.refusal
 
 
 async def _graphql(client: ForgeClient, query: str, variables: Mapping[str, Any], shape: type[T]) -> T:
@@ -366,6 +369,7 @@ GITHUB = Dialect(
     listed_events=_EVENTS,
     lists_deliveries=True,
     renews_hook_secret=True,
+    probe="meta",
 )
 """
 Held to GitHub's own description of its API, and its examples of webhooks; not tried on GitHub itself.

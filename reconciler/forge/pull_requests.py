@@ -81,6 +81,8 @@ class PullRequestReader:
         """Time of the last change that the last look saw."""
         self._details: dict[int, PullRequestDetail] = {}
         """In the order in which they were read."""
+        self._current: set[int] = set()
+        """Pull requests that are as they were read last, by the last look."""
         self._unreadable: dict[int, Unavailable] = {}
         """Why a pull request could not be read the last time."""
         self._inline: dict[tuple[int, int | None], tuple[ReviewNote, ...]] = {}
@@ -99,6 +101,7 @@ class PullRequestReader:
         await self._read_all(sorted(unknown))
         newest = self._newest(set(branches))
         await self._read_all(self._due(newest.values(), set(fresh) - unknown))
+        self._current = {answer.number for answer in newest.values() if answer.number in self._details}
         seen = {branch: self._last_seen(answer.number) for branch, answer in newest.items()}
         return {branch: pull for branch, pull in seen.items() if pull is not None}
 
@@ -143,12 +146,46 @@ class PullRequestReader:
         """Return a pull request as it is now."""
         return await self._detail(await self._client.get(f"pulls/{number}", PullAnswer))
 
+    def take_current(self, number: int) -> PullRequestDetail | None:
+        """Return a pull request as it was by the last look, once: who changes it makes that old."""
+        if number not in self._current:
+            return None
+        self._current.discard(number)
+        return self._details.get(number)
+
+    async def read_anew(self, detail: PullRequestDetail) -> PullRequestDetail:
+        """
+        Return a pull request as it is now, after a write of ours.
+
+        What people and checks say of it is as in `detail`. It counts as not
+        moved, and keeps its place in the queue of those that are read in turn.
+        """
+        number = detail.pull.number
+        answer = await self._client.get(f"pulls/{number}", PullAnswer)
+        if answer.head.sha != detail.pull.head:
+            return await self._detail(answer)
+        before = detail.pull
+        pull = self._pull(
+            answer,
+            pusher=before.pusher or await self._pusher(answer.head.sha),
+            by=await self._closer(answer),
+            reviews=before.reviews,
+            comments=before.comments,
+            checks=before.checks,
+            failed_checks=before.failed_checks,
+        )
+        self._listed[number] = answer
+        self._details[number] = PullRequestDetail(answer, answer, detail.statuses, pull)
+        return self._details[number]
+
     def new(self, answer: PullAnswer) -> PullRequestDetail:
         """Return a pull request that was opened this moment: nobody has said anything of it yet."""
         return PullRequestDetail(answer, answer, (), self._pull(answer))
 
     async def statuses(self, commit: str) -> tuple[StatusAnswer, ...]:
-        """Return the newest status of each context of a commit."""
+        """Return the newest status of each context of a commit; none of none."""
+        if not commit:
+            return ()
         statuses: list[StatusAnswer] = []
         page = 1
         while True:
@@ -165,7 +202,7 @@ class PullRequestReader:
     async def _checks(self, commit: str) -> tuple[StatusAnswer, ...]:
         """Return the statuses of a commit, and what else says something of it."""
         statuses = await self.statuses(commit)
-        if self._dialect.more_checks is None:
+        if self._dialect.more_checks is None or not commit:
             return statuses
         try:
             return (*statuses, *await self._dialect.more_checks(self._client, commit))
@@ -193,8 +230,8 @@ class PullRequestReader:
         return sorted(moved) + still[:REFRESHED]
 
     def _has_moved(self, number: int) -> bool:
-        detail = self._details.get(number)
-        return detail is None or detail.listed != self._listed[number]
+        detail, listed = self._details.get(number), self._listed.get(number)
+        return detail is None or listed is None or detail.listed.state_of_people != listed.state_of_people
 
     async def _read_all(self, numbers: Iterable[int]) -> None:
         """
@@ -231,7 +268,7 @@ class PullRequestReader:
 
     async def _detail(self, answer: PullAnswer) -> PullRequestDetail:
         number = answer.number
-        statuses = await self._checks(answer.head.sha)
+        statuses = (*await self._checks(answer.head.sha), *answer.checks)
         pull = self._pull(
             answer,
             pusher=await self._pusher(answer.head.sha),
@@ -267,6 +304,7 @@ class PullRequestReader:
             branch=answer.head.branch,
             base=answer.base.ref,
             head=answer.head.sha,
+            ref=self._dialect.pull_ref.format(number=answer.number),
             pusher=pusher,
             state="open" if answer.is_open else "closed",
             is_merged=answer.is_merged,
@@ -301,7 +339,7 @@ class PullRequestReader:
 
     async def _pusher(self, commit: str) -> str:
         """Return the author of a commit: forges do not say who pushed it."""
-        if commit not in self._pushers:
+        if commit and commit not in self._pushers:
             try:
                 one = page_of(1, 1, self._dialect.size_parameter)
                 query = {"sha": commit, **self._dialect.one_commit, **one}
@@ -309,7 +347,7 @@ class PullRequestReader:
             except Declined:  # it is gone: the branch was rewritten or deleted
                 return ""
             self._pushers[commit] = commits.root[0].by if commits.root else ""
-        return self._pushers[commit]
+        return self._pushers.get(commit, "")
 
     async def _closer(self, answer: PullAnswer) -> str:
         """Return who merged or closed it; who closed it is only in the timeline."""
@@ -318,7 +356,9 @@ class PullRequestReader:
         if answer.is_merged:
             return answer.merged_by.login if answer.merged_by else ""
         # It tells the length of the page for that of the whole.
-        entries = self._client.pages(f"issues/{answer.number}/timeline", EntryAnswer, is_counted=False)
+        entries = self._client.pages(
+            f"{self._dialect.pull_ticket}/{answer.number}/timeline", EntryAnswer, is_counted=False
+        )
         closers = [name_of(entry.user) async for entry in entries if entry.is_closing]
         return closers[-1] if closers else ""
 
@@ -346,7 +386,7 @@ class PullRequestReader:
         """Return the comments in the conversation of an open pull request."""
         if not pull.is_open or pull.comments == 0:
             return ()
-        answers = self._client.pages(f"issues/{pull.number}/comments", CommentAnswer)
+        answers = self._client.pages(f"{self._dialect.pull_ticket}/{pull.number}/comments", CommentAnswer)
         comments = [answer.comment("") async for answer in answers]
         return tuple([replace(each, is_by_member=await self._members.has(each.author)) for each in comments])
 
@@ -359,7 +399,9 @@ class PullRequestReader:
     ) -> Review:
         author = name_of(answer.user)
         notes = [ReviewNote(author=author, text=answer.body)] if answer.body.strip() else []
-        if inline is None:
+        if answer.inline is not None:
+            notes += [_note(each) for each in answer.inline if each.body.strip()]
+        elif inline is None:
             notes += await self._comments(pull.number, answer)
         else:
             notes += inline.get(answer.id, ())

@@ -13,21 +13,24 @@ from urllib.parse import urlsplit
 
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Unavailable, UsageError
-from reconciler.core.model.specs import Forge
+from reconciler.core.fields import Id
+from reconciler.core.model.specs import Forge, ForgeKind
 from reconciler.core.model.status import Phase
 from reconciler.core.text import one_line
 from reconciler.forge.answers import ForgeAnswer, ForgeUser, JsonLine, LabelAnswer
-from reconciler.forge.client import Declined, Forbidden, ForgeClient, UnexpectedAnswer
+from reconciler.forge.client import Declined, Forbidden, ForgeClient, Moved, UnexpectedAnswer
+from reconciler.forge.dialect import Dialect
 from reconciler.forge.dialects import DIALECTS
 from reconciler.forge.tokens import SecretToken
 from reconciler.forge.writer import label_body
 
 StepResult = Literal["done", "already so", "would", "skipped", "failed"]
-ForgeKind = Literal["forgejo", "gitea", "github"]
 Token = Callable[[], Awaitable[str]]
 
 PHASE_LABELS = tuple(f"agent/{phase}" for phase in Phase)
 _GITHUB = "github.com"
+_V1, _V4 = "/api/v1", "/api/v4"
+"""Where the APIs of Forgejo and Gitea, and of GitLab, are below the address of the forge."""
 
 
 class SetupStep(NamedTuple):
@@ -71,7 +74,7 @@ class _Rule(ForgeAnswer):
 
     rule_name: str = ""
     branch_name: str = ""
-    required_approvals: int = 0
+    required_approvals: Id = 0
     enable_merge_whitelist: bool = False
     merge_whitelist_usernames: tuple[str, ...] = ()
     merge_whitelist_teams: tuple[str, ...] = ()
@@ -98,24 +101,39 @@ async def locate_forge(
     parts = urlsplit(url.rstrip("/"))
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
         raise UsageError(f"{one_line(url)!r} is not an address such as https://code.example.org")
-    path = parts.path.removesuffix("/api/v1").removesuffix(".git").strip("/")
+    path = parts.path.removesuffix(_V1).removesuffix(_V4).partition("/-/")[0].removesuffix(".git").strip("/")
     root = f"{parts.scheme}://{parts.netloc}"
     if kind == "github" or parts.hostname in {_GITHUB, f"api.{_GITHUB}"}:
         is_public = parts.hostname in {_GITHUB, f"api.{_GITHUB}"}
         return ForgePlace(f"https://api.{_GITHUB}" if is_public else f"{root}/api/v3", "github", path)
     segments = path.split("/") if path else []
     errors: list[str] = []
-    for cut in dict.fromkeys((len(segments), max(len(segments) - 2, 0))):
+    for end, cut in _roots(len(segments), kind):
         at = "/".join([root, *segments[:cut]])
         try:
-            await _version(f"{at}/api/v1", token, ca)
-        except (Declined, UnexpectedAnswer) as error:  # somebody else answers there
+            await _version(f"{at}{end}", token, ca, "gitlab" if end == _V4 else "forgejo")
+        except (Declined, UnexpectedAnswer, Moved) as error:  # somebody else answers there
             errors.append(_without_place(error))
             continue
         except Unavailable as error:
             raise Unavailable(_without_place(error)) from None
-        return ForgePlace(f"{at}/api/v1", kind or await _kind_at(at, token, ca), "/".join(segments[cut:]))
-    raise UsageError(f"{one_line(url)}: neither Forgejo nor Gitea answers there ({errors[-1]})")
+        seen: ForgeKind = "gitlab" if end == _V4 else kind or await _kind_at(at, token, ca)
+        return ForgePlace(f"{at}{end}", seen, "/".join(segments[cut:]))
+    raise UsageError(
+        f"{one_line(url)}: neither Forgejo nor Gitea nor GitLab answers there ({one_line(errors[0])})"
+    )
+
+
+def _roots(length: int, kind: ForgeKind | None) -> Iterator[tuple[str, int]]:
+    """
+    Yield where an API may be: its path, and how many parts of the address come before it.
+
+    The rest of the address is a repository; on GitLab it may be in a group within a group.
+    """
+    if kind != "gitlab":
+        yield from ((_V1, cut) for cut in dict.fromkeys((length, max(length - 2, 0))))
+    if kind in {None, "gitlab"}:
+        yield from ((_V4, cut) for cut in dict.fromkeys((0, *range(1, max(length - 1, 0)), length)))
 
 
 def _without_place(error: Unavailable) -> str:
@@ -129,14 +147,14 @@ _NO_PLACE = "-/-"
 async def _kind_at(root: str, token: Token, ca: str | None) -> ForgeKind:
     """Return which of the two it is: Forgejo alone has an API of its own name."""
     try:
-        await _version(f"{root}/api/forgejo/v1", token, ca)
+        await _version(f"{root}/api/forgejo/v1", token, ca, "forgejo")
     except Unavailable:
         return "gitea"
     return "forgejo"
 
 
-async def _version(api: str, token: Token, ca: str | None) -> None:
-    forge = Forge(api=api, repo=_NO_PLACE, token=Secret(env="TOKEN"), ca=ca)
+async def _version(api: str, token: Token, ca: str | None, kind: ForgeKind) -> None:
+    forge = Forge(kind=kind, api=api, repo=_NO_PLACE, token=Secret(env="TOKEN"), ca=ca)
     async with forge_setup(forge, token) as setup:
         await setup.client.get("/version", _Version)
 
@@ -160,6 +178,10 @@ class ForgeSetup:
 
     client: ForgeClient
 
+    @property
+    def _dialect(self) -> Dialect:
+        return DIALECTS[self.client.forge.kind]
+
     async def account(self) -> str:
         """Return the name of the account that the token is of. Raises Forbidden if it may not say."""
         return (await self.client.get("/user", ForgeUser)).login
@@ -170,7 +192,11 @@ class ForgeSetup:
 
     async def missing_rights(self, repository: RepositoryDetail) -> Sequence[str]:
         """Return the rights that the token or its account lacks, each tried by use."""
-        missing = [right for right, (method, path) in _TRIES.items() if not await self._may(method, path)]
+        missing = [
+            right
+            for right, (method, path) in self._dialect.tries.items()
+            if not await self._may(method, path)
+        ]
         if not repository.permissions.push:
             missing.append("write access of its account to the repository")
         return missing
@@ -195,9 +221,7 @@ class ForgeSetup:
         if not missing:
             return SetupStep("labels", "already so", ", ".join(names))
         for name in () if is_dry else missing:
-            await self.client.write(
-                "POST", "labels", LabelAnswer, label_body(name, DIALECTS[self.client.forge.kind])
-            )
+            await self.client.write("POST", "labels", LabelAnswer, label_body(name, self._dialect))
         return SetupStep("labels", "would" if is_dry else "done", f"make {', '.join(missing)}")
 
     async def protection(
@@ -217,21 +241,7 @@ class ForgeSetup:
             return [_protection("skipped", f"nothing protects {base}")]
         if not is_dry:
             await self.client.send("POST", "branch_protections", _rule_body(base))
-        return [_protection("would" if is_dry else "done", f"{base}: no pushes, and 1 approval to merge")]
-
-
-_TRIES: Mapping[str, tuple[str, str]] = {
-    "read:repository": ("GET", "pulls/0"),
-    "write:repository": ("PATCH", "pulls/0"),
-    "read:issue": ("GET", "issues/comments/0"),
-    "write:issue": ("PATCH", "issues/comments/0"),
-}
-"""
-Requests by the right that they need.
-
-They are about number 0, which is nothing: a forge looks at the rights first,
-and tells whoever has them that it is not there.
-"""
+        return [_protection("would" if is_dry else "done", f"{base}: {self._dialect.protection}")]
 
 
 def _protection(result: StepResult, message: str) -> SetupStep:

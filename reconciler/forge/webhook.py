@@ -2,7 +2,7 @@
 Webhook parsing: check the signature, and read the hint.
 
 The body is signed, the headers are not: an event that the body does not look
-like is refused.
+like is refused. The bodies of GitLab are its own; all others are alike.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from reconciler.core.errors import UsageError
 from reconciler.core.fields import Id
 from reconciler.core.model.forge import Hint
 from reconciler.core.text import one_line
+from reconciler.forge import gitlab_webhook as gitlab
 from reconciler.forge.answers import ForgeAnswer, ForgeTime, ForgeUser, JsonLine, name_of
 
 _FAMILIES = ("forgejo", "gitea", "github")
@@ -33,8 +35,11 @@ def has_valid_signature(raw: bytes, headers: Mapping[str, str], secrets: Collect
     Return those of the secrets that the body is signed with (names of headers in lower case).
 
     SHA-256 only; an empty signature, which forges send where no secret is set,
-    is none. What is no signature at all costs nothing.
+    is none. What is no signature at all costs nothing. GitLab may send the
+    secret itself: that says nothing of the body, which is a hint at most anyway.
     """
+    if gitlab.EVENT in headers:
+        return frozenset(each for each in secrets if each and gitlab.is_signed_with(raw, headers, each))
     sent = next((headers[name] for name in _SIGNATURES if headers.get(name)), "")
     signature = sent.removeprefix("sha256=").lower()
     if not _HEX_SHA256.fullmatch(signature):
@@ -63,21 +68,19 @@ def read_hint(headers: Mapping[str, str], raw: bytes) -> Hint | None:
 
     Raises UsageError if it is not what it says it is.
     """
-    event = _header(headers, "event")
-    if (find := _PLACES.get(event)) is None:  # whatever it looks like
+    form, event = _form_of(headers), _event(headers)
+    if (find := form.places.get(event)) is None:  # whatever it looks like
         return None
-    body = _body(event, raw)
-    if (place := body.place) is None:
-        return None
-    hint = find(body)
-    if hint is None:
+    body = _body(event, raw, form)
+    place, hint = body.place, find(body)
+    if place is None or hint is None:
         return None
     return Hint(
         delivery=delivery_of(headers, raw),
         event=event,
         action=body.action,
         place=place,
-        sender=name_of(body.sender),
+        sender=body.by,
         happened_at=body.happened_at,
         **hint,
     )
@@ -85,19 +88,24 @@ def read_hint(headers: Mapping[str, str], raw: bytes) -> Hint | None:
 
 def event_of(headers: Mapping[str, str]) -> str:
     """Return the name of the event, for counters: `?` for one that is not handled."""
-    event = _header(headers, "event")
-    return event if event in _PLACES else "?"
+    event = _event(headers)
+    return event if event in _form_of(headers).places else "?"
 
 
 def delivery_of(headers: Mapping[str, str], raw: bytes) -> str:
     """Return the id of a delivery; a malformed or missing one is replaced by a digest of the body."""
-    named = _header(headers, "delivery")
+    sent = (headers[name] for name in gitlab.DELIVERIES if headers.get(name))
+    named = next(sent, "") if gitlab.EVENT in headers else _header(headers, "delivery")
     return named if _ID.fullmatch(named) else digest(raw)[:32]
 
 
 def digest(raw: bytes) -> str:
     """Return the identity of a body."""
     return hashlib.sha256(raw).hexdigest()
+
+
+def _event(headers: Mapping[str, str]) -> str:
+    return headers.get(gitlab.EVENT) or _header(headers, "event")
 
 
 def _header(headers: Mapping[str, str], name: str) -> str:
@@ -149,6 +157,11 @@ class _Body(ForgeAnswer):
     workflow_run: _Checked | None = None
 
     @property
+    def by(self) -> str:
+        """Who did it."""
+        return name_of(self.sender)
+
+    @property
     def happened_at(self) -> datetime | None:
         """When it happened; None if it does not say so, as for a push."""
         ticket = self.pull_request or self.issue
@@ -162,19 +175,40 @@ class _Body(ForgeAnswer):
         return self.run.repository.full_name if self.run else None
 
 
-def _body(event: str, raw: bytes) -> _Body:
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What the bodies of a family of forges look like."""
+
+    shape: type[Any]
+    places: Mapping[str, Callable[[Any], dict[str, Any] | None]]
+    """Where each event that is handled says to look."""
+    needed: Mapping[str, tuple[str, ...]]
+    """Fields that a body of the event has."""
+    kinds: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """What a body of the event says it is, where bodies say so."""
+
+
+def _form_of(headers: Mapping[str, str]) -> _Form:
+    return _GITLAB if gitlab.EVENT in headers else _SHARED
+
+
+def _body(event: str, raw: bytes, form: _Form) -> Any:
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
         raise UsageError("the body is not JSON; set the webhook's content type to application/json") from None
     name = one_line(event, 50) or "without an event"
     try:
-        body = _Body.model_validate(value)
+        body = form.shape.model_validate(value)
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors()[:3])
         raise UsageError(f"this is no webhook {name}: {one_line(fields, 200) or 'not an object'}") from None
-    if missing := [field for field in _NEEDED.get(event, ()) if getattr(body, field) is None]:
+    if missing := [each for each in form.needed.get(event, ()) if getattr(body, each) is None]:
         raise UsageError(f"this is no webhook {name}: {', '.join(missing)} is missing")
+    if (kinds := form.kinds.get(event)) and body.kind not in kinds:
+        raise UsageError(
+            f"this is no webhook {name}: it says that it is {one_line(body.kind, 50) or 'nothing'}"
+        )
     return body
 
 
@@ -255,3 +289,6 @@ _PLACES: Mapping[str, Callable[[_Body], _Match | None]] = {
     "check_suite": _checked,  # GitHub's
     "workflow_run": _checked,  # GitHub's
 }
+
+_SHARED = _Form(_Body, _PLACES, _NEEDED)
+_GITLAB = _Form(gitlab.GitLabBody, gitlab.PLACES, gitlab.NEEDED, gitlab.KINDS)

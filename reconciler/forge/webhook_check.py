@@ -166,18 +166,15 @@ class WebhookCheck:
 
     async def _why_not(self, hook: InstalledWebhook, here: str) -> str:
         """Return why a test delivery did not come in, as far as can be told from here."""
-        message = f"no test delivery came in within {PATIENCE:g} s"
+        message, dialect = f"no test delivery came in within {PATIENCE:g} s", DIALECTS[self.forge.kind]
         if answer := await self.forges.last_response(self.forge, hook):
             return f"{message}: the forge says of its last one: {answer}"
         if here:
             message += f"; from here, too, {here}"
         elif await asyncio.to_thread(_is_private, hook.url):
-            message += (
-                "; Forgejo and Gitea send to public addresses only, unless `ALLOWED_HOST_LIST` of "
-                "[webhook] in their app.ini names this one"
-            )
+            message += f"; {dialect.private_addresses}"
         page = self.forge.api.partition("/api/")[0]
-        at = f"{page}/{self.forge.repo}/settings/hooks/{hook.id}"
+        at = f"{page}/{self.forge.repo}/{dialect.hook_page.format(id=hook.id)}"
         return f"{message}; what the forge was answered is on {at} (a repository without commits sends none)"
 
     # --- Words ---------------------------------------------------------------

@@ -30,7 +30,7 @@ Not less: strangers may send many bodies.
 
 _STATUSES: Mapping[type[ReconcilerError], int] = {Refused: 401, UsageError: 400, Unavailable: 503}
 """What a forge is answered."""
-_FULL_NAME = re.compile(rb'"full_name"\s*:\s*"([^"\\]{1,200})"')
+_FULL_NAME = re.compile(rb'"(?:full_name|path_with_namespace)"\s*:\s*"([^"\\]{1,200})"')
 
 
 class WebhookReceiver:
@@ -120,7 +120,7 @@ class WebhookReceiver:
         if not self._view.desired.revision:
             raise Unavailable("the specs, which name the webhook secrets, were not read yet; send it again")
         raise Refused(
-            "no webhook secret of this fleet made its signature (HMAC-SHA256 of the body); "
+            "no webhook secret of this fleet made its signature, or is its token; "
             "`reconciler webhook install` sets it up"
         )
 

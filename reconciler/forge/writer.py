@@ -17,7 +17,13 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from reconciler.core.errors import Unavailable
-from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
+from reconciler.core.model.forge import (
+    CommitStatus,
+    ForgeView,
+    ManagedComment,
+    MergeRefusal,
+    PullRequestSnapshot,
+)
 from reconciler.core.model.status import Phase
 from reconciler.core.text import harmless, one_line
 from reconciler.forge.answers import (
@@ -41,12 +47,13 @@ _PHASES = "agent/"
 _PHASE_COLOR, _OTHER_COLOR = "1d76db", "ededed"
 _NEW = "new"
 _BLOCK = re.compile(r"<!-- reconciler:begin (\w+) -->\n.*?<!-- reconciler:end -->", re.DOTALL)
-_DRAFT = re.compile(r"(?i)(?:wip:|\[wip\])\s*")
 _MOST_TEXT = 60_000
-_MOST_TITLE = 250
+_MOST_TITLE = 240
+"""GitLab takes 255, with what makes a draft of it."""
 _MOST_DESCRIPTION = 140
 _NOT_NOW = frozenset({404, 405, 409, 412, 422})
 _CONFLICT = 409
+_COMPUTING = MergeRefusal("it computes whether it can be merged", is_passing=True)
 _MERGE_WAITS = (0.5, 1.0, 1.5, 2.0)
 """
 Seconds before a merge is asked for again that the forge still computes.
@@ -71,38 +78,58 @@ class ForgeWriter:
 
     async def show(self, want: ForgeView) -> PullRequestSnapshot | None:
         """Carry it out; see `Forges.show`."""
-        detail, refusal = await self._find_or_open(want), ""
+        detail, refusal = await self._find_or_open(want), None
         if detail is not None:
             detail, refusal = await self._update_pull(detail, want)
         if want.issue is not None:
             await self._answer_issue(want, want.issue)
         return replace(detail.pull, refusal=refusal) if detail else None
 
-    async def upsert_comment(self, number: int, note: ManagedComment) -> bool:
+    async def upsert_comment(self, number: int, note: ManagedComment, *, on_pull: bool) -> bool:
         """Create or update our comment with that key; return whether it is new."""
-        text, me = f"{mark_of(note.key)}\n{_cut(note.text)}", await self.whoami()
-        async for answer in self._client.pages(f"issues/{number}/comments", CommentAnswer):
+        text, me = f"{mark_of(note.key)}\n{self._cut(note.text)}", await self.whoami()
+        ticket = self._ticket(number, on_pull=on_pull)
+        async for answer in self._client.pages(f"{ticket}/comments", CommentAnswer):
             if answer.comment(me).key == note.key:
                 if answer.body.strip() != text.strip():
-                    await self._client.send("PATCH", f"issues/comments/{answer.id}", {"body": text})
+                    path = self._dialect.comment(ticket, answer.id)
+                    await self._client.send("PATCH", path, {"body": text})
                 return False
-        await self._client.send("POST", f"issues/{number}/comments", {"body": text})
+        await self._client.send("POST", f"{ticket}/comments", {"body": text})
         return True
 
+    def _ticket(self, number: int, *, on_pull: bool) -> str:
+        """Return the path of the conversation and the labels of an issue or a pull request."""
+        return f"{self._dialect.pull_ticket if on_pull else 'issues'}/{number}"
+
     async def commit_status(
-        self, commit_status: CommitStatus, statuses: Iterable[StatusAnswer] | None = None
-    ) -> None:
-        """Set a commit status unless it is set; `known` are the commit's statuses, if just read."""
-        description = one_line(commit_status.description, _MOST_DESCRIPTION)
+        self, commit_status: CommitStatus, statuses: tuple[StatusAnswer, ...] | None = None
+    ) -> tuple[StatusAnswer, ...]:
+        """Set a commit status unless it is set; return all, given those that were just read."""
+        fixed = self._dialect.pending_text if commit_status.state == "pending" else ""
+        description = fixed or one_line(commit_status.description, _MOST_DESCRIPTION)
         wanted = (commit_status.state, description, commit_status.url)
-        for status in await self._pulls.statuses(commit_status.commit) if statuses is None else statuses:
+        if statuses is None:
+            statuses = await self._pulls.statuses(commit_status.commit)
+        for status in statuses:
             shown = (status.state, status.description, status.target_url or "")
             if status.context == commit_status.context and shown == wanted:
-                return
+                return statuses
         body = {"state": commit_status.state, "context": commit_status.context, "description": description}
         if commit_status.url:
             body["target_url"] = commit_status.url
         await self._client.send("POST", f"statuses/{commit_status.commit}", body)
+        others = (status for status in statuses if status.context != commit_status.context)
+        return (*others, StatusAnswer.model_validate(body))
+
+    async def _set_commit_status(
+        self, detail: PullRequestDetail, commit_status: CommitStatus
+    ) -> PullRequestDetail:
+        """Set a commit status; return the pull request with it, if it is of its head."""
+        if commit_status.commit != detail.pull.head:
+            await self.commit_status(commit_status)
+            return detail
+        return replace(detail, statuses=await self.commit_status(commit_status, detail.statuses))
 
     async def whoami(self) -> str:
         """Return the name of the account that the token is of."""
@@ -124,7 +151,8 @@ class ForgeWriter:
             await self._pulls.look()
             newest = self._pulls.newest(want.branch)
         if newest is not None and (newest.is_open or not want.opens):
-            return await self._pulls.read(newest.number)
+            current = None if want.merges else self._pulls.take_current(newest.number)
+            return current or await self._pulls.read(newest.number)
         return await self._open(want) if want.opens else None
 
     async def _open(self, want: ForgeView) -> PullRequestDetail:
@@ -133,8 +161,8 @@ class ForgeWriter:
         body: dict[str, object] = {
             "head": want.branch,
             "base": want.base,
-            "title": f"WIP: {_title(want)}" if draft else _title(want),
-            "body": _block(_NEW if want.labels or want.reviewers else _digest(_title(want)), want),
+            "title": f"{self._dialect.draft} {_title(want)}" if draft else _title(want),
+            "body": self._block(_NEW if want.labels or want.reviewers else _digest(_title(want)), want),
         }
         if want.is_draft and self._dialect.has_drafts:
             body["draft"] = True
@@ -147,51 +175,41 @@ class ForgeWriter:
                 raise Unavailable(f"no pull request can be opened: {declined}; {hint}") from None
             return await self._pulls.read(number)
 
-    async def _update_pull(self, detail: PullRequestDetail, want: ForgeView) -> tuple[PullRequestDetail, str]:
+    async def _update_pull(
+        self, detail: PullRequestDetail, want: ForgeView
+    ) -> tuple[PullRequestDetail, MergeRefusal | None]:
         """Let a pull request look and be as wanted; return it as it is then, and why it was not merged."""
         writes, number = self._client.writes, detail.pull.number
-        if detail.answer.is_open:
-            await self._write_text(detail, want)
-        elif Phase(want.phase).is_settled:
-            await self._write_end(detail, want)
-        await self._set_phase(number, detail.pull.labels, want.phase)
+        merges = want.merges is not None and detail.answer.is_open
+        if not merges:
+            detail = await self._write_text(detail, want)
+        await self._set_phase(self._ticket(number, on_pull=True), detail.pull.labels, want.phase)
         if want.commit_status is not None:
-            is_head = want.commit_status.commit == detail.pull.head
-            await self.commit_status(want.commit_status, detail.statuses if is_head else None)
+            detail = await self._set_commit_status(detail, want.commit_status)
         for note in want.notes:
-            await self.upsert_comment(number, note)
-        refusal = await self._merge(detail, want) if want.merges and detail.answer.is_open else ""
+            await self.upsert_comment(number, note, on_pull=True)
+        refusal = await self._merge(detail, want) if merges else None
         if self._client.writes > writes:
-            detail = await self._pulls.read(number)
+            detail = await self._pulls.read_anew(detail)
             _check_taken(detail, want)
-        return detail, "" if detail.pull.is_merged else refusal
+        if merges:  # if it is open still, it says why
+            detail = await self._write_text(detail, want)
+        return detail, None if detail.pull.is_merged else refusal
 
-    async def _write_text(self, detail: PullRequestDetail, want: ForgeView) -> None:
-        """Write title and body; set first what is set once, so that a crash leaves the mark `new`."""
-        body, match = detail.answer.body, _BLOCK.search(detail.answer.body)
-        mark = match[1] if match else _NEW
-        if mark == _NEW:
+    async def _write_text(self, detail: PullRequestDetail, want: ForgeView) -> PullRequestDetail:
+        """
+        Write title and body; set first what is set once, so that a crash leaves the mark `new`.
+
+        The text is read once more before it is written: people may be at it.
+        """
+        if detail.answer.is_open and _is_new(detail.answer):
             await self._add_labels(detail.pull, want.labels)
             await self._ask_reviewers(detail.answer, want.reviewers)
-        block = _block(_digest(_title(want)), want)
-        around = (body[: match.start()], body[match.end() :]) if match else (f"{body}\n\n".lstrip(), "")
-        changes = {"body": block.join(around)}
-        prefix, title = _without_draft(detail.answer.title)
-        if match and mark in {_NEW, _digest(title)}:
-            changes["title"] = prefix + _title(want)
-        if detail.answer.base.ref == want.leaves:  # a person may have chosen any other
-            changes["base"] = want.base
-        now = {"body": body, "title": detail.answer.title, "base": detail.answer.base.ref}
-        if changed := {name: text for name, text in changes.items() if text != now[name]}:
-            await self._client.send("PATCH", f"pulls/{detail.pull.number}", changed)
-
-    async def _write_end(self, detail: PullRequestDetail, want: ForgeView) -> None:
-        """Bring our part of the text of a closed pull request to how the task ended; people's stays."""
-        body = detail.answer.body
-        if match := _BLOCK.search(body):
-            text = _block(match[1], want).join((body[: match.start()], body[match.end() :]))
-            if text != body:
-                await self._client.send("PATCH", f"pulls/{detail.pull.number}", {"body": text})
+        if self._changes(detail.answer, want):
+            detail = await self._pulls.read_anew(detail)
+            if changes := self._changes(detail.answer, want):
+                await self._client.send("PATCH", f"pulls/{detail.pull.number}", changes)
+        return detail
 
     async def _ask_reviewers(self, pull: PullAnswer, reviewers: Iterable[str]) -> None:
         requested = {account.login for account in pull.requested_reviewers or ()}
@@ -203,26 +221,25 @@ class ForgeWriter:
                 # Not fatal; people can request a review by hand.
                 why = declined.message or declined.status
                 text = f"{name} cannot be asked for a review: {why}. Correct `reviewers` of the repo."
-                await self.upsert_comment(
-                    pull.number, ManagedComment(key=f"reviewer/{_digest(name)}", text=text)
-                )
+                note = ManagedComment(key=f"reviewer/{_digest(name)}", text=text)
+                await self.upsert_comment(pull.number, note, on_pull=True)
 
-    async def _merge(self, detail: PullRequestDetail, want: ForgeView) -> str:
-        """Merge a pull request; return why the forge did not, empty if it did or that is over in moments."""
+    async def _merge(self, detail: PullRequestDetail, want: ForgeView) -> MergeRefusal | None:
+        """Merge a pull request; return why the forge did not, None if it did or it is judged anew."""
         if detail.pull.head != want.merges:
-            return ""  # somebody pushed meanwhile: it is judged anew
+            return None  # somebody pushed meanwhile
         waits = iter(_MERGE_WAITS if self._is_patient else ())
-        while (refusal := await self._try_to_merge(detail, want)) is None:
+        while (refusal := await self._try_to_merge(detail, want)) is _COMPUTING:
             wait = next(waits, None)
             self._is_patient = wait is not None
             if wait is None:
-                return ""
+                return refusal
             await self._client.pause(wait)
         self._is_patient = True
         return refusal
 
-    async def _try_to_merge(self, detail: PullRequestDetail, want: ForgeView) -> str | None:
-        """Do so once; return None while the forge still computes whether it can be merged."""
+    async def _try_to_merge(self, detail: PullRequestDetail, want: ForgeView) -> MergeRefusal | None:
+        """Do so once; return `_COMPUTING` while the forge still computes whether it can be merged."""
         method, body = self._dialect.merge(want)
         try:
             await self._client.send(method, f"pulls/{detail.pull.number}/merge", body)
@@ -231,42 +248,75 @@ class ForgeWriter:
                 raise
             if declined.status == _CONFLICT and not declined.message:  # what git says comes without one
                 self._pulls.saw_conflict(detail.answer)
-                return ""
-            if self._dialect.computing in declined.message.lower():
                 return None
+            if self._dialect.computing in declined.message.lower():
+                return _COMPUTING
             if self._dialect.enqueue and (
                 place := await self._dialect.enqueue(self._client, detail.answer, declined.message)
             ):
                 return place
-            return declined.message or f"it is not allowed now ({declined.status}), without a reason"
+            why = declined.message or f"it is not allowed now ({declined.status}), without a reason"
+            return MergeRefusal(why)
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.
             log.warning("%s", broken)
-            return "it fails without a reason; does it depend on an issue or a pull request that is open?"
-        return ""
+            why = "it fails without a reason; does it depend on an issue or a pull request that is open?"
+            return MergeRefusal(why)
+        return None
+
+    def _without_draft(self, title: str) -> tuple[str, str]:
+        """Split a title into what makes it that of a draft, and the rest."""
+        end = match.end() if (match := self._dialect.draft_title.match(title)) else 0
+        return title[:end], title[end:]
+
+    # --- Texts -------------------------------------------------------------
+
+    def _changes(self, pull: PullAnswer, want: ForgeView) -> dict[str, str]:
+        """Return the fields of a pull request that are to be changed; what people wrote stays."""
+        body, match = pull.body, _BLOCK.search(pull.body)
+        around = (body[: match.start()], body[match.end() :]) if match else (f"{body}\n\n".lstrip(), "")
+        changes: dict[str, str] = {}
+        if pull.is_open:
+            changes["body"] = self._block(_digest(_title(want)), want).join(around)
+            prefix, title = self._without_draft(pull.title)
+            if match and match[1] in {_NEW, _digest(title)}:
+                changes["title"] = prefix + _title(want)
+            if pull.base.ref == want.leaves:  # a person may have chosen any other
+                changes["base"] = want.base
+        elif match and Phase(want.phase).is_settled:  # how the task ended
+            changes["body"] = self._block(match[1], want).join(around)
+        now = {"body": body, "title": pull.title, "base": pull.base.ref}
+        return {name: text for name, text in changes.items() if text != now[name]}
+
+    def _block(self, mark: str, want: ForgeView) -> str:
+        return f"<!-- reconciler:begin {mark} -->\n{self._cut(want.body)}\n<!-- reconciler:end -->"
+
+    def _cut(self, text: str) -> str:
+        """Return the text cut to fit, without hidden marks and whatever else the forge would act upon."""
+        shown = self._dialect.text(harmless(text).replace("<!--", "&lt;!--"))
+        return shown if len(shown) <= _MOST_TEXT else f"{shown[:_MOST_TEXT]}\n[… cut]"
 
     # --- Labels ------------------------------------------------------------
 
-    async def _set_phase(self, number: int, there: Iterable[str], phase: str) -> None:
+    async def _set_phase(self, ticket: str, there: Iterable[str], phase: str) -> None:
         """Show the phase as a label, instead of any other phase."""
         name = f"{_PHASES}{phase}"
         if [label for label in there if label.startswith(_PHASES)] == [name]:
             return
-        for label in await self._put_labels(number, [name]):
+        for label in await self._put_labels(ticket, [name]):
             if label.name.startswith(_PHASES) and label.name != name:  # where scopes are not exclusive
                 key = label.id if self._dialect.label_key == "id" else quote(label.name, safe="")
-                await self._client.send("DELETE", f"issues/{number}/labels/{key}")
+                await self._client.send("DELETE", f"{ticket}/labels/{key}")
 
     async def _add_labels(self, pull: PullRequestSnapshot, names: Iterable[str]) -> None:
         there = self._same(pull.labels)
         if missing := [name for name in names if self._dialect.same_label(name) not in there]:
-            await self._put_labels(pull.number, missing)
+            await self._put_labels(self._ticket(pull.number, on_pull=True), missing)
 
-    async def _put_labels(self, number: int, names: list[str]) -> Iterable[LabelAnswer]:
+    async def _put_labels(self, ticket: str, names: list[str]) -> Iterable[LabelAnswer]:
         """Put labels on an issue or pull request; return all that it has then."""
         await self._ensure_labels(names)
-        path = f"issues/{number}/labels"
-        labels = (await self._client.write("POST", path, LabelsAnswer, {"labels": names})).root
+        labels = (await self._client.write("POST", f"{ticket}/labels", LabelsAnswer, {"labels": names})).root
         if gone := self._same(names) - self._same(label.name for label in labels):
             self._labels.clear()  # forges pass over names they do not know
             raise Unavailable(f"labels {', '.join(sorted(gone))} were deleted just now; they are made anew")
@@ -296,9 +346,11 @@ class ForgeWriter:
             if declined.status in GONE_CODES:
                 return
             raise
-        await self._set_phase(number, [label.name for label in issue.labels], want.phase)
+        await self._set_phase(
+            self._ticket(number, on_pull=False), [label.name for label in issue.labels], want.phase
+        )
         for note in want.issue_notes:
-            await self.upsert_comment(number, note)
+            await self.upsert_comment(number, note, on_pull=False)
         if want.closes_issue and issue.state == "open":
             await self._close_issue(number)
 
@@ -311,7 +363,13 @@ class ForgeWriter:
                 raise
             why = declined.message or "the forge does not say why; does it depend on one that is open?"
             text = f"The work is done, but this cannot be closed: {why}"
-            await self.upsert_comment(number, ManagedComment(key="open", text=text))
+            await self.upsert_comment(number, ManagedComment(key="open", text=text), on_pull=False)
+
+
+def _is_new(pull: PullAnswer) -> bool:
+    """Return whether labels and reviewers of a pull request were not set yet."""
+    match = _BLOCK.search(pull.body)
+    return match is None or match[1] == _NEW
 
 
 def _check_taken(detail: PullRequestDetail, want: ForgeView) -> None:
@@ -343,21 +401,5 @@ def _title(want: ForgeView) -> str:
     return one_line(want.title, _MOST_TITLE)
 
 
-def _without_draft(title: str) -> tuple[str, str]:
-    """Split a title into its draft prefix and the rest."""
-    end = match.end() if (match := _DRAFT.match(title)) else 0
-    return title[:end], title[end:]
-
-
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _block(mark: str, want: ForgeView) -> str:
-    return f"<!-- reconciler:begin {mark} -->\n{_cut(want.body)}\n<!-- reconciler:end -->"
-
-
-def _cut(text: str) -> str:
-    """Return the text cut to fit, without hidden marks."""
-    shown = harmless(text).replace("<!--", "&lt;!--")
-    return shown if len(shown) <= _MOST_TEXT else f"{shown[:_MOST_TEXT]}\n[… cut]"

@@ -35,23 +35,25 @@ class CatFile:
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
 
-    async def read(self, ids: Sequence[str], receive: Receive, *, limit: int | None = None) -> None:
+    async def read(
+        self, ids: Sequence[str], receive: Receive, *, limit: int | None = None, skip_missing: bool = False
+    ) -> None:
         """
         Hand the content of each object to `receive`, in order; larger ones cut to `limit` + 1 bytes.
 
-        Raises Gone if one of them is not there, Unavailable.
+        Raises Gone if one of them is not there, unless those are skipped; Unavailable.
         """
-        await asyncio.to_thread(self._read, ids, receive, limit)
+        await asyncio.to_thread(self._read, ids, receive, limit, skip_missing)
 
     async def close(self) -> None:
         """End the process."""
         await asyncio.to_thread(self._end)
 
-    def _read(self, ids: Sequence[str], receive: Receive, limit: int | None) -> None:
+    def _read(self, ids: Sequence[str], receive: Receive, limit: int | None, skip_missing: bool) -> None:
         with self._turn:
             process = self._running()
             try:
-                _pipeline(process, ids, receive, limit)
+                _pipeline(process, ids, receive, limit, skip_missing=skip_missing)
             except OSError as error:
                 raise Unavailable(
                     f"git cat-file ended in the middle of reading: {self._stderr_text()}"
@@ -89,7 +91,12 @@ class CatFile:
 
 
 def _pipeline(
-    process: subprocess.Popen[bytes], ids: Sequence[str], receive: Receive, limit: int | None
+    process: subprocess.Popen[bytes],
+    ids: Sequence[str],
+    receive: Receive,
+    limit: int | None,
+    *,
+    skip_missing: bool,
 ) -> None:
     """Send the next batch before the answers to the last one are read, so that git never idles."""
     requests, answers = pipes(process)
@@ -99,15 +106,20 @@ def _pipeline(
             requests.write("".join(f"contents {name}\n" for name in lot).encode() + b"flush\n")
             requests.flush()
         for name in awaited:
-            receive(name, _content(answers, name, limit))
+            content = _content(answers, limit)
+            if content is not None:
+                receive(name, content)
+            elif not skip_missing:
+                raise Gone(f"object {name} is not in the repository; `git fsck` says what else")
 
 
-def _content(answers: IO[bytes], name: str, limit: int | None) -> bytes:
+def _content(answers: IO[bytes], limit: int | None) -> bytes | None:
+    """Return the content of the next object; None if it is missing."""
     header = answers.readline()
     if not header:
         raise OSError("end of stream")
     if header.endswith(b" missing\n"):
-        raise Gone(f"object {name} is not in the repository; `git fsck` says what else")
+        return None
     size = int(header.rsplit(b" ", 1)[1])
     kept = size if limit is None else min(size, limit + 1)
     content = answers.read(kept)

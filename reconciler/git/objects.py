@@ -85,6 +85,13 @@ class GitTree:
         return {path: askers[commit] for path, commit in newest.items()}
 
 
+async def present(repository: Repository, names: Sequence[str]) -> Mapping[str, bytes | None]:
+    """Return the content of each object, by the name it was asked for; None where it is missing."""
+    contents: dict[str, bytes | None] = dict.fromkeys(names)
+    await repository.objects.read(names, contents.__setitem__, skip_missing=True)
+    return contents
+
+
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _FAR = 300
 """Commits that are searched for who changed a file."""

@@ -66,6 +66,7 @@ async def serve_api(
             pulls=fleet.loop.controllers.pulls,
             branches=fleet.branches,
             pollers=[poller for poller in fleet.pollers if poller is not fleet.branches.poller],
+            state_branch=fleet.state_branch,
         ),
     )
     _resume_deliveries(fleet, hooks)

@@ -28,7 +28,7 @@ from reconciler.controller.poller import Poller
 from reconciler.controller.ports import UNREAD_METER, ControllerSettings, Meter, Ports
 from reconciler.core.errors import Problem, UsageError
 from reconciler.core.model.forge import PullRequestSnapshot
-from reconciler.core.model.specs import Desired
+from reconciler.core.model.specs import Desired, FleetSpec
 from reconciler.core.model.status import OnHost
 from reconciler.core.times import format_time
 from reconciler.dispatch import environ
@@ -53,6 +53,7 @@ from reconciler.store.merge_preview import PullTree
 from reconciler.store.place import note_place, require_own_place
 from reconciler.store.presence import Presence, PresenceFile
 from reconciler.store.remote_record import require_own_record
+from reconciler.store.signed_specs import SignedSpecs
 from reconciler.store.state import StateBranch
 
 if TYPE_CHECKING:  # imported where metrics are served, and only there
@@ -111,13 +112,15 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         await stack.enter_async_context(repository)
         base = repository.folder or repository.git_dir
         branch = await repository.specs_branch(settings.branch)
-        marks = HighWaterMarks(repository, settings.data_dir)
+        marks = HighWaterMarks(repository, settings.data_dir, settings.machine_dir)
         stack.push_async_callback(marks.close)
-        tree = GuardedTree(repository, branch, marks)
+        signed = SignedSpecs(repository, settings.allowed_signers) if settings.allowed_signers else None
+        tree = GuardedTree(repository, branch, marks, signed=signed)
         specs = SpecSource(tree, tree.touched, objection=partial(_objection, tree))
         desired = await specs.read({})
         environ.take(secret_variables(desired))  # before any process is started that could read it
         state_branch = desired.fleet.state_branch
+        _require_signers(settings, desired.fleet, branch)
         require_own_place(repository)
         await require_own_record(repository, state_branch)
         cache = FleetCache()
@@ -163,7 +166,10 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             address=_task_address(settings),
             sweep_interval=settings.sweep_interval,
         )
-        loop, writer = build_loop(cache, ports, loop_settings), BotCommitter(repository, branch)
+        loop, writer = (
+            build_loop(cache, ports, loop_settings),
+            BotCommitter(repository, branch, settings.signing_key),
+        )
         previews = PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now)
         branches = BranchController(forges, cache, loop.inbox, clock.now)
         pollers = (
@@ -228,8 +234,22 @@ async def _acquire_leader_lease(
     return lease, presence, me
 
 
+def _require_signers(settings: Settings, fleet: FleetSpec, branch: str) -> None:
+    """Raise UsageError if specs must be signed and it is not said by whom, or cannot be."""
+    if fleet.require_signed and settings.allowed_signers is None:
+        raise UsageError(
+            "specs/fleet.yaml says require_signed: name the file of those who may sign with --allowed-signers"
+        )
+    if settings.allowed_signers is not None and fleet.state_branch == branch:
+        raise UsageError(
+            f"specs on {branch} cannot be required to be signed: the record is there too, and its commits "
+            "are not; give it a branch of its own (`state_branch`)"
+        )
+
+
 def _objection(tree: GuardedTree) -> Problem | None:
-    return Problem(ROOT, 1, 1, str(tree.rewind)) if tree.rewind else None
+    why = str(tree.rewind) if tree.rewind else tree.unsigned
+    return Problem(ROOT, 1, 1, why) if why else None
 
 
 @contextmanager
@@ -260,7 +280,7 @@ def _reader_of_pulls(repository: Repository) -> ReadPull:
 
     async def read(pull: PullRequestSnapshot, base: str) -> Desired:
         async with turn:
-            await tree.check_out_merge(pull.number, pull.head, base)
+            await tree.check_out_merge(pull.ref, pull.head, base)
             return await source.read({})
 
     return read

@@ -151,9 +151,10 @@ def _end(loop: Loop, work: asyncio.Task[None], settings: Settings) -> None:
 
 
 async def _watch(fleet: ServedFleet) -> None:
-    """Notify the loop whenever a ref of this machine may have moved."""
-    if fleet.repository.address is None:
-        refs = (fleet.repository.ref(fleet.branch), fleet.state.ref)
-        async with aclosing(ref_changes(fleet.repository, refs)) as changes:
+    """Notify the loop whenever a ref of this machine has moved; its own commits are no news to it."""
+    repository, specs = fleet.repository, fleet.repository.ref(fleet.branch)
+    if repository.address is None:
+        async with aclosing(ref_changes(repository, (specs, fleet.state.ref))) as changes:
             async for _ in changes:
-                fleet.loop.inbox.notify()
+                if fleet.state.has_moved() or repository.read_ref(specs) != fleet.cache.desired.revision:
+                    fleet.loop.inbox.notify()

@@ -2,12 +2,13 @@
 What in an adapter, as it lies over the built-in one, can never work or has no effect.
 """
 
+import re
 from collections.abc import Iterator
 from functools import partial
 
 from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output
 from reconciler.core.patterns import check_line_pattern, check_pattern, constant_of
-from reconciler.core.runs.command import GROUPS, PLACEHOLDER, check_adapter
+from reconciler.core.runs.command import GROUPS, PLACEHOLDER, VALUES, check_adapter
 from reconciler.core.runs.outcome import SIGNALS, TOTALS
 from reconciler.specs.expressions import ONE_EVENT, check_expression, check_rule
 from reconciler.specs.rules import Mistake, tried
@@ -52,6 +53,11 @@ def _command(adapter: Adapter) -> Iterator[Mistake]:
             yield Mistake(
                 ("command",), f"{{{group}}} has no effect: {names} say{'s' * (len(fields) == 1)} nothing"
             )
+    for element in adapter.command:
+        for match in _LOOKALIKE.finditer(element):
+            name = match[1].strip().lower()
+            if name in VALUES["command"] | GROUPS and match[0] != f"{{{name}}}":
+                yield Mistake(("command",), f"{match[0]} is no placeholder; write {{{name}}}")
     for name, way in (("prompt", "argument"), ("prompt_file", "file")):
         if name in named and adapter.prompt != way:
             yield Mistake(
@@ -59,6 +65,7 @@ def _command(adapter: Adapter) -> Iterator[Mistake]:
             )
 
 
+_LOOKALIKE = re.compile(r"\$?\{+([ A-Za-z_]+)\}+")
 _WAYS = {"stdin": "its stdin", "file": "a file", "argument": "an argument"}
 
 

@@ -16,7 +16,7 @@ from reconciler.core.errors import Problem
 from reconciler.core.faults import fault_message
 from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, Repo, Task, TaskSpec
 from reconciler.core.references import remedy
-from reconciler.specs.doubts import doubts, doubts_of_fleet, doubts_of_task
+from reconciler.specs.doubts import doubts, doubts_of_fleet, doubts_of_hosts, doubts_of_task
 from reconciler.specs.graph import Index, cycles
 from reconciler.specs.layers import resolve
 from reconciler.specs.parse import FLEET_FILE, ROOT, File, Parsed, Parser, locate_mistakes, nearest
@@ -24,7 +24,7 @@ from reconciler.specs.rules import Mistake
 from reconciler.specs.shared import shared_specs
 from reconciler.specs.yaml import Path
 
-MAX_FILES = 100_000
+MAX_FILES = 250_000
 
 
 def build(
@@ -138,6 +138,12 @@ class Builder:
             mistakes = doubts_of_fleet(self._shared, self._tasks)
             warnings = [replace(each, is_doubt=True) for each in mistakes]
             yield from locate_mistakes(warnings, parsed.path, parsed.file.data)
+
+    def _host_doubts(self) -> Iterator[Problem]:
+        for name, mistake in doubts_of_hosts(self._shared):
+            if parsed := self._others.get(f"specs/hosts/{name}.yaml"):
+                doubt = replace(mistake, is_doubt=True)
+                yield from locate_mistakes([doubt], parsed.path, parsed.file.data)
 
     def _file(self, path: str, parsed: Parsed | None) -> Iterator[Parsed]:
         """Replace a file; yield the old and the new one."""
@@ -275,7 +281,9 @@ class Builder:
     def _desired(self, revision: str) -> Desired:
         shared = self._shared
         problems = {*shared.problems}.union(*self._bad_files.values(), *self._broken.values())
-        doubtful = {*self._fleet_doubts()}.union(*self._doubts.values(), *self._task_doubts.values())
+        doubtful = {*self._fleet_doubts(), *self._host_doubts()}.union(
+            *self._doubts.values(), *self._task_doubts.values()
+        )
         return Desired(
             revision=revision,
             fleet=shared.fleet,

@@ -76,6 +76,7 @@ def _host(spec: HostSpec) -> Iterator[Mistake]:
         yield from _idle(spec, "cordon", "`drain` takes no new runs either")
     if spec.adapters == {}:
         yield Mistake(("adapters",), "names none, so that no agent runs here; leave it out for any")
+    yield from _env(spec.env)
     if spec.repos == ():
         yield Mistake(("repos",), "names none, so that no task with a repo runs here; leave it out for any")
     yield from _budgets(spec)
@@ -83,6 +84,7 @@ def _host(spec: HostSpec) -> Iterator[Mistake]:
 
 @_doubts.register
 def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
+    yield from _env(spec.env)
     yield from _budgets(spec)
 
 
@@ -119,6 +121,11 @@ def _repo(spec: RepoSpec) -> Iterator[Mistake]:
 def _fleet(spec: FleetSpec) -> Iterator[Mistake]:
     if spec.backoff_cap < spec.backoff:
         yield Mistake(("backoff_cap",), "is shorter than `backoff`, which has no effect then")
+    if spec.lost_after < 2 * spec.poll_interval:
+        yield Mistake(
+            ("lost_after",),
+            "is less than two looks (`poll_interval`): a host that misses one is taken for lost",
+        )
     if spec.issues is not None and not spec.issues.authors:
         yield _no_effect(("issues",), "without `authors` nobody's issues become tasks")
     yield from _settings(spec)
@@ -126,11 +133,23 @@ def _fleet(spec: FleetSpec) -> Iterator[Mistake]:
 
 @_doubts.register
 def _task(spec: TaskSpec) -> Iterator[Mistake]:
+    yield from _env(spec.env)
     if spec.repo is None:
         yield from _idle(spec, "branch_name", "it needs a `repo`")
     if spec.schedule is None and not spec.window:
         yield from _idle(spec, "timezone", "it needs a `schedule` or a `window`")
     yield from _settings(spec)
+
+
+def _env(env: Mapping[str, str]) -> Iterator[Mistake]:
+    """Yield the variables that cannot mean what they seem to."""
+    for name, value in env.items():
+        if name.startswith("RECONCILER_"):
+            yield Mistake(
+                ("env", name), "is a name of the reconciler's own variables, which win", at_key=True
+            )
+        elif name == "PATH" and not value.strip():
+            yield Mistake(("env", name), "is empty: no program is found")
 
 
 def _settings(spec: TaskDefaults) -> Iterator[Mistake]:
@@ -177,6 +196,22 @@ def doubts_of_fleet(shared: SharedSpecs, tasks: Mapping[str, Task]) -> Iterator[
         yield from notify_doubts(shared.fleet.notify, shared, tasks)
     if shared.fleet.forge is None and not any(repo.forge for repo in shared.repos.values()):
         yield from _idle(shared.fleet, "forge_interval", "nothing has a `forge`")
+
+
+def doubts_of_hosts(shared: SharedSpecs) -> Iterator[tuple[str, Mistake]]:
+    """Yield the hosts that are where another one is, with a warning."""
+    places: dict[tuple[object, ...], str] = {}
+    for name, host in sorted(shared.hosts.items()):
+        if host.is_local and host.workdir is None:
+            continue  # each has a folder of its own
+        first = places.setdefault((host.address, host.port, host.user, host.jump, host.workdir), name)
+        if first != name:
+            field = "workdir" if host.is_local else "address"
+            message = (
+                f"is where host {first!r} is, with the same user and `workdir`: each counts its slots for "
+                "itself, and what is found there belongs to both; make one of them, or give each a `workdir`"
+            )
+            yield name, Mistake((field,), message)
 
 
 def doubts_of_task(

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import singledispatch
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from reconciler.core.adapter import AdapterSpec, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import (
+    NESTED,
     AgentSpec,
     FleetSpec,
     Forge,
@@ -121,12 +123,22 @@ def _host(spec: HostSpec) -> Iterator[Mistake]:
 
 
 def _address(address: str) -> Iterator[Mistake]:
-    if not _ADDRESS.fullmatch(address):
+    if not _ADDRESS.fullmatch(address) or not _is_ip_if_numbers(address):
         message = f"expected the name or the IP address of a host, got {quoted_excerpt(address)}"
         yield Mistake(("address",), message)
     elif address.count(":") == 1:
         name, _, port = address.partition(":")
         yield Mistake(("address",), f"a port has a field of its own: `address: {name}` and `port: {port}`")
+
+
+def _is_ip_if_numbers(address: str) -> bool:
+    """Return whether an address of numbers alone, which no name is, is one of IP."""
+    if not _NUMBERS.fullmatch(address):
+        return True
+    try:
+        return bool(ip_address(address))
+    except ValueError:
+        return False
 
 
 def _host_places(spec: HostSpec) -> Iterator[Mistake]:
@@ -150,6 +162,7 @@ def _jump(jump: str) -> Iterator[Mistake]:
         yield Mistake(("jump",), f"no port is {port[1]}: from 1 to {_LAST_PORT}")
 
 
+_NUMBERS = re.compile(r"[0-9.]+")
 _USER = re.compile(r"[^\s\x00-\x1f:/-][^\s\x00-\x1f:/]*")
 _JUMP = re.compile(r"(?:[^@\s-][^@\s]*@)?(?:\[[0-9A-Fa-f:.]+\]|[^@:\s-][^@:\s]*)(?::(\d{1,9}))?")
 _LAST_PORT = 65535
@@ -176,6 +189,11 @@ def _program(path: Path, argv: Sequence[str]) -> Iterator[Mistake]:
     program = argv[0] if argv else ""
     if not program.strip():
         yield Mistake((*path, 0) if argv else path, "must name a program")
+    elif program.startswith(("~", "$")):
+        yield Mistake(
+            (*path, 0),
+            "is taken as it stands, no shell reads it; name a program on the PATH, or a whole path",
+        )
     elif program != program.strip() or (" " in program and "/" not in program):
         yield Mistake(
             (*path, 0), "names a program with a blank in it; each argument is an element of its own"
@@ -247,7 +265,8 @@ def _forge(forge: Forge | None) -> Iterator[Mistake]:
     if forge is None:
         return
     yield from tried(("forge", "api"), _check_api, forge.api)
-    if not all(part.strip(".") for part in forge.repo.split("/")):
+    parts = forge.repo.split("/")
+    if not all(part.strip(".") for part in parts) or (len(parts) > 2 and forge.kind not in NESTED):  # noqa: PLR2004 - owner and name
         yield Mistake(
             ("forge", "repo"), "expected owner and name of a repository, such as `tools/calculator`"
         )
@@ -361,7 +380,7 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 def _check_remote(url: str) -> None:
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
         message = "not an address"
         raise ValueError(message) from None
@@ -375,6 +394,8 @@ def _check_remote(url: str) -> None:
         message = f"scheme {quoted_excerpt(parts.scheme)} is not allowed; use https, ssh, file or a path"
     elif host is None and parts.scheme != "file":
         message = "names no host"
+    elif port == 0:
+        message = f"no port is 0: from 1 to {_LAST_PORT}"
     elif parts.scheme == "file" and parts.netloc not in {"", "localhost"}:
         message = f"names the machine {quoted_excerpt(parts.netloc)}, and a file is on this one: file:///…"
     elif not parts.path.strip("/"):

@@ -7,9 +7,11 @@ are read, and those that would not come back as they were are not written.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple
+from functools import cache
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 Document = Mapping[str, Any]
 
 PROBLEMS = ("problems", "warnings")
-_DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What is raised by a file that holds anything else than was written here."""
 
 
@@ -39,7 +41,7 @@ class SpecsSnapshot:
 
     def state_branch(self, key: str) -> str | None:
         """Return the branch with the record, without importing any model; None if that is not known."""
-        with suppress(*_DAMAGED), self._path.open("rb") as file:
+        with suppress(*DAMAGED), self._path.open("rb") as file:
             head = json.loads(file.readline())
             if head["of"] == [key, program_id()]:
                 return str(head["state_branch"])
@@ -47,7 +49,7 @@ class SpecsSnapshot:
 
     def load(self, key: str, statuses: "Mapping[str, Status]") -> "Desired | None":
         """Return what the specs ask for, as parsed beside this record; None if that is not known."""
-        with suppress(*_DAMAGED), self._path.open("rb") as file:
+        with suppress(*DAMAGED), self._path.open("rb") as file:
             head, body = json.loads(file.readline()), file.read()
             is_of_these = head["of"] == [key, program_id()] and head["sum"] == sha256(body).hexdigest()
             if is_of_these and _generations(head["generations"], statuses) == head["generations"]:
@@ -56,7 +58,7 @@ class SpecsSnapshot:
 
     def save(self, key: str, desired: "Desired", statuses: "Mapping[str, Status]") -> None:
         """Write what was parsed; where that cannot be done, the next command parses it again."""
-        with suppress(*_DAMAGED):
+        with suppress(*DAMAGED):
             body = json.dumps(_document(desired)).encode()
             head = {
                 "of": [key, program_id()],
@@ -74,13 +76,24 @@ def _generations(broken: "Mapping[str, Any]", statuses: "Mapping[str, Status]") 
     return {name: statuses[name].generation if name in statuses else "" for name in broken}
 
 
+@cache
 def program_id() -> str:
-    """Return which program parses: an installed one by its version, one that is edited by its files."""
+    """Return which program writes: an installed one by its version, one that is edited by its files."""
     package = Path(__file__).parents[1]
-    folders = (package / "specs", package / "specs" / "builtin", package / "core", package / "core" / "model")
-    stats = ((path.name, path.stat()) for path in chain.from_iterable(map(Path.iterdir, folders)))
-    files = sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats if name != "__pycache__")
+    parts = (package / part for part in ("specs", "core", "cli"))
+    files = sorted(chain.from_iterable(_files(str(part)) for part in parts))
     return sha256(f"{__version__} {files}".encode()).hexdigest()
+
+
+def _files(folder: str) -> Iterator[tuple[str, int, int]]:
+    """Yield path, size and time of every file of a folder, but compiled ones."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from () if entry.name == "__pycache__" else _files(entry.path)
+            else:
+                stat = entry.stat()
+                yield entry.path, stat.st_size, stat.st_mtime_ns
 
 
 def _models() -> "Mapping[str, type[Frozen]]":

@@ -3,7 +3,7 @@ Commits that the reconciler makes to the specs: tasks from issues, and commands 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -26,11 +26,12 @@ _LARGEST = 1024 * 1024
 class BotCommitter:
     """The branch with the specs, committed to in the bot's name; implements `controller.ports.SpecWriter`."""
 
-    def __init__(self, repository: Repository, branch: str) -> None:
+    def __init__(self, repository: Repository, branch: str, signing_key: Path | None = None) -> None:
+        """Commit to a branch, signed with an SSH key if there is one."""
         self._repository = repository
         self._branch = branch
         self._tree = GitTree(repository, branch)
-        self._committer = bot_git(repository.git)
+        self._committer = bot_git(repository.git).with_options(*_signing(signing_key))
         self._read: dict[str, tuple[str, Mapping[str, str]]] = {}
         """What was read last, of a few places, the latest last: agents choose names, and may choose many."""
         self._turn = asyncio.Lock()  # two commits at once would only be in each other's way
@@ -128,6 +129,12 @@ def bot_git(git: Git) -> Git:
         for part, value in (("NAME", name), ("EMAIL", address))
     }
     return git.with_env(names)
+
+
+def _signing(key: Path | None) -> Sequence[str]:
+    """Return the options with which git signs commits with an SSH key."""
+    values = {"commit.gpgSign": "true", "gpg.format": "ssh", "user.signingKey": str(key)} if key else {}
+    return [word for name, value in values.items() for word in ("-c", f"{name}={value}")]
 
 
 # --- Where the branch is checked out ---------------------------------------

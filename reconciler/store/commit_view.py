@@ -3,17 +3,17 @@ Commits and files of the fleet's repository, as people are shown them.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 
-from reconciler.core.errors import Gone, NotFound, SpecError
+from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.model.status import Status
 from reconciler.core.times import time_at
-from reconciler.git.objects import GitTree
+from reconciler.git.objects import GitTree, present
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
-from reconciler.store.layout import status_path
+from reconciler.store.layout import status_paths
 
 MOST_PATCH = 1024 * 1024
 """Bytes of a patch that are kept."""
@@ -140,15 +140,9 @@ async def view_file(repository: Repository, branch: str, revision: str, path: st
 
 async def statuses_at(repository: Repository, places: Sequence[tuple[str, str]]) -> Sequence[Status | None]:
     """Return the status at each place: a commit, and the task's name then. None where none can be read."""
-    names = [f"{commit}:{status_path(task)}" for commit, task in places]
-    contents: dict[str, bytes] = {}
-    try:
-        await repository.objects.read(names, contents.__setitem__)
-    except Gone:  # one is missing, and those after it were not read
-        for name in names:
-            with suppress(Gone):
-                await repository.objects.read([name], contents.__setitem__)
-    return [_status(contents.get(name)) for name in names]
+    names = [[f"{commit}:{path}" for path in status_paths(task)] for commit, task in places]
+    contents = await present(repository, list(chain(*names)))
+    return [_status(next(filter(None, map(contents.get, each)), None)) for each in names]
 
 
 def _status(content: bytes | None) -> Status | None:

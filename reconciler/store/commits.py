@@ -135,9 +135,14 @@ async def _commit_on(
 async def commit_tree(
     repository: Repository, committer: Git, tree: str | None, parents: Sequence[str], message: str
 ) -> str:
-    """Make a commit of a tree (None: an empty one) and return it; no ref is touched."""
+    """
+    Make a commit of a tree (None: an empty one) and return it; no ref is touched.
+
+    It is signed where the committer's `commit.gpgSign` says so, which git itself heeds for `git commit` only.
+    """
     tree = tree or await repository.git.line("mktree")
-    options = [word for parent in parents for word in ("-p", parent)]
+    signs = await committer.line("config", "--type=bool", "--get", "commit.gpgSign", codes=(0, 1))
+    options = [word for parent in parents for word in ("-p", parent)] + ["-S"] * (signs == "true")
     return await committer.synced().line("commit-tree", tree, *options, "-F", "-", stdin=message.encode())
 
 

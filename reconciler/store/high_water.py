@@ -22,19 +22,26 @@ from pathlib import Path
 from typing import Literal
 
 from reconciler.core.errors import Conflict, Refused, Rewound, Unavailable
-from reconciler.files import replace_durably
+from reconciler.files import replace_atomically, replace_durably
 from reconciler.git.process import printable_error
 from reconciler.git.remote import push_ref
 from reconciler.git.repository import Repository
+from reconciler.store.layout import IDENTITY_FILE
 
 log = logging.getLogger(__name__)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
+_FLEET_ID = re.compile(rb'id: "?([^"\n]+)"?\n')
+"""The file with the fleet's identity, as it is written; looks go without the models that would load it."""
+
 LineKind = Literal["record", "specs"]
 
 APPROVAL = "Rewind-Approved"
 """Trailer of the commit in which a person approves that a line continues without another commit."""
+
+_PAUSE = 1.0
+"""Seconds between two moves of the refs."""
 
 _LOCAL, _THEIRS = "refs/fleet", "refs/remote-fleet"
 """Where our own marks are, and where those of the remote are fetched to."""
@@ -75,43 +82,116 @@ class Rewind:
         if self.kind == "specs":
             return f"push what was there again (`git revert` is the way to undo), or {approve}"
         if self.is_lost:
-            return f"restore it from a backup, or {approve}"
+            return f"bring it back from a newer backup or from another copy of this fleet, or {approve}"
         return f"`reconciler restore-record` puts it back, or {approve}"
+
+
+class MarkFile:
+    """High-water marks in a JSON file: the commit of each line, by `<kind>/<branch>`."""
+
+    def __init__(self, path: Path, *, is_durable: bool = False) -> None:
+        self._path = path
+        self._is_durable = is_durable
+        self._stored: Mapping[str, str] | None = None
+
+    @property
+    def marks(self) -> Mapping[str, str]:
+        """Return what the file holds; nothing if it cannot be read."""
+        if self._stored is None:
+            try:
+                # Opening something other than a file may block.
+                read = json.loads(self._path.read_bytes()) if self._path.is_file() else {}
+            except (OSError, ValueError):
+                read = {}
+            marks = read.items() if isinstance(read, dict) else ()
+            self._stored = {name: mark for name, mark in marks if _COMMIT.fullmatch(str(mark))}
+        return self._stored
+
+    def store(self, line: str, commit: str) -> None:
+        """Store the mark of a line. Raises Unavailable if it cannot be written and has to be durable."""
+        if self.marks.get(line) == commit:
+            return
+        marks = {**self.marks, line: commit}
+        _replace(self._path, json.dumps(marks).encode(), is_durable=self._is_durable)
+        self._stored = marks
+
+    def forget(self) -> None:
+        """Take the marks to be none: they are of another fleet."""
+        self._stored = {}
 
 
 class HighWaterMarks:
     """The marks of one fleet's branches: anybody reads them, only the reconciler moves them."""
 
-    def __init__(self, repository: Repository, data: Path) -> None:
+    def __init__(self, repository: Repository, data: Path, machine: Path | None = None) -> None:
+        """
+        Read the marks of a fleet with this data folder.
+
+        `machine` is the folder of what the machine remembers of all fleets whose
+        repository is on it. Several reconcilers may share a remote, and each
+        knows only what it has fetched: of those, only their own marks count.
+        """
         self._repository = repository
         place = repository.address or str(repository.git_dir)
-        self._file = data / "marks" / f"{sha256(place.encode()).hexdigest()[:16]}.json"
-        self._kept: dict[str, str] | None = None
+        name = f"{sha256(place.encode()).hexdigest()[:16]}.json"
+        self._mine = MarkFile(data / "marks" / name, is_durable=True)
+        self._machine = None if repository.address else machine
+        self._of_place = [self._mine, *([MarkFile(self._machine / name)] if self._machine else [])]
+        self._of_fleet: MarkFile | None = None
+        """What the machine remembers of a fleet with this id, wherever its repository is."""
         self._passed: dict[tuple[LineKind, str], str | None] = {}
         """Commit at which each line was last found intact."""
         self._waiting: set[tuple[LineKind, str]] = set()
         """Refs that are behind the data folder."""
         self._publishing: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
         self.publish_error = ""
         """Why the remote refuses marks; empty if it does not."""
+
+    @property
+    def _files(self) -> Sequence[MarkFile]:
+        return (*self._of_place, self._of_fleet) if self._of_fleet else self._of_place
 
     def marks(self, kind: LineKind, branch: str) -> set[str]:
         """Return every commit that the branch must descend from."""
         refs = (f"{root}/{kind}/{branch}" for root in (_LOCAL, _THEIRS))
-        commits = [self._read_ref(ref) for ref in refs] + [self._file_marks().get(f"{kind}/{branch}")]
+        commits = [self._read_ref(ref) for ref in refs]
+        commits += [file.marks.get(f"{kind}/{branch}") for file in self._files]
         return {commit for commit in commits if commit}
+
+    def acted_on(self, kind: LineKind, branch: str) -> str | None:
+        """Return the newest commit that was acted on here, as only this machine remembers it."""
+        return self._mine.marks.get(f"{kind}/{branch}")
 
     async def left(self, kind: LineKind, branch: str, head: str | None) -> Sequence[str]:
         """Return the commits that were acted on and are not ancestors of the line, ours first."""
+        if kind == "record" and head is not None:
+            await self._identify(head)
         marks = self.marks(kind, branch)
         if not marks or marks == {head} or (head and self._passed.get((kind, branch)) == head):
             return ()
-        mine = self._file_marks().get(f"{kind}/{branch}")
-        missing = [mark for mark in sorted(marks - {head}) if not await self._goes_on(head, mark)]
+        missing = await self._missing(marks, head)
         if missing and await self._is_of_another_fleet():
-            self._kept = {}
-            return ()
+            for file in self._of_place:
+                file.forget()
+            missing = await self._missing(self.marks(kind, branch), head)
+        now = self._read_ref(self._repository.ref(branch))
+        if missing and now != head and (head is None or await self._goes_on(now, head)):
+            missing = await self._missing(set(missing), now)  # it went on while the marks were read
+        mine = self.acted_on(kind, branch)
         return sorted(missing, key=lambda mark: mark != mine)
+
+    async def _missing(self, marks: set[str], head: str | None) -> Sequence[str]:
+        return [mark for mark in sorted(marks - {head}) if not await self._goes_on(head, mark)]
+
+    async def _identify(self, head: str) -> None:
+        """Look up what the machine remembers of the fleet whose id is on record at a commit."""
+        if self._machine is None or self._of_fleet is not None:
+            return
+        result = await self._repository.git.attempt("cat-file", "blob", f"{head}:{IDENTITY_FILE}")
+        if identity := _FLEET_ID.fullmatch(result.stdout):
+            self._of_fleet = MarkFile(self._machine / f"{sha256(identity[1]).hexdigest()[:16]}.json")
+            self._passed.clear()
 
     async def rewind(self, kind: LineKind, branch: str, head: str | None) -> Rewind | None:
         """Return the rewind of a line; None if it descends from all that was acted on, or is approved."""
@@ -128,9 +208,7 @@ class HighWaterMarks:
         key = (kind, branch)
         if self._passed.get(key) == commit:
             return
-        if self._file_marks().get(f"{kind}/{branch}") != commit:
-            self._kept = {**self._file_marks(), f"{kind}/{branch}": commit}
-            await asyncio.to_thread(_replace, self._file, json.dumps(self._kept).encode())
+        await asyncio.to_thread(self._store, f"{kind}/{branch}", commit)
         self._passed[key] = commit
         self._waiting.add(key)
         if self._publishing is None or self._publishing.done():
@@ -138,23 +216,17 @@ class HighWaterMarks:
 
     async def close(self, patience: float = 10) -> None:
         """Finish moving the refs, with a time limit for a remote that hangs."""
+        self._closing.set()
         if self._publishing is not None:
             await asyncio.wait([self._publishing], timeout=patience)
             self._publishing.cancel()
             await asyncio.wait([self._publishing])
 
-    # --- Looking -----------------------------------------------------------
+    def _store(self, line: str, commit: str) -> None:
+        for file in self._files:
+            file.store(line, commit)
 
-    def _file_marks(self) -> Mapping[str, str]:
-        if self._kept is None:
-            try:
-                # Opening something other than a file may block.
-                read = json.loads(self._file.read_bytes()) if self._file.is_file() else {}
-            except (OSError, ValueError):
-                read = {}
-            marks = read.items() if isinstance(read, dict) else ()
-            self._kept = {name: mark for name, mark in marks if _COMMIT.fullmatch(str(mark))}
-        return self._kept
+    # --- Looking -----------------------------------------------------------
 
     def _read_ref(self, ref: str) -> str | None:
         with suppress(OSError, UnicodeDecodeError):
@@ -173,13 +245,13 @@ class HighWaterMarks:
 
     async def _is_of_another_fleet(self) -> bool:
         """
-        Return whether the marks in the data folder belong to another repository that was at this path.
+        Return whether the marks of this path belong to another repository that was at it.
 
         One that has none of the commits that were acted on, nor a mark of its own.
         """
         if (await self._repository.git.run("for-each-ref", "--count=1", _LOCAL, _THEIRS)).strip():
             return False
-        for mark in set(self._file_marks().values()):
+        for mark in {mark for file in self._of_place for mark in file.marks.values()}:
             if await self.has(mark):
                 return False
         return True
@@ -206,17 +278,27 @@ class HighWaterMarks:
     # --- Moving ------------------------------------------------------------
 
     async def _publish(self) -> None:
-        """Move the refs to the newest marks; they are only a backup, so nothing waits for it."""
+        """
+        Move the refs to the newest marks; they are only a backup, so nothing waits for it.
+
+        A fleet that commits all the time moves them every now and then only: a process or a push for
+        each commit would cost as much as the commit.
+        """
         while self._waiting:
-            kind, branch = key = self._waiting.pop()
-            ref, commit = f"{_LOCAL}/{kind}/{branch}", self._passed.get(key)
-            if commit is None:
-                continue
-            if self._read_ref(ref) != commit:
-                with suppress(Unavailable):  # the data folder has it, and the next commit tries again
-                    await self._repository.git.run("update-ref", ref, commit)
-            if self._repository.address:
-                await self._push(kind, branch, commit)
+            while self._waiting:
+                kind, branch = key = self._waiting.pop()
+                if commit := self._passed.get(key):
+                    await self._move(kind, branch, commit)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _PAUSE)
+
+    async def _move(self, kind: LineKind, branch: str, commit: str) -> None:
+        ref = f"{_LOCAL}/{kind}/{branch}"
+        if self._read_ref(ref) != commit:
+            with suppress(Unavailable):  # the data folder has it, and the next commit tries again
+                await self._repository.git.run("update-ref", ref, commit)
+        if self._repository.address:
+            await self._push(kind, branch, commit)
 
     async def _push(self, kind: LineKind, branch: str, commit: str) -> None:
         ref, theirs = f"{_LOCAL}/{kind}/{branch}", f"{_THEIRS}/{kind}/{branch}"
@@ -266,12 +348,14 @@ class BranchLine:
         return [commit for commit in await self.left() if await self.marks.has(commit)]
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Replace a file durably; a folder in its place goes aside. Raises Unavailable."""
+def _replace(path: Path, content: bytes, *, is_durable: bool) -> None:
+    """Replace a file; a folder in its place goes aside. Raises Unavailable if it has to be durable."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.is_dir():
             path.rename(path.with_suffix(f".damaged-{os.getpid()}"))
-        replace_durably(path, content)
+        (replace_durably if is_durable else replace_atomically)(path, content)
     except OSError as error:
-        raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
+        if is_durable:
+            raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
+        log.debug("%s cannot be written: %s", path, error.strerror)  # one of several places

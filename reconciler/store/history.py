@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 
 from reconciler.core.errors import NotFound, Unavailable
 from reconciler.core.times import time_at
 from reconciler.core.transitions import HistoryFilter, TransitionRecord
 from reconciler.git.repository import Repository
-from reconciler.store.layout import status_path
+from reconciler.store.layout import status_paths
 from reconciler.store.messages import parse_message
 
 _OF_TASKS = "--grep=^Task: "
@@ -98,13 +99,27 @@ class HistoryReader:
             [entry] = await _read(self._repository, [commit])
             if entry.task == task:
                 return entry.previous
-        last = next(iter(await self._touching([status_path(task)], "--max-count=1", head)), None)
+        last = await self._newest(status_paths(task), head)
         if commit is None or last is None:
             return last
         life = await _walk(self._repository, last, None)  # it may have had other names by then
-        paths = {status_path(entry.task) for entry in life if entry.task}
+        paths = {path for entry in life if entry.task for path in status_paths(entry.task)}
         earlier, mine = await self._touching(sorted(paths), f"{commit}^@"), {entry.commit for entry in life}
         return next((candidate for candidate in earlier if candidate in mine), None)
+
+    async def _newest(self, paths: Sequence[str], head: str) -> str | None:
+        """
+        Return the newest transition that touched one of the files.
+
+        Git's filters in the commit graph answer for one path at a time.
+        """
+        listed = await self._repository.git.run("ls-tree", "-z", "--name-only", head, "--", *paths)
+        there = listed.decode().split("\0")[:-1]
+        touching = [await self._touching([path], "--max-count=1", head) for path in there or paths]
+        commits: Sequence[str] = list(chain(*touching))
+        if len(commits) > 1:  # it came back after it had been removed
+            commits = await _listed(self._repository, "--topo-order", "--max-count=1", *commits)
+        return commits[0] if commits else None
 
     async def _touching(self, paths: Sequence[str], *args: str) -> Sequence[str]:
         """Return the transitions that touch one of the files, newest first."""

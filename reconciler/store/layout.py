@@ -1,6 +1,15 @@
 """
 Paths of the files under `fleet-state/`.
+
+The status of `web/fix-login` is `fleet-state/tasks/web/fix-login.yaml`. A commit
+writes every folder on the way to its file anew, so a folder takes so many files
+and no more: those that come later go into its subfolders `_0` to `_f`, each by
+its name, and from there on likewise. A file stays where it was put.
 """
+
+import re
+from collections.abc import Sequence
+from hashlib import sha1
 
 from reconciler.core.names import check_name
 
@@ -9,20 +18,39 @@ TASKS = f"{STATE_ROOT}/tasks/"
 HOSTS = f"{STATE_ROOT}/hosts/"
 IDENTITY_FILE = f"{STATE_ROOT}/fleet.yaml"
 STATUS_ENDING = ".yaml"
+FOLDER_SIZE = 128
+"""Files that a folder takes before its subfolders do."""
+_DEPTH = 4
+"""Levels of subfolders: the last has 65,536, so that a folder of a million files is still quick."""
+_SUBFOLDERS = re.compile(r"(?:(?<![^/])_[0-9a-f]/)+(?=[^/]*\Z)")
+"""No name begins with an underscore, so that none is taken for a subfolder."""
 
 
-def status_path(task: str) -> str:
-    """Return the path of a task's status file. Raises ValueError for a name that leads elsewhere."""
-    return f"{TASKS}{check_name(task)}{STATUS_ENDING}"
+def status_paths(task: str) -> Sequence[str]:
+    """
+    Return the paths at which a task's status file may be, the plain one first.
+
+    Raises ValueError for a name that leads elsewhere.
+    """
+    return _paths(TASKS, check_name(task))
 
 
-def host_path(host: str) -> str:
-    """Return the path of a host's status file. Raises ValueError for a name that leads elsewhere."""
-    return f"{HOSTS}{check_name(host)}{STATUS_ENDING}"
+def host_paths(host: str) -> Sequence[str]:
+    """Return the paths at which a host's status file may be; see `status_paths`."""
+    return _paths(HOSTS, check_name(host))
 
 
 def name_under(folder: str, path: str) -> str | None:
     """Return the name of the object whose file this is, if it is one of that folder's."""
-    if path.startswith(folder) and path.endswith(STATUS_ENDING):
-        return path[len(folder) : -len(STATUS_ENDING)]
-    return None
+    if not path.startswith(folder) or not path.endswith(STATUS_ENDING):
+        return None
+    name = path[len(folder) : -len(STATUS_ENDING)]
+    plain = _SUBFOLDERS.sub("", name) if "_" in name else name
+    return plain if plain == name or path in _paths(folder, plain) else name
+
+
+def _paths(root: str, name: str) -> Sequence[str]:
+    folder, slash, leaf = name.rpartition("/")
+    digest = sha1(leaf.encode(), usedforsecurity=False).hexdigest()
+    subfolders = ("".join(f"_{digit}/" for digit in digest[:depth]) for depth in range(_DEPTH + 1))
+    return tuple(f"{root}{folder}{slash}{each}{leaf}{STATUS_ENDING}" for each in subfolders)

@@ -24,13 +24,14 @@ class PullTree(GitTree):
         super().__init__(repository, "")
         self._merged = ""
 
-    async def check_out_merge(self, number: int, head: str, base: str) -> None:
+    async def check_out_merge(self, ref: str, head: str, base: str) -> None:
         """
         Merge the head of a pull request into a commit; `files` and `blobs` then read the result.
 
-        Raises Conflict if that needs a person, Unavailable if the head cannot be had.
+        `ref` is where the remote has the head, of those from forks, too. Raises
+        Conflict if that needs a person, Unavailable if the head cannot be had.
         """
-        await self._fetch(number, head)
+        await self._fetch(ref, head)
         git = self._repository.git
         args = ("merge-tree", "--write-tree", "--no-messages", "--name-only", base, head)
         result = await git.attempt(*args)
@@ -38,21 +39,20 @@ class PullTree(GitTree):
         if result.code == _CONFLICTS:
             raise Conflict(f"it changes the same as others did meanwhile: {', '.join(files[:3])}")
         if result.code != _CLEAN:
-            raise Unavailable(f"pull request {number} cannot be merged to look at it: {result.message}")
+            raise Unavailable(f"{ref} cannot be merged to look at it: {result.message}")
         self._merged = await self._commit(tree, base, head)
 
     async def head(self) -> str:
         """Return the merge commit made last."""
         return self._merged
 
-    async def _fetch(self, number: int, head: str) -> None:
-        """Fetch the head: a forge keeps those of forks, too, under `refs/pull/`."""
+    async def _fetch(self, ref: str, head: str) -> None:
         if await self._is_here(head):
             return
         args = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "origin")
-        await self._repository.network.run(*args, f"refs/pull/{number}/head", timeout=NETWORK_TIMEOUT)
+        await self._repository.network.run(*args, ref, timeout=NETWORK_TIMEOUT)
         if not await self._is_here(head):
-            raise Unavailable(f"pull request {number} has moved on from {head[:10]}")
+            raise Unavailable(f"{ref} has moved on from {head[:10]}")
 
     async def _is_here(self, commit: str) -> bool:
         return (await self._repository.git.attempt("cat-file", "-e", f"{commit}^{{commit}}")).code == 0

@@ -19,8 +19,9 @@ from reconciler.store import statuses
 from reconciler.store.commits import commit_files, commit_tree, publish
 from reconciler.store.high_water import APPROVAL, BranchLine
 from reconciler.store.history import last_transitions
-from reconciler.store.layout import HOSTS, TASKS, status_path
+from reconciler.store.layout import HOSTS, TASKS, status_paths
 from reconciler.store.records import Records
+from reconciler.store.state_files import StateFiles
 from reconciler.store.user_commits import require_identity
 
 
@@ -100,14 +101,19 @@ async def _of_statuses(
     line: BranchLine, head: str, there: Sequence[str], attempts: Mapping[str, int]
 ) -> Mapping[str, str | None]:
     """Return the corrected status files of tasks that would otherwise start or follow a run that is over."""
-    tasks, _ = await Records(line.repository, line.branch).read(head)
+    records = Records(line.repository, line.branch)
+    tasks, _ = await records.read(head)
     lost = [(await Records(line.repository, line.branch).read(commit))[0] for commit in there]
     fixed = {
         name: _with_new_attempts(status, attempts.get(name, 0), is_over=_is_over(name, status, lost))
         for name, status in tasks.items()
     }
     changed = {name: status for name, status in fixed.items() if status != tasks[name]}
-    return {status_path(name): statuses.dump_status(status).decode() for name, status in changed.items()}
+    files = StateFiles.of(records.blobs)
+    return {
+        files.place(status_paths(name)): statuses.dump_status(status).decode()
+        for name, status in changed.items()
+    }
 
 
 def _is_over(name: str, status: Status, lost: Sequence[Mapping[str, Status]]) -> bool:

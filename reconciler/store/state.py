@@ -4,7 +4,7 @@ State branch: read and written by its single writer.
 
 import asyncio
 import logging
-from collections import ChainMap, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -26,9 +26,10 @@ from reconciler.git.repository import Repository
 from reconciler.store import messages, statuses
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.history import LastTransitions, last_transitions
-from reconciler.store.layout import IDENTITY_FILE, host_path, status_path
+from reconciler.store.layout import IDENTITY_FILE, host_paths, status_paths
 from reconciler.store.records import FleetIdentity, Records, Statuses
 from reconciler.store.spending import spending
+from reconciler.store.state_files import StateFiles
 from reconciler.store.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class StateBranch:
         self._records = Records(repository, branch)
         self._turn = asyncio.Lock()
         self._head: str | None = None
-        self._blobs: dict[str, str | None] = {}
+        self._files = StateFiles.of({})
         self._last_transitions: LastTransitions | None = None
         self._queue: list[tuple[Sequence[Step], asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
@@ -200,7 +201,7 @@ class StateBranch:
         if self._head != self._writer.head:
             self._last_transitions = None
         self._head = self._writer.head
-        self._blobs = dict(self._records.blobs)
+        self._files = StateFiles.of(self._records.blobs)
         return loaded
 
     async def _catch_up(self) -> None:
@@ -274,14 +275,13 @@ class StateBranch:
         # Before anything is written: the walk ends at the head these commits go on top of.
         if any(isinstance(step, Transition) for step in steps):
             await self._recall()
-        blobs: dict[str, str | None] = {}
+        draft = self._files.draft()
         last: dict[str, int] = {}
         hosts: dict[str, int] = {}
         changes: list[Change] = []
         for step in steps:
-            files = self._differing(step, ChainMap(blobs, self._blobs))
+            files = self._put(step, draft)
             if files:
-                blobs |= {path: self._blob(content) for path, content in files.items()}
                 changes.append(self._change(step, files, last))
                 if isinstance(step, Transition):
                     last[step.task] = len(changes) - 1
@@ -290,7 +290,7 @@ class StateBranch:
         # Memory is updated only after the batch is durable: a failed batch leaves no trace here.
         if changes:
             ids = await self._write(changes)
-            self._blobs.update(blobs)
+            self._files.apply(draft)
             if self._last_transitions is not None:
                 self._last_transitions.transitions.update({task: ids[index] for task, index in last.items()})
                 self._last_transitions.hosts.update({host: ids[index] for host, index in hosts.items()})
@@ -315,13 +315,18 @@ class StateBranch:
             )
         return self._last_transitions
 
-    def _differing(self, step: Step, blobs: Mapping[str, str | None]) -> Mapping[str, bytes | None]:
-        """Return the files that a step changes."""
-        path = host_path(step.host) if isinstance(step, HostChange) else status_path(step.task)
-        files = {path: statuses.dump_status(step.after) if step.after else None}
-        if isinstance(step, Transition) and step.old != step.task:
-            files |= {status_path(step.old): None}
-        return {path: content for path, content in files.items() if self._blob(content) != blobs.get(path)}
+    def _put(self, step: Step, files: StateFiles) -> Mapping[str, bytes | None]:
+        """Put what a step changes among the files; return the content of those, None for one that goes."""
+        paths = host_paths(step.host) if isinstance(step, HostChange) else status_paths(step.task)
+        old = status_paths(step.old) if isinstance(step, Transition) and step.old != step.task else ()
+        wanted: dict[str, bytes | None] = dict.fromkeys(files.places([*old, *paths]))
+        if step.after:
+            wanted[files.place(paths)] = statuses.dump_status(step.after)
+        blobs = {path: self._blob(content) for path, content in wanted.items()}
+        changed = {path: content for path, content in wanted.items() if blobs[path] != files.blob(path)}
+        for path in changed:
+            files.put(path, blobs[path])
+        return changed
 
     def _blob(self, content: bytes | None) -> str | None:
         return None if content is None else self._repository.blob_id(content)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from reconciler.api.reading import _page
 from reconciler.api.views import read_model, run_body, task_body
+from reconciler.core.figures import LiveFigures
 from reconciler.core.model.specs import Host
 from reconciler.core.model.status import HostStatus, Reason, Waiting
 from reconciler.core.planning.plan import Plan, StopRun
 from reconciler.core.times import format_time
-from reconciler.core.views import LiveFigures
 from reconciler.wire import PageQuery
 from tests.api.world import pulled
 from tests.fakes import START, make_task

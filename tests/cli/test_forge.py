@@ -209,7 +209,7 @@ def test_where_no_forge_answers_is_told(fleet, forge, root):
     done = fleet.run("forge", "connect", f"{root}/elsewhere/deep/down", "acme/code", *TOKEN)
 
     assert done.exit_code == 64
-    assert "neither Forgejo nor Gitea answers there" in done.stderr
+    assert "neither Forgejo nor Gitea nor GitLab answers there" in done.stderr
 
 
 def test_a_token_that_is_typed_is_not_shown_and_goes_into_a_file_of_ones_own(

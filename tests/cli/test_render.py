@@ -25,11 +25,13 @@ from reconciler.core.model.status import (
 )
 from reconciler.core.planning.plan import plan
 from reconciler.core.planning.preview import has_changes, plan_lines
+from reconciler.core.times import age_at
 from reconciler.core.views import ReadModel
 from tests.fakes import START, make_desired, make_task
 from tests.statuses import make_status
 
 NOW = START + timedelta(minutes=90)
+AGE = age_at(NOW)
 
 
 def status(phase, **fields):
@@ -39,7 +41,7 @@ def status(phase, **fields):
 
 def rows(kind, desired, observed=None, *, wide=False):
     observed = observed or Observed()
-    shown = [column for column in SHOWN_KINDS[kind].columns(NOW) if wide or not column.is_wide]
+    shown = [column for column in SHOWN_KINDS[kind].columns(AGE) if wide or not column.is_wide]
     items = SHOWN_KINDS[kind].pick(ReadModel(desired, observed))
     return table([c.title for c in shown], [[c.cell(item) for c in shown] for item in items]).splitlines()
 
@@ -185,7 +187,7 @@ def test_details_of_a_host_tell_how_it_is_reached_and_what_was_found_there():
     )
     observed = Observed({}, {"h": PROBED.model_copy(update={"message": "make room"})})
 
-    text = SHOWN_KINDS["host"].details(ReadModel(make_desired(hosts={"h": host}), observed).hosts()["h"], NOW)
+    text = SHOWN_KINDS["host"].details(ReadModel(make_desired(hosts={"h": host}), observed).hosts()["h"], AGE)
 
     for message in (
         "drained", "make room", "agents@h.example:22", "gate", "ssh-ed25519 AAAA", "the SSH agent",
@@ -199,7 +201,7 @@ def test_details_of_a_host_without_a_key_say_how_it_is_trusted():
     desired = make_desired(hosts={"h": Host(name="h", address="h.example")})
 
     assert "reconciler host trust h" in SHOWN_KINDS["host"].details(
-        ReadModel(desired, Observed()).hosts()["h"], NOW
+        ReadModel(desired, Observed()).hosts()["h"], AGE
     )
 
 
@@ -218,7 +220,7 @@ def test_every_kind_has_a_table_a_document_and_details():
         document = kind.document(item)
         assert json.loads(json.dumps(document)) == document
         assert (document["kind"], document["name"]) == (kind.name, item.name)
-        assert kind.details(item, NOW).startswith(f"{kind.name}:")
+        assert kind.details(item, AGE).startswith(f"{kind.name}:")
         assert len(rows(kind.name, desired, observed, wide=True)) > 1
 
 
@@ -242,7 +244,7 @@ def test_details_of_a_task_tell_its_validation_and_its_reason():
     observed = Observed({"a": status(Phase.FAILED, attempt=1, checks=checks, failure=failure)})
     view = ReadModel(make_desired(make_task("a")), observed).task("a")
 
-    text = SHOWN_KINDS["task"].details(view, NOW)
+    text = SHOWN_KINDS["task"].details(view, AGE)
 
     assert "validation: make test exited with 2" in text
     assert "make test   2     1.2" in text

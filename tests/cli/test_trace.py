@@ -36,8 +36,54 @@ def test_every_end_leads_to_the_whole_way(worked):
     assert worked.run("trace", way["run"]).stdout.startswith(f"asked by: {asked[:10]} Test: Submit it\n")
 
 
-def test_what_leads_nowhere_is_told(worked):
-    done = worked.run("trace", "nowhere")
+ASKS = """goal: x
+script: if [ -z "$RECONCILER_ANSWER" ]; then echo Which? >"$RECONCILER_QUESTION_FILE"; else echo so; fi
+"""
+
+
+def test_whatever_people_commit_for_a_task_leads_to_the_run_that_it_changed(fleet):
+    commits = {}
+    fleet.write("specs/tasks/asks.yaml", ASKS)
+    fleet.commit("Ask")
+
+    def traced(name, *args):
+        if args:
+            fleet.run(*args)
+        commits[name] = fleet.git("rev-parse", "HEAD")
+        fleet.run("run", "--until-idle")
+        return [way["run"] for way in json.loads(fleet.run("trace", commits[name], "-o", "json").stdout)]
+
+    (first,) = traced("asked")
+    assert traced("answered", "answer", "asks", "blue") == [first]
+    (second,) = traced("again", "retry", "asks")
+    assert traced("cancelled", "cancel", "asks") == [second]
+    assert (first.endswith(".a1"), second.endswith(".a2")) == (True, True)
+
+    newest, oldest = json.loads(fleet.run("trace", "asks", "-o", "json").stdout)
+    assert (oldest["run"], oldest["spec_commit"], oldest["phase"]) == (first, commits["asked"], "completed")
+    assert oldest["changes"] == [{"commit": commits["answered"], "subject": "Test: Answer asks"}]
+    assert (newest["spec_commit"], newest["phase"]) == (commits["again"], "cancelled")
+    assert f"changed by: {commits['cancelled'][:10]} Test: Cancel asks" in fleet.run("trace", second).stdout
+
+
+def test_a_commit_of_the_record_and_of_a_spec_before_its_task_was_renamed_lead_to_the_run(fleet):
+    fleet.write("specs/tasks/hello.yaml", "goal: x\nscript: exit 1\nretries: 0\n")
+    fleet.commit("Fail")
+    asked = fleet.git("rev-parse", "HEAD")
+    fleet.run("run", "--until-idle")
+    fleet.git("mv", "specs/tasks/hello.yaml", "specs/tasks/hi.yaml")
+    fleet.commit("Rename it")
+    fleet.run("run", "--until-idle")
+    recorded = fleet.git("log", "--format=%H", "--grep=running → failed", "fleet-state")
+
+    ways = [json.loads(fleet.run("trace", end, "-o", "json").stdout) for end in (asked, recorded, "hi")]
+
+    assert ways[0] == ways[1] == ways[2]
+    assert [way["task"] for way in ways[0]] == ["hi"]
+
+
+def test_what_leads_nowhere_is_told(fleet):
+    done = fleet.run("trace", "nowhere")
 
     assert (done.exit_code, done.stdout) == (ExitCode.NOT_FOUND, "")
     assert "`reconciler history -o wide` lists runs" in done.stderr

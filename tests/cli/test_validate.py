@@ -170,3 +170,25 @@ def test_a_url_that_does_not_answer_is_told_as_that(tmp_path):
 
     assert done.exit_code == 4
     assert "none.git" in done.stderr
+
+
+def test_a_command_that_no_shell_can_read_is_warned_of(folder):
+    for name in ("typo", "wish"):
+        (folder / f"specs/tasks/web/{name}.yaml").unlink()
+    (folder / "specs/tasks/good.yaml").write_text(
+        "goal: x\nscript: |\n  if true; then\n    echo\nvalidation:\n"
+        "  - npm test &&\n  - echo 'x\n  - cat <(echo) && [[ a == a* ]] # it's bash\n"
+    )
+    (folder / "specs/repos").mkdir()
+    (folder / "specs/repos/shop.yaml").write_text("url: https://example.org/shop\nvalidation: ['(make']\n")
+
+    done = validate()
+
+    assert done.exit_code == 0
+    places = [line.partition(": no shell can read it (line ")[0] for line in done.stdout.splitlines()]
+    assert places == [
+        "specs/repos/shop.yaml:2:14: warning: validation.0",
+        "specs/tasks/good.yaml:2:9: warning: script",
+        "specs/tasks/good.yaml:6:5: warning: validation.0",
+        "specs/tasks/good.yaml:7:5: warning: validation.1",
+    ]

@@ -4,8 +4,10 @@ import pytest
 
 from reconciler.controller.branches import SETTLES, BranchController
 from reconciler.controller.notify import notify
+from reconciler.controller.poller import Poller
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import Hint
+from reconciler.core.model.specs import FLEET_FORGE
 from reconciler.core.model.status import Phase
 from tests.controller.forging import FORGE, Scene, reviewed, turns
 from tests.fakes import make_task
@@ -30,9 +32,19 @@ class Pushes:
 
     async def come(self, branch, delivery="d-1", after=SETTLES):
         hint = Hint(delivery=delivery, event="push", place=FORGE.repo, repos=("web",), branch=branch)
-        notify(hint, lambda: self.done.append(delivery), pulls=self.pulls, branches=self.branches, pollers=())
+        self.notify(hint)
         self.branches.poller.poll_due(self.scene.clock())
         await self.look(after)
+
+    def notify(self, hint, *pollers):
+        notify(
+            hint,
+            lambda: self.done.append(hint.delivery),
+            pulls=self.pulls,
+            branches=self.branches,
+            pollers=pollers,
+            state_branch="fleet-state",
+        )
 
     async def look(self, after=SETTLES):
         self.scene.clock.time += after
@@ -117,3 +129,39 @@ async def test_a_push_is_looked_for_again_if_the_forge_is_away(scene, monkeypatc
 
 def replace_activity(status):
     return status.model_copy(update={"last_activity_at": None})
+
+
+async def test_our_own_pushes_to_the_state_branch_make_nobody_look(scene):
+    scene.dispatch.hold = False
+    scene.push(reviewed("a"))
+    await scene.start()
+    pushes, us = Pushes(scene), await scene.forges.whoami(FORGE)
+    polled = {}
+
+    for delivery, sender, branch in (
+        ("d-1", us, "fleet-state"),
+        ("d-2", us, "main"),
+        ("d-3", "ann", "fleet-state"),
+    ):
+        poller = Poller(
+            poll=scene.forges.whoami,
+            subjects=lambda: {FLEET_FORGE: FORGE},
+            interval=lambda: SETTLES,
+            clock=scene.clock,
+            failure="",
+            due={FLEET_FORGE: scene.clock.time + SETTLES},
+        )
+        hint = Hint(
+            delivery=delivery,
+            event="push",
+            place="acme/fleet",
+            repos=(FLEET_FORGE,),
+            branch=branch,
+            sender=sender,
+        )
+        pushes.notify(hint, poller)
+        polled[delivery] = poller.next()
+
+    assert polled["d-1"] is not None
+    assert (polled["d-2"], polled["d-3"]) == (None, None)
+    assert pushes.done == ["d-1"]

@@ -44,10 +44,10 @@ class Board(FakeForges):
 
     locked: set[int] = field(default_factory=set)
 
-    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment) -> bool:
+    async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment, *, on_pull: bool) -> bool:
         if number in self.locked:
             raise Unavailable("the conversation is locked")
-        return await super().upsert_comment(forge, number, note)
+        return await super().upsert_comment(forge, number, note, on_pull=on_pull)
 
 
 @dataclass

@@ -224,6 +224,28 @@ async def test_a_run_that_ends_when_nobody_asks_for_it_any_more_is_swept_after(s
     assert len(stage.dispatch.swept) == before + 1
 
 
+async def test_a_task_that_is_settled_has_its_own_host_swept_and_no_other(stage):
+    swept = []
+
+    class Noting(FakeDispatch):
+        async def sweep(self, host, needs):
+            swept.append(host.name)
+
+    stage.dispatch = Noting()
+    hosts = {name: Host(name=name) for name in ("one", "other")}
+    stage.specs.push(make_desired(hosts=hosts))
+    loop = await stage.run()
+    first = set(swept)
+    swept.clear()
+    stage.specs.push(make_desired(make_task("a"), hosts=hosts))
+    loop.inbox.notify()
+
+    await loop.run("idle")
+
+    assert first == {"one", "other"}
+    assert set(swept) == {stage.state.statuses["a"].assigned_host}
+
+
 async def test_a_mistake_at_one_host_is_told_and_stalls_nothing(stage, caplog):
     class Clumsy(FakeDispatch):
         async def sweep(self, host, needs):

@@ -104,9 +104,9 @@ async def test_nothing_is_said_again_while_it_stays_the_same(scene, monkeypatch)
     said = []
     say = scene.forges.upsert_comment
 
-    async def counted(forge, number, note):
+    async def counted(forge, number, note, *, on_pull):
         said.append(number)
-        return await say(forge, number, note)
+        return await say(forge, number, note, on_pull=on_pull)
 
     monkeypatch.setattr(scene.forges, "upsert_comment", counted)
     scene.open(4, HEAD, specs("a", "b"))

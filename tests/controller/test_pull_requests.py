@@ -9,8 +9,9 @@ import pytest
 from reconciler.controller import pull_requests
 from reconciler.controller.pull_requests import MEMORY
 from reconciler.core.errors import Conflict, Unavailable
+from reconciler.core.model.forge import Hint
 from reconciler.core.model.status import Phase
-from tests.controller.forging import REPO, Scene, reviewed, turns
+from tests.controller.forging import FORGE, REPO, Scene, reviewed, turns
 
 HOUR = timedelta(hours=1)
 
@@ -142,6 +143,20 @@ async def test_webhooks_about_pull_requests_of_people_cost_one_look_and_little_m
     await turns()
 
     assert scene.forges.fresh == [{ours}]
+
+
+async def test_a_webhook_about_our_own_deed_makes_a_look_and_reads_nothing_anew(scene):
+    scene.push(reviewed("a"))
+    await scene.start()
+    number = scene.status("a").review.pull_request.number
+    scene.forges.fresh.clear()
+    hint = Hint(delivery="d-9", event="pull_request", place=FORGE.repo, repos=("web",), pull=number)
+
+    for sender in (await scene.forges.whoami(FORGE), "ann"):
+        scene.loop.controllers.pulls.notify(replace(hint, sender=sender))
+        await turns()
+
+    assert scene.forges.fresh == [set(), {number}]
 
 
 async def test_pull_requests_on_record_are_read_by_their_numbers_once_after_a_start(scene):

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import ChangesRequested, WaitingChanged
-from reconciler.core.model.status import Phase, Reason
+from reconciler.core.model.status import MERGE_REASONS, Phase, Reason
 from tests.controller.forging import REPO, Scene, reviewed, turns
 
 NAMES = ("a", "b")
@@ -261,7 +261,7 @@ async def live_through(deeds, repo, between):
 
 def is_of_a_look(step):
     waits = [status.waiting for status in (step.before, step.after) if status and status.waiting]
-    seen = {Reason.RETRYING, Reason.REVIEW}
+    seen = {Reason.RETRYING, *MERGE_REASONS}
     return isinstance(step.event, WaitingChanged) and not seen.isdisjoint(wait.reason for wait in waits)
 
 

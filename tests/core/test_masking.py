@@ -3,12 +3,15 @@ Secrets are found in whatever dress they come, and nothing else is taken for one
 """
 
 import base64
+import gzip
 import html
 import json
 import quopri
 import re
 import shlex
+import subprocess
 import textwrap
+import zlib
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -32,6 +35,25 @@ def hex_of(text):
 
 def base64_behind(count):
     return lambda text: base64.b64encode(b"u" * count + text.encode() + b"tail").decode()
+
+
+def base85_behind(count):
+    return lambda text: base64.b85encode(b"u" * count + text.encode() + b"tail").decode()
+
+
+def dump(command, text):
+    done = subprocess.run(command.split(), input=f"{text}\n".encode(), capture_output=True, check=True)
+    return f"\n{done.stdout.decode()}"
+
+
+def hexdump(text, group):
+    """Return bytes as `hexdump -C` and `xxd` print them: offset, digits, characters."""
+    data, lines = text.encode(), []
+    for at in range(0, len(data), 16):
+        part = data[at : at + 16]
+        digits = " ".join(part[two : two + group].hex() for two in range(0, len(part), group))
+        lines.append(f"{at:08x}: {digits:<47}  {part.decode()}")
+    return "\n".join(["", *lines, ""])
 
 
 ENCODINGS = {
@@ -71,6 +93,39 @@ ENCODINGS = {
     "url, some": lambda text: re.sub("[^a-z]", lambda at: f"%{ord(at[0]):02x}", text),
     "mail": lambda text: quopri.encodestring(b"~" * 62 + text.encode()).decode(),
     "base32": lambda text: base64.b32encode(text.encode()).decode(),
+    "base32 behind one": lambda text: base64.b32encode(b"u" + text.encode()).decode().lower(),
+    **{f"base85 behind {count}": base85_behind(count) for count in range(5)},
+    "base85 of Adobe": lambda text: base64.a85encode(text.encode(), adobe=True).decode(),
+    "reversed": lambda text: text[::-1],
+    "url thrice": lambda text: quote(quote(quote(text, safe=""), safe=""), safe=""),
+    "url twice, each character": lambda text: "".join(f"%25{byte:02X}" for byte in text.encode()),
+    "hex with colons": lambda text: text.encode().hex(":").upper(),
+    "utf-16": lambda text: text.encode("utf-16-le").decode(),
+    "numbers": lambda text: str(list(text.encode())),
+    "c": lambda text: ", ".join(f"0x{byte:02X}" for byte in text.encode()),
+    "od -c": lambda text: dump("od -c", text),
+    "od -t x1": lambda text: dump("od -A x -t x1z", text),
+    "hexdump": lambda text: hexdump(text, 1),
+    "xxd": lambda text: hexdump(text, 2),
+}
+COATS = {
+    "base64": lambda data: base64.b64encode(data).decode(),
+    "base64 in lines": lambda data: base64.encodebytes(data).decode(),
+    "base64 url": lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="),
+    "base64 twice": lambda data: base64.b64encode(base64.b64encode(data)).decode(),
+    "hex": bytes.hex,
+    "hex of base64": lambda data: base64.b64encode(data).hex(),
+}
+CORES = {
+    "utf-16": lambda text: text.encode("utf-16"),
+    "utf-16, the other way": lambda text: text.encode("utf-16-be"),
+    "a command of PowerShell": lambda text: f"$env:TOKEN = '{text}'; run".encode("utf-16-le"),
+    "gzip": lambda text: gzip.compress(f"token: {text}\n".encode()),
+    "zlib": lambda text: zlib.compress(f"token: {text}\n".encode()),
+    "gzip of much": lambda text: gzip.compress(repr(list(range(400))).encode() + text.encode()),
+    "json": lambda text: json.dumps({"a": text, "b": 1}).encode(),
+    "url": lambda text: f"a={quote(text, safe='')}".encode(),
+    "hex": lambda text: text.encode().hex().encode(),
 }
 BREAKS = [
     "\n",
@@ -108,6 +163,38 @@ def test_a_secret_is_found_in_every_encoding(encode):
     assert hidden.startswith("before ")
     assert hidden.endswith(" after")
     assert sum(map(str.isalnum, hidden)) <= len("beforeafter") + 16  # what was encoded beside it
+
+
+@pytest.mark.parametrize("secret", [TOKEN, "ghp_abcdEFGH1234567890"])
+@pytest.mark.parametrize("coat", COATS.values(), ids=COATS)
+@pytest.mark.parametrize("core", CORES.values(), ids=CORES)
+def test_a_secret_is_found_in_what_decodes_to_it(core, coat, secret):
+    text = f"before:\n{coat(core(secret))}\n.\nafter"
+
+    hidden = Mask(frozenset({secret})).hide(text)
+
+    assert hidden.startswith("before:\n")
+    assert hidden.endswith("after")
+    assert not any(
+        least(coated)[:40] in letters(hidden) for coated in (coat(core(secret)), coat(secret.encode()))
+    )
+    assert hidden != text
+
+
+def test_what_decodes_to_no_secret_stays():
+    texts = [
+        coat(core("another value, which nobody hides")) for core in CORES.values() for coat in COATS.values()
+    ]
+    dumps = [dump("od -t x1", "another"), hexdump("another value", 1), "sha256:" + "0123456789abcdef" * 4]
+    text = "\n".join([*texts, *dumps, "src/Some/Path-to_a/File", "[1, 2, 3, 4, 999, 1000, 7, 8, 9]"])
+
+    assert Mask(frozenset({TOKEN})).hide(text) == text
+
+
+def test_a_stretch_that_inflates_without_end_is_read_in_part():
+    bomb = base64.b64encode(gzip.compress(bytes(1 << 26) + TOKEN.encode())).decode()
+
+    assert Mask(frozenset({TOKEN})).hide(bomb) == bomb
 
 
 @pytest.mark.parametrize("pause", BREAKS, ids=repr)

@@ -12,11 +12,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from reconciler.core.audit import Audit
 from reconciler.core.events import Assigned, ChangesRequested, Origin
 from reconciler.core.model.specs import Answer, DesiredState, FleetSpec
 from reconciler.core.model.status import Phase, Reason
 from reconciler.core.planning.plan import needs_attention, plan, prune_digest
-from tests.strategies import NAMES, STOPPED, SUCCESS, World, desireds, reports, tasks
+from tests.strategies import NAMES, STOPPED, SUCCESS, World, desireds, recorded, reports, tasks
 
 
 class Fleet(RuleBasedStateMachine):
@@ -115,10 +116,12 @@ class Fleet(RuleBasedStateMachine):
         assert all(needs_attention(self.tasks.get(name), statuses[name]) for name in waiting)
 
     def teardown(self):
-        """Once nobody pushes any more, the fleet comes to rest and writes nothing."""
+        """Once nobody pushes any more, the fleet comes to rest and writes nothing; its record is sound."""
         if hasattr(self, "world"):
             self.world.ends = lambda *_: SUCCESS
             assert self.world.run().events == ()
+            audit = Audit()
+            assert [flaw for commit in recorded(self.world.history) for flaw in audit.look(commit)] == []
 
     # --- Words ---
 

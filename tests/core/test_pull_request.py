@@ -26,15 +26,16 @@ from reconciler.core.forge.pull_request import (
     NOTE_LENGTH,
     NOTES_LENGTH,
     NOTICED,
+    first_wait,
     follow,
     is_followed,
     may_merge,
 )
 from reconciler.core.lifecycle import transition
-from reconciler.core.model.forge import Comment, PullRequestSnapshot, Review
+from reconciler.core.model.forge import Comment, MergeRefusal, PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, Report, ReviewNote, Verdict, run_key
 from reconciler.core.model.specs import DesiredState, FleetSpec, Repo, Task
-from reconciler.core.model.status import OnHost, Phase, PullRequest, Reason, Status, Waiting
+from reconciler.core.model.status import MERGE_REASONS, OnHost, Phase, PullRequest, Reason, Status, Waiting
 from reconciler.core.runs.decide import next_event
 from tests.statuses import changed, make_status
 from tests.strategies import NOW, blob, statuses
@@ -43,6 +44,8 @@ BOT = "fleet-bot"
 HEAD, OTHER = "a" * 40, "b" * 40
 LATER, BEFORE = NOW + timedelta(minutes=1), NOW - timedelta(minutes=1)
 REPO = Repo(name="shop", url="r.git", failed_checks="fix", base_moved="merge")
+REFUSAL, PLACE = MergeRefusal("2 approvals"), MergeRefusal("at position 1", is_passing=True)
+MERGES = Repo(name="shop", url="r.git", merge="when_approved")
 LAZY = Repo(name="shop", url="r.git")
 KNOWN = PullRequest(number=12, url="https://code.example.org/shop/pulls/12")
 PAUSED = Waiting(reason=Reason.PERSON, message="alice pushed", since=NOW)
@@ -287,6 +290,7 @@ def test_talk_alone_starts_no_round():
     ("pull", "repo", "said"),
     [
         ({}, {"merge": "never"}, "a person has to merge it (`merge: never` of repo shop)"),
+        ({"base": "release"}, {}, "it is against release and not main: change its base"),
         ({}, {}, "it is not approved yet"),
         ({"reviews": (replace(APPROVED, commit=OTHER),)}, {}, "the approval of alice is of an older commit"),
         ({"reviews": (replace(APPROVED, is_official=False),)}, {}, "the approval of alice does not count"),
@@ -295,7 +299,12 @@ def test_talk_alone_starts_no_round():
         ({"checks": "pending"}, {}, "checks have not ended yet"),
         ({"checks": "failure", "failed_checks": ("ci",)}, {"failed_checks": "wait"}, "checks fail: ci"),
         ({}, {"merge": "when_green"}, "its head has no check yet"),
-        ({"reviews": (APPROVED,), "refusal": "2 approvals"}, {}, "the forge does not merge it: 2 approvals"),
+        ({"reviews": (APPROVED,), "refusal": REFUSAL}, {}, "the forge does not merge it: 2 approvals"),
+        (
+            {"reviews": (APPROVED,), "refusal": PLACE},
+            {},
+            "it is merged as soon as the forge is ready: at pos",
+        ),
     ],
 )
 def test_whatever_keeps_it_from_the_merge_is_on_record_once(pull, repo, said):
@@ -304,14 +313,48 @@ def test_whatever_keeps_it_from_the_merge_is_on_record_once(pull, repo, said):
 
     event = seen(known, repo=shop)
     status = transition(a_status(), event)
+    is_stuck = known.is_conflicting or known.checks == "failure" or known.refusal == REFUSAL
 
     assert isinstance(event, WaitingChanged)
-    assert status.waiting.reason is Reason.REVIEW
     assert status.waiting.message.startswith(said)
+    assert status.waiting.reason is (Reason.BLOCKED if is_stuck else Reason.REVIEW)
     assert seen(known, status, repo=shop) is None
 
 
-@pytest.mark.parametrize("reason", sorted(set(Reason) - {Reason.REVIEW}))
+@pytest.mark.parametrize("refusal", [REFUSAL, PLACE])
+def test_a_refusal_stands_until_something_else_is_wrong_or_it_is_merged(refusal):
+    approved = a_pull(reviews=(a_review(1, "alice", "approved"),), mergeable=True)
+    _, status = closure(replace(approved, refusal=refusal), a_status(), repo=MERGES)
+
+    assert status.waiting.message.endswith(refusal.message)
+    assert seen(approved, status, repo=MERGES) is None
+    assert seen(replace(approved, is_draft=True), status, repo=MERGES).waiting.reason is Reason.REVIEW
+
+
+def test_what_was_in_the_way_gives_way_to_what_the_forge_says_when_it_is_asked():
+    approved = a_pull(mergeable=True, reviews=(a_review(1, "alice", "approved"),))
+    _, waits = closure(a_pull(mergeable=True), a_status(), repo=MERGES)
+
+    _, computes = closure(replace(approved, refusal=PLACE), waits, repo=MERGES)
+
+    assert waits.waiting.message == "it is not approved yet"
+    assert seen(approved, waits, repo=MERGES) is None
+    assert computes.waiting.reason is Reason.REVIEW
+    assert computes.waiting.message.startswith("it is merged as soon as the forge is ready")
+
+
+@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize("merge", ["never", "when_approved", "when_green"])
+def test_what_a_pull_request_will_wait_for_is_known_before_it_is_opened(merge, draft):
+    repo = REPO.model_copy(update={"merge": merge, "draft": draft})
+    fresh = a_status(pull_request=None)
+
+    event = seen(a_pull(is_draft=draft, mergeable=True), fresh, repo=repo)
+
+    assert event.waiting.message == first_wait(a_task(), fresh, repo)
+
+
+@pytest.mark.parametrize("reason", sorted(set(Reason) - MERGE_REASONS))
 def test_what_else_a_task_in_review_waits_for_is_not_talked_over(reason):
     waiting = Waiting(reason=reason, message="something else", since=NOW)
 
@@ -657,10 +700,10 @@ def seen(pull, status=None, *, task=None, repo=REPO, at=LATER, delivery=None):
     return follow(task or a_task(), status, pull, repo, at, bot=BOT, delivery=delivery)
 
 
-def closure(pull, status, task=None, at=LATER):
+def closure(pull, status, task=None, at=LATER, repo=REPO):
     """Return everything that one look brings, and the status after it."""
     events = []
-    while (event := seen(pull, status, task=task, at=at)) is not None:
+    while (event := seen(pull, status, task=task, at=at, repo=repo)) is not None:
         events.append(event)
         status = transition(status, event)
         assert len(events) < 10, events

@@ -6,22 +6,19 @@ added later is held to it too.
 """
 
 import math
+import pkgutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from importlib import import_module
 from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict, RootModel, TypeAdapter, ValidationError
 
-from reconciler import wire as api
+import reconciler
 from reconciler.core.adapter import Usage
 from reconciler.core.fields import LARGEST_ID, LONGEST, MOST
-from reconciler.core.model.runs import Claim
-from reconciler.core.model.status import HostStatus, Status
 from reconciler.core.times import EARLIEST, LATEST, format_time, parse_time
-from reconciler.forge import answers, webhook
-from reconciler.specs.parse import MODELS
-from reconciler.store.records import FleetIdentity
 
 EDGES = [
     *(10**400, -(10**400), 2**63, 2**64, -(2**63) - 1, 1e308, -1e308, math.inf, -math.inf, math.nan),
@@ -48,22 +45,29 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(part)
 
 
+MADE_HERE = {"Verdict", "Report", "RunRequest", "Assignment", "Logged", "Context[Any, Any]", "Ctx"}
+"""Models that nothing from outside is read as."""
+
+
 def _incoming() -> Iterator[type[BaseModel]]:
-    yield from (*MODELS.values(), Status, HostStatus, FleetIdentity, Claim)
-    for room in (api, answers, webhook):
-        yield from (
-            each
-            for name, each in vars(room).items()
-            if isinstance(each, type)
-            and issubclass(each, BaseModel)
-            and each.__module__ == room.__name__
-            and (room is not api or name.endswith("Request"))
-        )
+    """Yield every model of the program: of specs, state files, bodies and queries of the API, answers."""
+    for info in pkgutil.walk_packages(reconciler.__path__, "reconciler."):
+        if info.name.rpartition(".")[2] != "__main__" and "scaffold" not in info.name:
+            yield from (
+                each
+                for each in vars(import_module(info.name)).values()
+                if isinstance(each, type)
+                and issubclass(each, BaseModel)
+                and each.__module__ == info.name
+                and each.__name__ not in MADE_HERE
+            )
 
 
-MODELS_INSIDE = sorted({inner for model in _incoming() for inner in _inside(model)}, key=lambda m: m.__name__)
+MODELS_INSIDE = sorted(
+    {inner for model in _incoming() for inner in _inside(model)}, key=lambda m: (m.__module__, m.__name__)
+)
 FIELDS = [
-    pytest.param(model, name, id=f"{model.__name__}.{name}")
+    pytest.param(model, name, id=f"{model.__module__.removeprefix('reconciler.')}.{model.__name__}.{name}")
     for model in MODELS_INSIDE
     for name in model.model_fields
 ]

@@ -11,12 +11,13 @@ from hypothesis import given
 from reconciler.api.views import history_body, host_body, task_body, worker_body
 from reconciler.cli.render import host_document, spec_document, task_document
 from reconciler.core.errors import Problem
+from reconciler.core.figures import LiveFigures
 from reconciler.core.model.runs import Claim, FailureClass
 from reconciler.core.model.specs import Agent, Host
 from reconciler.core.model.status import Failure, HostStatus, Observed, Phase, Reason, Waiting
 from reconciler.core.planning.placement import slots_in_use
 from reconciler.core.transitions import TransitionRecord, transition_document
-from reconciler.core.views import LiveFigures, ReadModel, observed_on_record
+from reconciler.core.views import ReadModel, observed_on_record
 from tests.fakes import START, make_desired, make_task
 from tests.statuses import changed, make_status
 from tests.strategies import fleets

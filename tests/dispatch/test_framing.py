@@ -212,6 +212,183 @@ def test_no_noise_on_the_lines_before_takes_a_result_away(noise):
 # --- Much output -----------------------------------------------------------
 
 
+def framed(printed, *, line_by_line=False):
+    """Return the events of an output, and what is counted beside them."""
+    events = []
+
+    def give(found, lines=None, *, is_spliced=False):
+        assert lines is None or len(lines) == len(found)
+        events.extend((event, is_spliced) for event in found)
+
+    framer = framing.Framer(give)
+    if line_by_line:
+        framer._take_lines = lambda piece: [framer._take(line) for line in BytesIO(piece)]
+    framer.read(printed)
+    return events, framer.noise, framer.was_cut, framer.events
+
+
+PIECES = [
+    *(
+        b"\n",
+        b"\n",
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b" ",
+        b"\t",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b'"',
+        b"\\",
+        b"1",
+        b"null",
+    ),
+    *(b'{"a":1}', b"{}", b'{"a":1} {"b":2}', b'{"a":1},{"b":2}', b'[{"a":1},{"b":2}]', b"[{", b'{"a":'),
+    *(b'{"b":{}', b"{}]}", b'"a": 1,', b'"c": {', b'"d": [', b'{"s":"}\\u0061"}', b"text", b"Warning: "),
+    *(b"\x1b[1m", b"\x00", b"\xe2\x80\xae", b"\xff", "é\u2028".encode()),
+    *(pretty({"a": 1, "b": [{"c": 2}]}), pretty([{"a": 1}, {"b": 2}])),
+]
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join),
+    st.sampled_from([2**18, 3, 16, 64]),
+    st.sampled_from([4096, 1, 2]),
+)
+def test_many_lines_at_once_are_read_as_they_are_one_by_one(printed, piece, batch):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(framing, "_LINES", piece)
+        patch.setattr(framing, "MOST_BATCH", batch)
+
+        assert framed(printed) == framed(printed, line_by_line=True)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"x",
+        b'{"type":"x", not json}',
+        b'{"type":"result", not json}',
+        b'{"type":"x",',
+        b'see {"type":"x"} there',
+        b"{",
+        b"[{[{[{",
+        b"function f() {",
+        b'{"a": {}',
+        b"\x1b[1mUnpacking {5}\x1b[0m",
+    ],
+    ids=repr,
+)
+def test_in_much_noise_the_result_is_found_and_the_noise_counted_to_a_bound(monkeypatch, noise):
+    monkeypatch.setattr(framing, "MOST_NOISE", 50)
+
+    found = judge(BEFORE + (noise + b"\n") * 500 + RESULT_LINE + b"\n" + (noise + b"\n") * 500)
+
+    assert (found.outcome, found.text) == ("success", "Done.")
+    assert any("lines of output that are not events: " in note and " or more" in note for note in found.notes)
+
+
+def test_of_many_lines_without_an_event_only_those_are_parsed_that_a_rule_may_ask_for(monkeypatch):
+    monkeypatch.setattr(framing, "MOST_NOISE", 50)
+    monkeypatch.setattr(framing, "_LINES", 4096)
+    lines = [b'{"type":"x", not json}\n'] * 10_000
+    parsed = []
+    monkeypatch.setattr(framing.Framer, "_parse_part", lambda _, part, **__: parsed.append(part) or False)
+
+    judge(b"".join(lines))
+
+    assert len(parsed) < len(lines) / 10
+
+
+def test_a_line_of_many_small_values_is_passed_over_as_one_that_is_too_long(monkeypatch):
+    monkeypatch.setattr(framing, "_LIGHT", 1000)
+    monkeypatch.setattr(framing, "_HEAVY", 100_000)
+    heavy = json.dumps({**SAID, "values": [[]] * 2000}).encode()
+    light = json.dumps({**SAID, "text": "[,{" * 2000}).encode()
+
+    for more, notes in ((heavy, ("lines of output that are not events: 1",)), (light, ())):
+        found = judge(INIT_LINE + b"\n" + more + b"\n" + RESULT_LINE)
+
+        assert (found.outcome, found.notes) == ("success", notes)
+
+
+@pytest.mark.parametrize("separator", [",", ", "])
+@pytest.mark.parametrize("end", ["]", "]\n", "] \r\n"])
+@pytest.mark.parametrize("piece", [64, 100, 1000])
+def test_an_array_on_a_line_longer_than_any_event_is_read_event_by_event(monkeypatch, separator, end, piece):
+    monkeypatch.setattr(framing, "MOST_EVENT", 1000)
+    monkeypatch.setattr(framing, "_LINES", piece)
+    said = json.dumps({**SAID, "text": 'hé ] } " '}, ensure_ascii=False)
+    line = f"[{separator.join([said] * 50 + [RESULT_LINE.decode()])}{end}"
+
+    found = judge(INIT_LINE + b"\n" + line.encode())
+
+    assert (found.outcome, found.notes) == ("success", ())
+    assert len(framed(line.encode())[0]) == 51
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" + (SAID_LINE + b",") * 50,
+        b"[" + (SAID_LINE + b",") * 50 + SAID_LINE[:-9],
+        b"[{" + b"x" * 5000 + b"}]",
+    ],
+    ids=["open", "cut", "none"],
+)
+def test_an_array_longer_than_any_event_that_has_no_end_was_cut(monkeypatch, line):
+    monkeypatch.setattr(framing, "MOST_EVENT", 1000)
+
+    assert framed(line)[2]
+    assert judge(line).outcome == "failed"
+    assert judge(line + b"\n" + RESULT_LINE).outcome == "success"
+
+
+@pytest.mark.parametrize("indent", [0, 2])
+def test_a_value_longer_than_a_piece_is_read_once_it_is_whole(monkeypatch, indent):
+    monkeypatch.setattr(framing, "_LINES", 64)
+    long = json.dumps([*[SAID] * 100, RESULT], indent=indent).encode()
+
+    assert framed(long)[0] == [*[(SAID, False)] * 100, (RESULT, False)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        json.dumps({"type": "x"}),
+        json.dumps(SAID),
+        json.dumps(RESULT),
+        json.dumps(RESULT, indent=2),
+        "x",
+        "[{[{[{",
+        '{"type":"x", not json}',
+        '{"type":"x",',
+        'see {"type":"x"} there',
+        "{",
+        "\x1b[2K\rDownloading {55%}",
+    ],
+)
+def test_an_output_of_any_shape_takes_little_memory(monkeypatch, tmp_path, line):
+    monkeypatch.setattr(framing, "_LINES", 16 * 1024)
+    monkeypatch.setattr(framing, "MOST_NOISE", 200)
+    size = 2**20
+    path = tmp_path / "out"
+    path.write_bytes(f"{line}\n".encode() * (size // (len(line) + 1)))
+    tracemalloc.start()
+    try:
+        with path.open("rb") as file:
+            read_events(file, filters=event_filters(["[?type=='result'] | [-1]", "[?session_id] | [-1]"]))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < size
+
+
 def test_an_event_that_is_too_long_is_passed_over_and_the_next_one_read(monkeypatch):
     monkeypatch.setattr(framing, "MOST_EVENT", 1000)
     long = json.dumps({**SAID, "text": "x" * 5000}).encode()
@@ -270,7 +447,7 @@ def retention_of_all():
 def kept(rule, events):
     chosen = retention.EventBuffer(event_filters([rule]))
     for event in events:
-        chosen.add(event, is_spliced=False)
+        chosen.add([event])
     return [each.event["n"] for each in chosen.kept()]
 
 

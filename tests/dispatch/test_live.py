@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.core.adapter import Adapter, Streamed
-from reconciler.core.views import LiveFigures
+from reconciler.core.figures import LiveFigures
 from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.output import parse_recording

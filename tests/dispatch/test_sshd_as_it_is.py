@@ -377,6 +377,13 @@ async def test_what_keeps_us_out_is_told_from_what_was_seen(servers: Yard, optio
         ("echo oops >&2\n", "^hi\n$"),
         ("exec zsh\n", "^hi\n$|ended"),
         ("stty erase ^H\n", "^hi\n$"),
+        ("trap 'exit 3' EXIT\n", r"ends each command with exit code 3, whatever that was"),
+        ("exec 1>&2\n", r"lead its output elsewhere \(`exec >…`\)"),
+        ("exec >/dev/null\n", r"before it ran anything; .*`exec` with a redirection"),
+        ("printf '\\0'\n", r"prints text before each command \(b'\\x00'\)"),
+        ("set -eu; echo $UNSET\n", r"UNSET: unbound variable.*see what its startup files"),
+        ("export PATH=/nowhere\n", r"sh: command not found.*see what its startup files"),
+        ("cd /; set -fux; umask 077; nohup sleep 9 >/dev/null 2>&1 &\n", "^hi\n$"),
     ],
 )
 async def test_startup_files_are_told_by_what_they_do(servers: Yard, text: str, message: str):
@@ -474,6 +481,27 @@ async def test_a_call_that_is_given_up_under_a_slow_login_shell_says_what_it_wai
         assert (await transport.call(("sh", "-s"), HELLO, timeout=60)).stdout == b"hi\n"
 
     assert server.logins() == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("(sleep 60) &\n", r"something that its startup files .* started keeps its output open"),
+        ("while :; do echo tick; sleep 1; done &\n", r"something that its startup files .* started keeps"),
+        ("trap 'sleep 60' EXIT;\n", r"did what it was asked to, but did not end .*`trap … EXIT`"),
+        ("echo 'which one?'; sleep 60;\n", r"prints text of its own \('which one\?'\) and ran nothing"),
+        ("kill -STOP $$;\n", r"gave no answer within 2 s; see what its startup files .* wait for"),
+    ],
+)
+async def test_a_login_shell_that_does_not_end_is_told_by_what_came_of_it(
+    servers: Yard, text: str, message: str
+):
+    server = servers.sshd(ForceCommand=f'{text.strip()} sh -c "$SSH_ORIGINAL_COMMAND"')
+    async with opened(login=2.0) as transports:
+        with pytest.raises(Unavailable) as told:
+            await transports(server.host()).call(("sh", "-s"), HELLO, timeout=60)
+
+    assert re.search(message, str(told.value)), told.value
 
 
 async def test_a_call_that_a_slow_login_shell_keeps_waiting_says_how_long_that_takes(servers: Yard):

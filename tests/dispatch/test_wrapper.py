@@ -421,6 +421,19 @@ async def test_live_runs_are_not_removed_and_ended_ones_are(runs, tmp_path):
     await runs.cancel("live.r1", "cancelled", QUICK)
 
 
+async def test_removals_of_the_same_runs_may_meet(runs, tmp_path):
+    """As of two hosts that are one place."""
+    names = [f"old{number}.r1" for number in range(20)]
+    for name in names:
+        folder = tmp_path / "host/fleet/runs" / name
+        folder.mkdir(parents=True)
+        (folder / "exit").write_text("0\n")
+
+    await asyncio.gather(*(runs.remove(names) for _ in range(4)))
+
+    assert await runs.list() == {}
+
+
 async def test_a_folder_that_cannot_be_made_is_refused_in_words(tmp_path):
     (tmp_path / "host").mkdir()
     (tmp_path / "host/fleet").write_text("a file in the way")

@@ -41,7 +41,8 @@ class Playground:
 
     @property
     def env(self) -> dict[str, str]:
-        return {**os.environ, **IDENTITY, "RECONCILER_DATA_DIR": str(self.root / "data"), "NO_COLOR": "1"}
+        places = {"RECONCILER_DATA_DIR": str(self.root / "data"), "XDG_STATE_HOME": str(self.root / "state")}
+        return {**os.environ, **IDENTITY, **places, "NO_COLOR": "1"}
 
     @property
     def code(self) -> Path:

@@ -37,6 +37,7 @@ def pins(text: str) -> dict[str, Requirement]:
 FILES = {
     "constraints.txt": [],
     "tests/constraints.txt": ["test"],
+    "deploy/constraints.txt": ["notify", "otel"],
     ".ci/constraints.txt": ["test", "lint", "fuzz", "browser", "notify", "otel"],
 }
 
@@ -117,6 +118,15 @@ def test_running_takes_nothing_that_only_tests_need():
     running = pins((ROOT / "constraints.txt").read_text())
 
     assert running.keys() & {"pytest", "hypothesis", "mcp", "coverage", "ruff", "mypy"} == set()
+
+
+def test_a_deployment_has_what_a_server_can_make_use_of_at_the_versions_that_are_tested():
+    deployed, tested = (pins((ROOT / f"{place}/constraints.txt").read_text()) for place in ("deploy", ".ci"))
+    running = pins((ROOT / "constraints.txt").read_text())
+
+    assert deployed.keys() >= {*running, "apprise", "opentelemetry-sdk"}
+    assert [name for name, pin in deployed.items() if str(pin) != str(tested[name])] == []
+    assert "-r /source/deploy/constraints.txt" in (ROOT / "deploy/Containerfile").read_text()
 
 
 def wheel(folder: Path, name: str, version: str, requires: list[str], extras: list[str]) -> Path:

@@ -104,7 +104,7 @@ def check_words(world: World, number: int) -> None:
     assert world.commit_status(pull.head) == "success"
     assert world.said(number) == []
     [message] = world.said(issue.number)
-    assert f"is completed in pull request #{number}" in message
+    assert f"is completed in pull request {world.forge.sign}{number}" in message
     [taken_up] = world.git(FLEET, "log", "--format=%an: %s", "--", "specs/tasks").splitlines()
     assert taken_up == f"reconciler: Take up {TASK}: Greet the world"
 

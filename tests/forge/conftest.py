@@ -12,9 +12,12 @@ from reconciler.forge.forgejo import ForgeRegistry
 from tests.fakes import FakeForges
 from tests.forge.double import ForgejoDouble
 from tests.forge.github import GitHubDouble
-from tests.forge.hands import ApiHand, FakeHand, GitHubHand
+from tests.forge.gitlab import GitLabDouble
+from tests.forge.hands import ApiHand, FakeHand, GitHubHand, GitLabHand
 
 REPO = "acme/widgets"
+NESTED = "acme/tools/widgets"
+"""A repository in a group within a group."""
 TOKEN = Secret(env="FORGE_TOKEN")
 
 
@@ -88,7 +91,16 @@ def github(tmp_path):
     assert forge.mismatches == []
 
 
-@pytest.fixture(params=["fake", "double", "github", "real"])
+@pytest.fixture
+def gitlab(tmp_path):
+    """Return a GitLab; all that it is asked and answers is held to what GitLab's description says."""
+    with GitLabDouble(tmp_path / "gitlab") as forge:
+        forge.add_repo(NESTED)
+        yield forge
+    assert forge.mismatches == []
+
+
+@pytest.fixture(params=["fake", "double", "github", "gitlab", "real"])
 def hand(request, connect):
     """Return what acts at a forge, and the forges that see it: in memory, the doubles, a real Forgejo."""
     if request.param == "fake":
@@ -97,6 +109,12 @@ def hand(request, connect):
     if request.param == "github":
         github = request.getfixturevalue("github")
         hand = GitHubHand(connect(github.token), github, REPO, TOKEN)
+        yield hand
+        hand.close_connection()
+        return
+    if request.param == "gitlab":
+        gitlab = request.getfixturevalue("gitlab")
+        hand = GitLabHand(connect(gitlab.token), gitlab, NESTED, TOKEN)
         yield hand
         hand.close_connection()
         return

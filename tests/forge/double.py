@@ -57,6 +57,8 @@ class ForgejoDouble:
     """See the top of the file."""
 
     kind = "forgejo"
+    sign = "#"
+    """What stands before the number of a pull request."""
 
     def __init__(self, folder: Path, *, computing: int = 2, seed: int = 0) -> None:
         self.folder = folder

@@ -5,12 +5,14 @@ What people do at a forge in the contract tests, by the API or in memory.
 import base64
 import itertools
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 
 from reconciler.controller.ports import Forges
 from reconciler.core.adapter import Secret
 from reconciler.core.model.specs import Forge
+from tests.forge.gitlab import FIRST
 
 
 class ApiHand:
@@ -78,6 +80,56 @@ class GitHubHand(ApiHand):
     def open_issue(self, title: str, label: str | None = None) -> int:
         labels = [label] if label else []
         return self.ask("POST", "/issues", {"title": title, "body": "Please.", "labels": labels})["number"]
+
+
+class GitLabHand(ApiHand):
+    """Acts at the GitLab double by its API, and pushes by git."""
+
+    def __init__(self, forges: Forges, gitlab: Any, repo: str, token: Secret) -> None:
+        super().__init__(forges, gitlab.spec(repo, token), gitlab.token)
+        self._gitlab = gitlab
+        self._http.headers |= {"Authorization": f"Bearer {gitlab.token}"}
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        reply = self._http.request(method, f"/projects/{quote(self.forge.repo, safe='')}{path}", json=body)
+        assert reply.is_success, f"{method} {path}: {reply.status_code} {reply.text}"
+        return reply.json() if reply.content else None
+
+    def push(self, branch: str) -> str:
+        path = f"{branch.replace('/', '-')}-{next(self._count)}.txt"
+        return self._gitlab.push_as_person(self.forge.repo, branch, {path: "text\n"}, author="bot")
+
+    def comment(self, number: int, text: str) -> None:
+        self.ask("POST", f"/{self._kind(number)}/{number}/notes", {"body": text})
+
+    def comments(self, number: int) -> list[str]:
+        notes = self.ask("GET", f"/{self._kind(number)}/{number}/notes?sort=asc")
+        return [note["body"] for note in notes if not note["system"]]
+
+    def _kind(self, number: int) -> str:
+        return "merge_requests" if number >= FIRST else "issues"
+
+    def open_issue(self, title: str, label: str | None = None) -> int:
+        labels = [label] if label else []
+        return self.ask("POST", "/issues", {"title": title, "description": "Please.", "labels": labels})[
+            "iid"
+        ]
+
+    def close(self, number: int) -> None:
+        self.ask("PUT", f"/{self._kind(number)}/{number}", {"state_event": "close"})
+
+    def edit(self, number: int, **fields: str) -> None:
+        named = {"description" if name == "body" else name: value for name, value in fields.items()}
+        self.ask("PUT", f"/{self._kind(number)}/{number}", named)
+
+    def set_status(self, commit: str, state: str, context: str) -> None:
+        words = {"failure": "failed"}
+        body = {"state": words.get(state, state), "name": context, "description": "said"}
+        self.ask("POST", f"/statuses/{commit}", body)
+
+    def review(self, number: int, text: str) -> None:
+        position = {"position_type": "text", "new_path": "README.md", "new_line": 1}
+        self.ask("POST", f"/merge_requests/{number}/discussions", {"body": text, "position": position})
 
 
 class FakeHand:

@@ -120,12 +120,12 @@ async def test_a_note_is_one_comment_whose_text_follows(hand):
     hand.push(BRANCH)
     pull = await hand.forges.show(hand.forge, want(notes=(ManagedComment(key="run/1", text="Begun."),)))
 
-    again = await hand.forges.upsert_comment(
-        hand.forge, pull.number, ManagedComment(key="run/1", text="Done.")
-    )
-    other = await hand.forges.upsert_comment(
-        hand.forge, pull.number, ManagedComment(key="run/2", text="Begun again.")
-    )
+    again, other = [
+        await hand.forges.upsert_comment(
+            hand.forge, pull.number, ManagedComment(key=key, text=text), on_pull=True
+        )
+        for key, text in (("run/1", "Done."), ("run/2", "Begun again."))
+    ]
 
     assert (again, other) == (False, True)
     texts = hand.comments(pull.number)
@@ -196,6 +196,18 @@ async def test_a_wanted_merge_is_done_when_it_can_be(hand):
         await asyncio.sleep(0.1)  # a real forge computes meanwhile
 
     assert (pull.is_merged, pull.state) == (True, "closed")
+
+
+async def test_a_merge_that_is_refused_is_told_in_the_text(hand):
+    head = hand.push(BRANCH)
+    await hand.forges.show(hand.forge, want(is_draft=True))
+
+    refused = await hand.forges.show(hand.forge, want(is_draft=True, merges=head, body="Not merged yet."))
+    [seen] = (await hand.forges.pulls(hand.forge, [BRANCH], [])).values()
+
+    assert (refused.is_merged, seen.state) == (False, "open")
+    assert refused.refusal.message
+    assert "Not merged yet." in seen.body
 
 
 async def test_another_head_than_the_judged_one_is_not_merged(hand):

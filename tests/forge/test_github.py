@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from reconciler import clock
 from reconciler.core.errors import Unavailable
-from reconciler.core.model.forge import CommitStatus, ManagedComment
+from reconciler.core.model.forge import CommitStatus, ManagedComment, MergeRefusal
 from reconciler.core.model.specs import Forge, ForgeApp
 from reconciler.forge.github import ENQUEUE, QUEUE_QUERY
 from tests.fakes import FakeClock
@@ -225,7 +225,7 @@ async def test_a_rule_that_is_in_the_way_of_a_merge_is_told(github, forges, spec
     pull = await forges.show(spec, want(merges=head))
 
     assert (pull.is_merged, pull.state) == (False, "open")
-    assert why in pull.refusal
+    assert why in pull.refusal.message
 
 
 async def test_a_draft_is_a_draft_until_somebody_made_it_ready(github, forges, spec, head):
@@ -237,7 +237,7 @@ async def test_a_draft_is_a_draft_until_somebody_made_it_ready(github, forges, s
     merged = await forges.show(spec, want(is_draft=True, merges=head))
 
     assert (opened.is_draft, opened.title) == (True, "Mend it")
-    assert "still a draft" in refused.refusal
+    assert "still a draft" in refused.refusal.message
     assert merged.is_merged
 
 
@@ -278,7 +278,8 @@ async def test_what_goes_by_the_merge_queue_is_put_there_once_and_says_where_it_
     github.finish_queue(REPO)
     merged = await forges.show(spec, want(merges=head))
 
-    assert first.refusal == again.refusal == "it is in the merge queue, at position 1 (awaiting checks)"
+    place = MergeRefusal("it is in the merge queue, at position 1 (awaiting checks)", is_passing=True)
+    assert first.refusal == again.refusal == place
     assert (asked, enqueued(github)) == (2, 3)
     assert (merged.is_merged, merged.by) == (True, "github-merge-queue[bot]")
 
@@ -293,10 +294,9 @@ async def test_what_the_merge_queue_removed_is_put_back_after_a_push(github, for
     newer = github.push_as_person(REPO, BRANCH, {"a.txt": "2\n"}, author="bot")
     pushed = await forges.show(spec, want(merges=newer))
 
-    assert removed.refusal == (
-        "the merge queue removed it (failed checks): push a commit, or put it there by hand"
-    )
-    assert "at position 1" in pushed.refusal
+    why = "the merge queue removed it (failed checks): push a commit, or put it there by hand"
+    assert removed.refusal == MergeRefusal(why)
+    assert "at position 1" in pushed.refusal.message
 
 
 @pytest.mark.skipif(

@@ -75,6 +75,16 @@ CANNOT_WORK = [
     (TASK, _WORK + "template: 'Do {{ failed_check.output }}'\n", "3:11: error: template: "),
     (TASK, _WORK + "template: 'Do {{ repo.url }}'\n", "3:11: error: template: "),
     (TASK, _WORK + "review: merge\n", "3:9: error: review: merge needs a `repo`"),
+    *(
+        (ADAPTER, f"command: [x, '{text}']\n", f"1:10: error: command: {text} is no placeholder; write {{{name}}}")
+        for text, name in (("{Prompt}", "prompt"), ("${script}", "script"), ("{{workdir}}", "workdir"), ("{ session }", "session"))
+    ),
+    (ADAPTER, "command: [~/bin/x]\n", "1:11: error: command.0: is taken as it stands, no shell reads it"),
+    (ADAPTER, "command: ['$HOME/x']\n", "1:11: error: command.0: is taken as it stands"),
+    (ADAPTER, "command: [x]\ntemplate: 'Do {{ gaol }}'\n", "2:11: error: template: unknown variable 'gaol'"),
+    (HOST, "address: 300.1.2.3\n", "1:10: error: address: expected the name or the IP address"),
+    (HOST, "address: 10.0.0\n", "1:10: error: address: expected the name or the IP address"),
+    (REPO, "url: https://example.org:0/shop\n", "1:6: error: url: no port is 0"),
     (ADAPTER, "command: [x]\nprompt: argument\n", "2:1: error: prompt: argument needs {prompt} in `command`"),
     (ADAPTER, "command: [x]\nprompt: file\n", "2:1: error: prompt: file needs {prompt_file} in `command`"),
     (
@@ -207,6 +217,9 @@ HAS_NO_EFFECT = [
     (REPO, "url: /x\nmerge: when_green\n", "2:1: warning: merge: has no effect: it needs a `forge`"),
     (FLEET, "limits: {gpu: 2}\n", "1:10: warning: limits.gpu: has no effect: no host and no agent has the label 'gpu'"),
     (FLEET, "issues: {authors: [a]}\n", "1:1: warning: issues: has no effect: no repo has a `forge`"),
+    (FLEET, "lost_after: 50s\n", "1:13: warning: lost_after: is less than two looks (`poll_interval`)"),
+    (HOST, "env: {RECONCILER_RUN: x}\n", "1:7: warning: env.RECONCILER_RUN: is a name of the reconciler's own"),
+    (TASK, _WORK + "env: {PATH: ''}\n", "3:13: warning: env.PATH: is empty: no program is found"),
     (FLEET, "backoff_cap: 1s\n", "1:14: warning: backoff_cap: is shorter than `backoff`"),
     (TASK, _WORK + "requires: linx\n", "3:11: warning: requires: no host has the label 'linx' (did you mean 'linux'?)"),
     (TASK, _WORK + "prefer: fast\n", "3:9: warning: prefer: no host and no agent has"),
@@ -358,3 +371,22 @@ def test_what_is_no_whole_public_key_is_refused_with_words(line, message):
 def test_a_misspelt_expression_is_refused_wherever_the_mistake_stands(expression, message):
     with pytest.raises(ValueError, match=message):
         check_expression(expression)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_warned"),
+    [
+        ("address: a\n", "address: a\n", True),
+        ("address: a\nuser: u\nworkdir: /srv/r\n", "workdir: /srv/r\nuser: u\naddress: a\nslots: 4\n", True),
+        ("workdir: /srv/r\n", "workdir: /srv/r\n", True),
+        ("address: a\n", "address: a\nport: 2222\n", False),
+        ("address: a\nuser: u\n", "address: a\nuser: v\n", False),
+        ("address: a\n", "address: a\nworkdir: /srv/r\n", False),
+        ("slots: 1\n", "slots: 1\n", False),
+    ],
+)
+def test_two_hosts_in_one_place_are_warned_of(one, other, is_warned):
+    desired = built({"specs/hosts/y.yaml": one, "specs/hosts/z.yaml": other})
+
+    assert desired.problems == ()
+    assert ["is where host 'y' is" in str(each) for each in desired.warnings] == [True] * is_warned

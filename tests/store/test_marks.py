@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.core.errors import Rewound, Unavailable
 from reconciler.store.high_water import HighWaterMarks
-from tests.store.world import BRANCH, commit, git
+from tests.store.world import BRANCH, commit, created, git, start
 
 MARK = f"refs/fleet/record/{BRANCH}"
 
@@ -160,7 +160,7 @@ async def test_what_is_lost_altogether_is_told_as_lost(bare, remember, look, dat
     rewind = await look(bare)
 
     assert rewind.is_lost
-    assert "restore it from a backup" in str(rewind)
+    assert "bring it back from a newer backup" in str(rewind)
     assert "restore-record" not in str(rewind)
 
 
@@ -288,6 +288,22 @@ async def test_a_remote_that_is_away_gets_the_mark_with_the_next_commit(bare, op
     assert git(bare, "rev-parse", MARK) == made[2]
 
 
+async def test_refs_follow_the_first_commit_and_the_last_of_many_and_files_follow_each(
+    bare, open_repository, data
+):
+    made = line(bare, 12)
+    repository = await open_repository(bare)
+    marks, moved = HighWaterMarks(repository, data), set()
+    for commit_ in made:
+        await marks.advance("record", BRANCH, commit_)
+        assert made[made.index(commit_)] in next((data / "marks").iterdir()).read_text()
+        moved.add(repository.read_ref(MARK))
+    await marks.close()
+
+    assert git(bare, "rev-parse", MARK) == made[-1]
+    assert len(moved) < len(made)
+
+
 async def test_the_marks_of_two_fleets_with_one_data_folder_are_apart(checkout, bare, remember, look, data):
     mine, other = line(checkout, 3), line(bare, 3, "other")
     put(checkout, mine[-1])
@@ -338,3 +354,110 @@ async def test_what_went_back_is_raised_with_who_did_it(bare, open_repository, d
         await HighWaterMarks(await open_repository(bare), data).require("record", BRANCH, other)
 
     assert "\x1b" not in str(raised.value)
+
+
+# --- What the machine remembers, apart from the data folder ----------------
+
+
+@pytest.fixture
+def reconciled(open_repository, tmp_path):
+    """Return a function that lets a fleet put a task on record as a reconciler does: marks first."""
+
+    async def do(place, name, token="0123456789ab"):
+        repository = await open_repository(place)
+        marks = HighWaterMarks(repository, tmp_path / "data", tmp_path / "machine")
+        head = repository.read_ref(f"refs/heads/{BRANCH}")
+        await marks.require("record", BRANCH, head)
+        await marks.require("specs", "main", repository.read_ref("refs/heads/main"))
+        state = await start(repository, token=token)
+        await state.load()
+        await state.commit([created(name)])
+        await state.close()
+        await marks.require("record", BRANCH, state.head)
+        await marks.advance("record", BRANCH, state.head)
+        await marks.advance("specs", "main", repository.read_ref("refs/heads/main"))
+        await marks.close()
+
+    return do
+
+
+def back_up(tmp_path, bare):
+    shutil.copytree(bare, tmp_path / "backup/fleet")
+    shutil.copytree(tmp_path / "data", tmp_path / "backup/data") if (tmp_path / "data").exists() else None
+
+
+def restore(tmp_path, bare):
+    for place, name in ((bare, "fleet"), (tmp_path / "data", "data")):
+        shutil.rmtree(place)
+        if (tmp_path / "backup" / name).exists():
+            shutil.copytree(tmp_path / "backup" / name, place)
+
+
+@pytest.mark.parametrize("was", ["reconciled", "new"])
+async def test_a_fleet_that_is_restored_with_its_data_folder_is_found_out(tmp_path, bare, reconciled, was):
+    if was == "reconciled":
+        await reconciled(bare, "a")
+    back_up(tmp_path, bare)
+    await reconciled(bare, "b")
+    restore(tmp_path, bare)
+
+    with pytest.raises(Rewound, match=r"newer backup or from another copy.*approve-rewind record"):
+        await reconciled(bare, "b")
+
+
+async def test_specs_that_are_restored_with_all_marks_are_found_out(tmp_path, bare, checkout, reconciled):
+    await reconciled(bare, "a")
+    back_up(tmp_path, bare)
+    commit(checkout, "specs/agents/jeeves.yaml", "suspended: true\n", "Revoke")
+    git(checkout, "push", "-q", str(bare), "main")
+    await reconciled(bare, "b")
+    restore(tmp_path, bare)
+    git(tmp_path, "clone", "-q", "--mirror", str(bare), str(tmp_path / "moved.git"))
+
+    for place in (bare, tmp_path / "moved.git"):
+        with pytest.raises(Rewound):
+            await reconciled(place, "c")
+
+
+@pytest.mark.parametrize("goes_on", ["the copy", "the original"])
+async def test_of_a_fleet_and_its_copy_only_the_one_that_went_on_goes_on(tmp_path, bare, reconciled, goes_on):
+    await reconciled(bare, "a")
+    copy, away = tmp_path / "copy.git", tmp_path / "away.git"
+    shutil.copytree(bare, copy)
+    first, second = (copy, bare) if goes_on == "the copy" else (bare, copy)
+    await reconciled(first, "b")
+    first.rename(away)
+
+    with pytest.raises(Rewound):
+        await reconciled(second, "b")
+    await reconciled(away, "c")
+
+
+async def test_another_fleet_in_the_place_of_one_that_is_gone_goes_on(tmp_path, bare, checkout, reconciled):
+    await reconciled(bare, "a")
+    shutil.rmtree(bare)
+    git(checkout, "commit", "-q", "--amend", "-m", "another")
+    git(tmp_path, "clone", "-q", "--bare", f"file://{checkout}", str(bare))
+
+    await reconciled(bare, "a", "ba9876543210")
+    await reconciled(bare, "b")
+
+
+async def test_where_the_machine_remembers_nothing_the_fleet_goes_on(tmp_path, bare, reconciled):
+    (tmp_path / "machine").write_text("no folder")
+
+    await reconciled(bare, "a")
+    await reconciled(bare, "b")
+
+
+async def test_a_line_that_goes_on_while_it_is_looked_at_did_not_go_back(
+    tmp_path, bare, reconciled, open_repository
+):
+    await reconciled(bare, "a")
+    repository = await open_repository(bare)
+    before = repository.read_ref(f"refs/heads/{BRANCH}")
+    await reconciled(bare, "b")
+
+    marks = HighWaterMarks(repository, tmp_path / "data", tmp_path / "machine")
+
+    assert await marks.rewind("record", BRANCH, before) is None

@@ -30,7 +30,7 @@ async def test_its_specs_are_those_of_both(open_repository, bare, pull, is_remot
     tree = PullTree(await open_repository(f"file://{bare}" if is_remote else bare))
     refs = git(bare, "for-each-ref")
 
-    await tree.check_out_merge(4, pull, base_of(bare))
+    await tree.check_out_merge("refs/pull/4/head", pull, base_of(bare))
     desired = await SpecSource(tree).read({})
 
     assert sorted(desired.tasks) == ["a", "b", "c"]
@@ -41,7 +41,7 @@ async def test_the_same_two_commits_are_the_same_revision(open_repository, bare,
     heads = []
     for name in ("one", "other"):
         tree = PullTree(await open_repository(f"file://{bare}", tmp_path / name))
-        await tree.check_out_merge(4, pull, base_of(bare))
+        await tree.check_out_merge("refs/pull/4/head", pull, base_of(bare))
         heads.append(await tree.head())
 
     assert heads[0] == heads[1]
@@ -56,7 +56,7 @@ async def test_one_source_reads_one_after_the_other(open_repository, bare, check
 
     found = []
     for number, head in ((4, pull), (5, second), (4, pull)):
-        await tree.check_out_merge(number, head, base_of(bare))
+        await tree.check_out_merge(f"refs/pull/{number}/head", head, base_of(bare))
         found.append(sorted((await source.read({})).tasks))
 
     assert found == [["a", "b", "c"], ["c"], ["a", "b", "c"]]
@@ -68,13 +68,13 @@ async def test_what_others_changed_too_needs_a_person(open_repository, bare, che
     tree = PullTree(await open_repository(f"file://{bare}"))
 
     with pytest.raises(Conflict, match=r"meanwhile: specs/tasks/b\.yaml$"):
-        await tree.check_out_merge(4, pull, base_of(bare))
+        await tree.check_out_merge("refs/pull/4/head", pull, base_of(bare))
 
 
 async def test_a_head_that_is_not_there_is_looked_for_later(open_repository, bare, checkout, pull):
     tree = PullTree(await open_repository(f"file://{bare}"))
 
     with pytest.raises(Unavailable, match="moved on from ffff"):
-        await tree.check_out_merge(4, "f" * 40, base_of(bare))
+        await tree.check_out_merge("refs/pull/4/head", "f" * 40, base_of(bare))
     with pytest.raises(Unavailable, match="fetch failed"):
-        await tree.check_out_merge(99, "f" * 40, base_of(bare))
+        await tree.check_out_merge("refs/pull/99/head", "f" * 40, base_of(bare))

@@ -13,9 +13,11 @@ from reconciler.api.services import HistorySource
 from reconciler.api.views import read_model
 from reconciler.controller.ports import Clock, FleetView
 from reconciler.core.adapter import Usage
+from reconciler.core.figures import FiguresOf
 from reconciler.core.model.status import BudgetScope
+from reconciler.core.needs import Need
 from reconciler.core.planning.limits import budget_scopes, midnight
-from reconciler.core.views import FiguresOf, HostView, Need, ReadModel, TaskView
+from reconciler.core.views import HostView, ReadModel, TaskView
 
 
 class Snapshot:

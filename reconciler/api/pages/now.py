@@ -14,12 +14,14 @@ from reconciler.api.pages.rendering import View
 from reconciler.api.pages.safe_text import plain
 from reconciler.core.adapter import Budget, Usage
 from reconciler.core.errors import Unavailable
+from reconciler.core.figures import LiveFigures
 from reconciler.core.model.specs import Desired
 from reconciler.core.model.status import BudgetScope, Phase, Reason, Waiting
+from reconciler.core.needs import Need
 from reconciler.core.planning.limits import FLEET_GROUP
 from reconciler.core.planning.plan import prune_digest
 from reconciler.core.text import one_line
-from reconciler.core.views import HostView, LiveFigures, Need, ReadModel, TaskView
+from reconciler.core.views import HostView, ReadModel, TaskView
 
 MOST_NEEDS, MOST_RUNS, MOST_QUEUED, MOST_TRANSITIONS, MOST_HOSTS = 20, 30, 20, 20, 40
 MOST_CELLS = 200

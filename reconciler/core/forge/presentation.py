@@ -9,16 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from reconciler.core.forge.markdown import code, fenced
-from reconciler.core.forge.pull_request import may_merge
+from reconciler.core.forge.pull_request import first_wait, may_merge
 from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Repo, Task
-from reconciler.core.model.status import HostStatus, Phase, Question, Reason, Status
+from reconciler.core.model.status import MERGE_REASONS, HostStatus, Phase, Question, Reason, Status
 from reconciler.core.text import head, one_line, tail
 
 TITLE_LENGTH = 200
 GOAL_LENGTH = 10_000
 MOST_CHECKS = 50
+_ISSUES = ("issues", "-/issues", "-/work_items")
+"""Where the pages of issues are, below that of their repository; the last two are GitLab's."""
 _NUMBER = re.compile(r"#?([1-9][0-9]{0,17})\Z")
 
 
@@ -46,14 +48,16 @@ def desired_view(
         return None
     base, leaves = bases or (repo.base, None)
     merges = has_pull and pull is not None and may_merge(task, status, pull, repo, bot=bot)
+    opens = has_pull and status.phase is Phase.REVIEW_PENDING and status.review.pull_request is None
+    wait = first_wait(task, status, repo) if opens and base == repo.base else _merge_wait(status)
     return ForgeView(
         task=task.name,
         branch=run.branch if run else task.branch,
         base=base,
         leaves=leaves,
-        opens=has_pull and status.phase is Phase.REVIEW_PENDING and status.review.pull_request is None,
+        opens=opens,
         title=one_line(run.title if run else task.pr_title or task.headline, TITLE_LENGTH),
-        body="\n\n".join(_body(task, status, issue, host, address)),
+        body="\n\n".join([*_body(task, status, issue, host), *_foot(task, wait, address)]),
         is_draft=repo.draft,
         labels=repo.labels,
         reviewers=repo.reviewers,
@@ -84,7 +88,8 @@ def issue_number(task: Task, repo: Repo) -> int | None:
     if task.issue is None or repo.forge is None:
         return None
     before, slash, number = task.issue.strip().rstrip("/").rpartition("/")
-    is_own = not slash or before.endswith(f"/{repo.forge.repo}/issues")
+    ends = (f"/{repo.forge.repo}/{folder}" for folder in _ISSUES)
+    is_own = not slash or any(map(before.endswith, ends))
     match = _NUMBER.match(number)
     return int(match[1]) if match and is_own else None
 
@@ -92,9 +97,12 @@ def issue_number(task: Task, repo: Repo) -> int | None:
 # --- The pull request ------------------------------------------------------
 
 
-def _body(
-    task: Task, status: Status, issue: int | None, host: HostStatus | None, address: str
-) -> Iterator[str]:
+def _merge_wait(status: Status) -> str:
+    is_known = status.waiting is not None and status.waiting.reason in MERGE_REASONS
+    return status.waiting.message if status.waiting and is_known else ""
+
+
+def _body(task: Task, status: Status, issue: int | None, host: HostStatus | None) -> Iterator[str]:
     yield f"## Goal\n\n{fenced(head(task.goal, characters=GOAL_LENGTH))}"
     if issue:
         yield f"It answers issue #{issue}."
@@ -103,8 +111,11 @@ def _body(
     if status.checks:
         yield f"## Validation\n\n{_validation(status.checks)}"
     yield f"## Run\n\n{_bullets(_facts(task, status, host))}"
-    if status.waiting and status.waiting.reason is Reason.REVIEW:
-        yield f"Not merged yet:\n\n{fenced(status.waiting.message)}"
+
+
+def _foot(task: Task, wait: str, address: str) -> Iterator[str]:
+    if wait:
+        yield f"Not merged yet:\n\n{fenced(wait)}"
     if address:
         yield f"[Task {task.name}]({address})"
 

@@ -28,10 +28,10 @@ from reconciler.core.events import (
 )
 from reconciler.core.forge.comments import is_among, parse_command
 from reconciler.core.forge.markdown import visible_text
-from reconciler.core.model.forge import Comment, PullRequestSnapshot, Review
+from reconciler.core.model.forge import Comment, MergeRefusal, PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, ReviewNote
 from reconciler.core.model.specs import DesiredState, Repo, Task
-from reconciler.core.model.status import Failure, Phase, PullRequest, Reason, Status, Waiting
+from reconciler.core.model.status import MERGE_REASONS, Failure, Phase, PullRequest, Reason, Status, Waiting
 from reconciler.core.text import head, one_line
 
 CHECKS, CONFLICT, LEFT_OUT = "checks", "conflict", "left out"
@@ -98,43 +98,83 @@ def may_merge(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo,
     return next(_blockers(task, status, pull, repo, bot), None) is None
 
 
-def _blockers(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo, bot: str) -> Iterator[str]:
+def first_wait(task: Task, status: Status, repo: Repo) -> str:
+    """Return what a pull request will wait for that is opened now; empty if there is nothing to tell."""
+    number = 1  # any: it has none yet
+    pull = PullRequestSnapshot(
+        number=number,
+        url="",
+        title="",
+        body="",
+        author="",
+        branch="",
+        base=repo.base,
+        head=status.head_commit or "",
+        is_draft=repo.draft,
+        mergeable=True,
+        updated_at=status.since,
+    )
+    review = status.review.model_copy(update={"pull_request": PullRequest(number=number, url="")})
+    opened = status.model_copy(update={"review": review})
+    blocker = next(_blockers(task, opened, pull, repo, ""), None)
+    return one_line(blocker.message) if blocker else ""
+
+
+_REFUSED, _PASSING = "the forge does not merge it", "it is merged as soon as the forge is ready"
+
+
+class _Blocker(NamedTuple):
+    message: str
+    """Empty: nothing to tell people."""
+    reason: Reason = Reason.REVIEW
+
+
+def _blockers(
+    task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo, bot: str
+) -> Iterator[_Blocker]:
     """
-    Yield what keeps a pull request from its merge, the most lasting first; empty: nothing to tell people.
+    Yield what keeps a pull request from its merge, the most lasting first.
 
     An approval counts for the commit that was reviewed and for no later one,
     and only from a reviewer the forge counts as official; a request for changes
     stands until the same person takes it back.
     """
     # Told elsewhere, or over in moments. What is stacked on another task's branch would be merged into that.
-    is_ours = _is_of(status, pull) and pull.head == status.head_commit and pull.base == repo.base
-    if status.phase is not Phase.REVIEW_PENDING or pull.state != "open" or not is_ours or _is_paused(status):
-        yield ""
+    is_ours, is_elsewhere = _is_of(status, pull) and pull.head == status.head_commit, pull.base != repo.base
+    is_told = _is_paused(status) or (is_elsewhere and task.start_from is not None)
+    if status.phase is not Phase.REVIEW_PENDING or pull.state != "open" or not is_ours or is_told:
+        yield _Blocker("")
     if task.desired is not DesiredState.ACTIVE:
-        yield f"the task is {task.desired}; `reconciler resume {task.name}` lets it go on"
+        yield _Blocker(f"the task is {task.desired}; `reconciler resume {task.name}` lets it go on")
     if repo.merge == "never":
-        yield f"a person has to merge it (`merge: never` of repo {repo.name})"
+        yield _Blocker(f"a person has to merge it (`merge: never` of repo {repo.name})")
+    if is_elsewhere:
+        yield _Blocker(
+            f"it is against {pull.base} and not {repo.base}: change its base, or merge it yourself"
+        )
     if pull.is_draft:
-        yield "it is a draft; mark it as ready for review"
+        yield _Blocker("it is a draft; mark it as ready for review")
     for review in _requests(pull, bot):
         author = one_line(review.author, 100)
-        yield f"{author} asks for changes; a later review of the same person takes that back"
+        yield _Blocker(f"{author} asks for changes; a later review of the same person takes that back")
     if pull.is_conflicting:
-        yield f"it conflicts with {pull.base}; merge that into the branch, or set `base_moved: rebase`"
+        message = f"it conflicts with {pull.base}; merge that into the branch, or set `base_moved: rebase`"
+        yield _Blocker(message, Reason.BLOCKED)
     yield from _missing_checks(pull, repo)
     if repo.merge != "when_green":
-        yield from _missing_approval(pull, bot)
+        yield from map(_Blocker, _missing_approval(pull, bot))
     if not pull.mergeable:
-        yield ""
+        yield _Blocker("")
 
 
-def _missing_checks(pull: PullRequestSnapshot, repo: Repo) -> Iterator[str]:
+def _missing_checks(pull: PullRequestSnapshot, repo: Repo) -> Iterator[_Blocker]:
     if pull.checks == "failure":
-        yield f"checks fail: {', '.join(one_line(check, 100) for check in pull.failed_checks[:3])}"
+        failed = ", ".join(one_line(check, 100) for check in pull.failed_checks[:3])
+        yield _Blocker(f"checks fail: {failed}", Reason.BLOCKED)
     elif pull.checks == "pending":
-        yield "checks have not ended yet"
+        yield _Blocker("checks have not ended yet")
     elif pull.checks == "none" and repo.merge == "when_green":
-        yield "its head has no check yet (`merge: when_green`)"
+        yield _Blocker("its head has no check yet (`merge: when_green`)")
 
 
 def _missing_approval(pull: PullRequestSnapshot, bot: str) -> Iterator[str]:
@@ -259,20 +299,27 @@ def _opened(case: _Reading) -> Event:
 def _merge_wait(case: _Reading) -> Event | None:
     """Return that the merge waits for something else now; what else the task waits for is told first."""
     before, after = case.status.waiting, _waiting_for_merge(case, case.status)
-    is_told = before is not None and (before.reason is not Reason.REVIEW or after is None)
-    if after is None or is_told or (before and before.message == after.message):
+    is_other = before is not None and before.reason not in MERGE_REASONS
+    if after is None or is_other or (before and before.message == after.message):
         return None
     return WaitingChanged(task=case.name, origin=case.origin(f"{case.title}: {after.message}"), waiting=after)
 
 
 def _waiting_for_merge(case: _Reading, status: Status) -> Waiting | None:
     """Return for what the merge waits; None if there is nothing to tell."""
-    message = next(_blockers(case.task, status, case.pull, case.repo, case.bot), None)
-    if message is None and case.pull.refusal:
-        message = f"the forge does not merge it: {case.pull.refusal}"
-    if not message:
+    blocker = next(_blockers(case.task, status, case.pull, case.repo, case.bot), None)
+    if blocker is None and case.pull.refusal is not None:
+        blocker = _refusal(case.pull.refusal)
+    if blocker is None or not blocker.message:  # a refusal stands until something else is wrong
         return None
-    return Waiting(reason=Reason.REVIEW, message=one_line(message), since=case.at)
+    return Waiting(reason=blocker.reason, message=one_line(blocker.message), since=case.at)
+
+
+def _refusal(refusal: MergeRefusal) -> _Blocker:
+    """Return what the forge said when it was asked for the merge."""
+    if refusal.is_passing:
+        return _Blocker(f"{_PASSING}: {refusal.message}")
+    return _Blocker(f"{_REFUSED}: {refusal.message}", Reason.BLOCKED)
 
 
 def _ended(case: _Reading) -> Event | None:

@@ -39,6 +39,15 @@ class Review:
 Checks = Literal["none", "pending", "success", "failure"]
 
 
+@dataclass(frozen=True, slots=True)
+class MergeRefusal:
+    """Why a forge did not merge a pull request when it was asked to."""
+
+    message: str
+    is_passing: bool = False
+    """Whether that ends by itself: the forge computes, or has it in its merge queue."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullRequestSnapshot:
     """A pull request as the forge has it now."""
@@ -54,6 +63,8 @@ class PullRequestSnapshot:
     base: str
     head: str
     """Commit of the head branch."""
+    ref: str = ""
+    """Ref under which git has that in the repository, also if the branch is in a fork."""
     pusher: str = ""
     """Who pushed that, as far as the forge says; else the commit's author."""
     state: Literal["open", "closed"] = "open"
@@ -70,7 +81,7 @@ class PullRequestSnapshot:
     """In the order in which they came."""
     comments: tuple["Comment", ...] = ()
     """The conversation, oldest first, our own among them."""
-    refusal: str = ""
+    refusal: MergeRefusal | None = None
     """Why the forge did not merge it when it was asked to just now."""
     checks: Checks = "none"
     """Of its head, our own commit status left out."""
@@ -86,6 +97,8 @@ class Comment:
     id: int
     number: int
     """Of the issue or pull request."""
+    on_pull: bool | None = None
+    """Whether it is on a pull request; None where issues and pull requests share their numbers."""
     author: str
     body: str
     key: str = ""

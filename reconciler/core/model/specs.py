@@ -379,6 +379,11 @@ class Agent(AgentSpec):
     name: str
 
 
+ForgeKind = Literal["forgejo", "gitea", "github", "gitlab"]
+NESTED: frozenset[ForgeKind] = frozenset({"gitlab"})
+"""Kinds of forges whose repositories may be in groups within groups."""
+
+
 class ForgeApp(Frozen):
     """A GitHub App that is installed where the repository is; it takes the place of a token."""
 
@@ -393,12 +398,12 @@ class ForgeApp(Frozen):
 class Forge(Frozen):
     """A repository on a forge: where pull requests and issues are."""
 
-    kind: Literal["forgejo", "gitea", "github"] = "forgejo"
+    kind: ForgeKind = "forgejo"
     """Whose API it speaks."""
     api: Text
     """Base address of the API, such as `https://code.example.org/api/v1`."""
-    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
-    """Owner and name there, such as `tools/calculator`."""
+    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)+$")]
+    """Owner and name there, such as `tools/calculator`; on GitLab with all its groups."""
     token: Secret | None = None
     """Token of the bot account; every forge has either this or `app`."""
     app: ForgeApp | None = None
@@ -566,6 +571,8 @@ class FleetSpec(TaskDefaults):
     """Which issues become tasks; none, if left out."""
     notify: NotifySpec | None = None
     """Who is sent what needs a person, and other news; see [notifications](notifications.md)."""
+    require_signed: bool = False
+    """Refuse to reconcile without `--allowed-signers`; see [signed specs](record.md#signed-specs)."""
     prune_approved: Text | None = None
     """Written by `reconciler approve-prune`: the removal that a person allowed."""
 

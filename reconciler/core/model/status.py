@@ -78,10 +78,16 @@ class Reason(StrEnum):
     """The agent asks a question; or somebody works on its branch, and it pauses."""
     REVIEW = "Review"
     """Its pull request is not merged yet: what is missing."""
+    BLOCKED = "Blocked"
+    """Its pull request cannot be merged until a person removes what is in the way."""
     APPROVAL = "Approval"
     """A removal that a person must allow: `reconciler approve-prune`."""
     FAULT = "Fault"
     """Thinking about it failed by a mistake of the reconciler; nothing is decided about it."""
+
+
+MERGE_REASONS = frozenset({Reason.REVIEW, Reason.BLOCKED})
+"""Reasons of work that waits for its merge."""
 
 
 class Waiting(Frozen):
@@ -246,7 +252,7 @@ _HAVE_RUN = frozenset({Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING, Phas
 
 
 class Status(Frozen):
-    """Where a task stands: one file under `fleet-state/tasks/`, at the path of its spec."""
+    """Where a task stands: one file under `fleet-state/tasks/`, by the name of its spec."""
 
     phase: Annotated[Phase, Field(strict=False)]
     since: Time

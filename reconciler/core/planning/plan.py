@@ -41,6 +41,7 @@ from reconciler.core.lifecycle import Transition, fold, transition
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.specs import Desired, DesiredState, Host, Task
 from reconciler.core.model.status import (
+    MERGE_REASONS,
     AtWorker,
     LeaseRequest,
     Observed,
@@ -691,9 +692,9 @@ def _merge_wait(context: PlanContext, name: str, status: Status) -> Wait | None:
 def _review_wait(status: Status) -> Wait | None:
     """Return what the pull request said last of why it is not merged."""
     waiting = status.waiting
-    if status.phase is not Phase.REVIEW_PENDING or waiting is None or waiting.reason is not Reason.REVIEW:
+    if status.phase is not Phase.REVIEW_PENDING or waiting is None or waiting.reason not in MERGE_REASONS:
         return None
-    return Wait(Reason.REVIEW, waiting.message)
+    return Wait(waiting.reason, waiting.message)
 
 
 def _host_silence(context: PlanContext, status: Status) -> str | None:

@@ -14,7 +14,7 @@ from reconciler.core.model.runs import Assignment, ReviewNote, RunRequest
 from reconciler.core.model.specs import Desired, ExecutionMode, Host, Repo, Task
 from reconciler.core.model.status import Status
 from reconciler.core.patterns import check_pattern
-from reconciler.core.runs.prompt import Quote, check_template, render
+from reconciler.core.runs.prompt import Quote, render, try_template
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 GROUPS = frozenset({"model", "turns", "session"})
@@ -167,7 +167,7 @@ def check_adapter(adapter: Adapter) -> list[str]:
     for field in VALUES:
         problems += [f"{field}: {problem}" for problem in _wrong_elements(adapter, field)]
     if adapter.template is not None:
-        problems += [f"template: {problem}" for problem in check_template(adapter.template)]
+        problems += [f"template: {problem}" for problem in try_template(adapter.template)]
     return [*problems, *_wrong_text_rules(adapter.output)]
 
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import asyncssh
@@ -18,6 +17,7 @@ import asyncssh
 from reconciler.core.errors import Unavailable
 from reconciler.core.text import one_line
 from reconciler.dispatch.ssh.connection import CachedSingleFlight, SshConnection, SshConnector
+from reconciler.dispatch.ssh.greeting import Greeting, misunderstood, unended
 from reconciler.dispatch.ssh.route import Hop
 from reconciler.dispatch.ssh.sftp import Files
 from reconciler.dispatch.transport import SAFE_WORD, CommandResult, Transport
@@ -39,7 +39,6 @@ _NEVER_OPENED = range(1, 5)
 _SFTP_LOST = (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
 _REFUSED_PAUSE = 0.05
 _REFUSED_CAP = 1.0
-_GREETED, _READY = b"reconciler-greeted\n", b"reconciler-ready\n"
 
 
 class SshTransport(Transport):
@@ -199,6 +198,7 @@ class _SshSession:
         self._files = CachedSingleFlight(self._start_files)
         self._is_refused = False
         """Whether the last requested session was refused."""
+        self._greeter: asyncssh.SSHClientProcess[bytes] | None = None
         self.greeted_in = 0.0
         """Seconds that the login shell took to answer."""
 
@@ -229,9 +229,9 @@ class _SshSession:
         began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(seconds):
-                process = await self.open(f"{hop.shell} -s")
+                self._greeter = await self.open(f"{hop.shell} -s")
                 greeting = _greeting(hop, links_agent=self._links_agent)
-                greeted = await _greeted(process, greeting, self._line.patience.connect)
+                greeted = await _greeted(self._greeter, greeting, self._line.patience.connect)
         except TimeoutError as error:
             self._line.retire(self.link)
             raise Unavailable(f"host {hop}: {self.why_silent(seconds)}") from error
@@ -240,7 +240,7 @@ class _SshSession:
                 f"host {hop}: the connection ended ({one_line(str(error))}) before the login shell answered; "
                 "if that goes on, see the log of its sshd"
             ) from error
-        if greeted.answer.stdout != _GREETED + _READY:
+        if not greeted.is_understood:
             self._line.retire(self.link)  # the login shell of a user is looked up when a connection is made
             raise Unavailable(f"host {hop}: {misunderstood(greeted, hop.shell)}")
         self.greeted_in = asyncio.get_running_loop().time() - began
@@ -251,16 +251,15 @@ class _SshSession:
         return not self._greeting.is_done
 
     def why_silent(self, seconds: float) -> str:
-        """Return what a silent login shell may be waiting for."""
+        """Return why the greeting is not over, from what came of it until now."""
         if self._is_refused:
             return (
                 f"it opened no session within {seconds:g} s; see MaxSessions in its sshd_config (0 allows "
                 "none), and who else uses this connection"
             )
-        return (
-            f"the login shell gave no answer within {seconds:g} s; "
-            "see what its startup files (~/.bashrc, ~/.profile) wait for"
-        )
+        if self._greeter is None:
+            return unended(b"", None, seconds)
+        return unended(self._greeter.collect_output()[0] or b"", self._greeter.returncode, seconds)
 
     async def _start_files(self) -> Files | None:
         try:
@@ -325,15 +324,6 @@ def agent_socket(host: str) -> str:
     return f".local/state/reconciler/agent-{host.replace('/', '+')}.sock"
 
 
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """Answer of a login shell to the greeting."""
-
-    answer: CommandResult
-    after_eof: bool
-    """Whether it ended only once there was no more to read."""
-
-
 async def _greeted(process: "asyncssh.SSHClientProcess[Any]", script: bytes, patience: float) -> Greeting:
     """
     Send the greeting and return the answer.
@@ -363,34 +353,3 @@ def _greeting(hop: Hop, *, links_agent: bool) -> bytes:
         + (f"link={link}\n{refresh}" if links_agent else "")
         + "printf 'reconciler-%s\\n' ready\nexit 0\n"
     ).encode()
-
-
-def misunderstood(greeted: Greeting, shell: str) -> str:
-    """Return what is wrong with a login shell, judging by its answer to the greeting."""
-    out, code = greeted.answer.stdout, greeted.answer.exit_code
-    message = one_line((greeted.answer.stderr or out).decode(errors="replace"))
-    before, marker, after = out.partition(_GREETED + _READY)
-    if marker:
-        text, when = (before, "before") if before else (after, "after")
-        return (
-            f"its login shell prints text {when} each command ({one_line(text.decode(errors='replace'))!r}); "
-            "make its startup files (~/.bashrc, ~/.profile), or what takes their place (ForceCommand), "
-            "silent where there is no terminal"
-        )
-    if _READY in out or greeted.after_eof:
-        return (
-            "its login shell's startup files (~/.bashrc, ~/.profile) read the input that is meant for the "
-            "command; begin them with `[ -t 0 ] || return`, so that they ask only where there is a terminal"
-        )
-    if "sftp connections only" in message:
-        return "it allows SFTP and no commands (ForceCommand internal-sftp); allow this user commands there"
-    if not message:
-        return (
-            f"its login shell ended (exit code {code}) before it ran anything; see whether its startup files "
-            "(~/.bashrc, ~/.profile) say `exit` or `set -e`, and whether a forced command (ForceCommand, or "
-            "`command=` in authorized_keys) stands in its place"
-        )
-    return (
-        f"its login shell did not run `{shell} -s` (exit code {code}: {message!r}); "
-        "give the user a login shell, and set `shell` to a POSIX shell that is there"
-    )

@@ -1,0 +1,15 @@
+"""
+Needs: what a person must look at.
+"""
+
+from typing import NamedTuple
+
+
+class Need(NamedTuple):
+    """One thing that needs a person."""
+
+    what: str
+    """`task NAME`, `host NAME`, a file, `record`, `specs`, `reconciler`, `notifications`."""
+    why: str
+    """A word: Escalated, Failed, Stalled, Question, Approval, Broken, Down, Rewound, Error, Unsent."""
+    message: str

@@ -1,0 +1,175 @@
+"""
+Conditions: what a rule of an adapter asks of one event, and the words that a line must have to meet it.
+
+Nearly all of an output is what no rule asks for. That is seen by its words, long
+before a rule is evaluated.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from jmespath.exceptions import JMESPathError
+from jmespath.visitor import TreeInterpreter
+
+Node = Mapping[str, Any]
+"""An expression, parsed by jmespath."""
+Evaluate = Callable[[Any], Any]
+Words = frozenset[str] | None
+"""Pieces of JSON of which a line has one at least if its event meets a condition; None if that is unknown."""
+
+_INTERPRETER = TreeInterpreter()
+_EMPTY: Sequence[object] = ("", [], {})
+_ESCAPED = re.compile(r"\\u00[2-7]")
+"""A letter by its number: a word may be written with it."""
+
+
+def has_word(words: Words, text: str) -> bool:
+    """Tell whether an event that was read from the text may meet a condition of these words."""
+    if words is None:
+        return True
+    return any(word in text for word in words) or ("\\u00" in text and _ESCAPED.search(text) is not None)
+
+
+def any_words(several: Iterable[Words]) -> Words:
+    """Return words of which a line has one at least if its event meets any of several conditions."""
+    words = frozenset[str]()
+    for each in several:
+        if each is None:
+            return None
+        words |= each
+    return words
+
+
+def is_met(node: Node) -> Evaluate:
+    """Return what tells whether a condition is met; True if it raises, so that the rule raises too."""
+    return partial(_is_true, compiled(node))
+
+
+def gives(node: Node) -> Evaluate:
+    """Return what tells whether an expression gives anything; True if it raises."""
+    return partial(_is_anything, compiled(node))
+
+
+def _is_true(evaluate: Evaluate, event: Any) -> bool:
+    try:
+        return not _is_false(evaluate(event))
+    except (JMESPathError, TypeError, ValueError, RecursionError):
+        return True
+
+
+def _is_anything(evaluate: Evaluate, event: Any) -> bool:
+    try:
+        return evaluate(event) is not None
+    except (JMESPathError, TypeError, ValueError, RecursionError):
+        return True
+
+
+def _is_false(value: object) -> bool:
+    return value is None or value is False or value in _EMPTY
+
+
+# --- Evaluation ------------------------------------------------------------
+
+
+def compiled(node: Node) -> Evaluate:
+    """Return a function that evaluates an expression: the common ones quickly, all others by jmespath."""
+    match node:
+        case {"type": "field", "value": str(name)}:
+            return partial(_field, name)
+        case {"type": "subexpression", "children": children}:
+            return partial(_chain, [compiled(child) for child in children])
+        case {
+            "type": "comparator",
+            "value": "eq",
+            "children": [left, {"type": "literal", "value": str(text)}],
+        }:
+            return partial(_equals, compiled(left), text)
+        case {"type": "and_expression", "children": [left, right]}:
+            return partial(_both, compiled(left), compiled(right))
+        case {"type": "or_expression", "children": [left, right]}:
+            return partial(_either, compiled(left), compiled(right))
+        case _:
+            return partial(_INTERPRETER.visit, node)
+
+
+def _field(name: str, value: Any) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _chain(steps: Sequence[Evaluate], value: Any) -> Any:
+    for step in steps:
+        value = step(value)
+    return value
+
+
+def _equals(left: Evaluate, text: str, value: Any) -> bool:
+    return bool(left(value) == text)
+
+
+def _both(left: Evaluate, right: Evaluate, value: Any) -> Any:
+    result = left(value)
+    return result if _is_false(result) else right(value)
+
+
+def _either(left: Evaluate, right: Evaluate, value: Any) -> Any:
+    result = left(value)
+    return right(value) if _is_false(result) else result
+
+
+# --- Words -----------------------------------------------------------------
+
+
+def needed_words(node: Node) -> Words:
+    """
+    Return words of which a line has one at least if the expression is met by its event, or raises.
+
+    None if there are none that are certain.
+    """
+    kind, children = node["type"], node["children"]
+    if kind == "literal":
+        return frozenset() if _is_false(node["value"]) else None
+    if kind == "comparator":
+        return _compared(node["value"], *children)
+    if kind not in {"and_expression", "or_expression"}:
+        return path_words(node)
+    one, other = map(needed_words, children)
+    if one is None or (other is None and kind == "or_expression"):
+        return None
+    # What stands on the right of "and" is not asked where the left is not met: it may be anything.
+    return one | (other or one) if kind == "or_expression" else _rarer(one, other)
+
+
+def path_words(node: Node) -> Words:
+    """Return words of which a line has one at least if a path of fields gives anything of its event."""
+    if node["type"] == "field":
+        return _word(node["value"])
+    several = [path_words(child) for child in node["children"]] if node["type"] == "subexpression" else [None]
+    words = [each for each in several if each is not None]
+    return min(words, key=_cost) if len(words) == len(several) else None
+
+
+def _compared(kind: str, left: Node, right: Node) -> Words:
+    """Return the words of a comparison: of a field that must be there, and of the text that it must be."""
+    fields = [words for node in (left, right) if (words := needed_words(node))]
+    literals = [node["value"] for node in (left, right) if node["type"] == "literal"]
+    if len(fields) != 1 or len(literals) != 1 or kind == "ne" or literals[0] is None:
+        return None
+    return _rarer(fields[0], _word(literals[0]) if isinstance(literals[0], str) and kind == "eq" else None)
+
+
+def _rarer(one: frozenset[str], other: Words) -> Words:
+    """Return the better of two sets of words that are needed both: fewer, then longer ones."""
+    return one if other is None else min(one, other, key=_cost)
+
+
+def _cost(words: frozenset[str]) -> tuple[int, int]:
+    return len(words), -sum(map(len, words))
+
+
+def _word(text: str) -> Words:
+    """Return a text as JSON has it; None if it could be written in several ways."""
+    is_plain = text.isascii() and text.isprintable() and not {'"', "\\", "/"} & set(text)
+    return frozenset({json.dumps(text)}) if is_plain else None
