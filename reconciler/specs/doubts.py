@@ -70,6 +70,10 @@ def _host(spec: HostSpec) -> Iterator[Mistake]:
     if spec.address is None:
         for field in ("port", "user", "host_key", "identity", "jump", "agent_forwarding", "ssh_config"):
             yield from _idle(spec, field, "without `address` runs are local subprocesses")
+    elif spec.scheduler:
+        yield from _idle(
+            spec, "agent_forwarding", "the nodes of a cluster do not reach the login node's agent"
+        )
     if not spec.drain:
         yield from _idle(spec, "drain_until", "it needs `drain: true`")
     else:

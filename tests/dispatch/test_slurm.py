@@ -319,3 +319,21 @@ async def test_a_run_that_waited_for_too_long_was_not_started(slurm: Cluster, tm
     assert RunSeen not in {type(fact) for fact in before}
     assert (end.report.verdict.kind, end.report.started) == (FailureClass.HOST, False)
     assert "waited in the queue for 1s" in end.report.verdict.message
+
+
+async def test_a_node_that_fails_is_told_from_a_task_that_does(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    with cluster(tmp_path_factory.mktemp("slurm") / "cluster", SlurmdTimeout="2") as made:
+        world = ClusterWorld(tmp_path / "world", host_of(made, tmp_path))
+        dispatcher, facts = world.dispatcher(patience=30), []
+        dispatcher.follow(world.order(f"touch {tmp_path}/up; sleep 1009"), facts.append)
+        await until((tmp_path / "up").exists)
+        made.kill("slurmd")
+        made.kill_steps()
+        await until(lambda: isinstance(facts[-1], RunEnded))
+        await dispatcher.close()
+
+    verdict = facts[-1].report.verdict
+    assert (verdict.kind, facts[-1].report.started) == (FailureClass.HOST, True)
+    assert "the node of the job failed" in verdict.message
