@@ -154,12 +154,13 @@ look_at_ended() { # folder; $state is `done` and its record: why it ended, Slurm
 
 attend() { # folder signal grace -> $attendant: signs of life, and an eye on `cancel`, wherever the queue thinks we are
   printf '%s begun\n' "${1##*/}" >>"${1%/*}/events"
-  : >"$1/beat"
+  beats=0
   trap - TERM
   (
     trap '' TERM HUP # Slurm sends it to all of a job
     while is_alive $$ "$supervised"; do
-      : >"$1/beat"
+      [ $((beats % 10)) -ne 0 ] || : >"$1/beat"
+      beats=$((beats + 1))
       for cancel in "$1"/cance[l]; do # listed, not asked for: a network file system keeps what is not there
         [ ! -f "$cancel" ] || { end_run "$@"; break 2; }
       done
