@@ -16,14 +16,16 @@
 # `cancel` reads a seal.
 #
 # A run is the folder ROOT/ID:
-#   claim   pid, start time and boot id of the supervisor, lock, cgroup; made by hard link: there once and whole
+#   queued  lock and time of the last submission, where a queue starts runs
+#   claim   pid, start time and boot id of the supervisor, lock, cgroup, job; made by hard link: there once and whole
 #   pid     pid, start time and group of the agent
 #   out err what the agent printed
 #   cancel  why it is to end
 #   exit    exit code, bytes of out, bytes of err, hundredths of a second, why it ended, seal
 # Every record ends in the word "ok": a torn one counts as not there.
 # ROOT/past has the ids of agents' runs whose folders were removed: none of them is started again.
-# ROOT/events gets one short line per ended run, so that one reader can follow them all: a hint, no more.
+# ROOT/events gets one short line per ended run (where a queue starts them, per begun one too), so that one reader
+# can follow them all: a hint, no more.
 #
 # All this lies where the agent can write. What proves a record is the seal: drawn for this start, known to
 # the supervisor alone, and written down only when all that the run started is gone. The lock is its
@@ -134,24 +136,21 @@ find_state() { # folder -> $state
     return
   fi
   for turn in 1 2; do # twice: the exit may have been written while we looked
-    if get "$1" exit; then state="done $record"; return; fi
+    if get "$1" exit; then state="done $record"; look_at_ended "$1"; return; fi
     if ! get "$1" claim; then
       state=unstarted
       for name in claim exit; do # each is there whole, or not at all
         [ ! -e "$1/$name" ] && [ ! -h "$1/$name" ] || state=strange
       done
+      [ "$state" = strange ] || look_at_unclaimed "$1"
       return
     fi
-    set -- "$1" $record
-    lock=${5:--}
-    if [ "$4" != "$boot" ]; then state=rebooted; return; fi
-    if is_alive "$2" "$3"; then state="running $lock"; return; fi
-    if get "$1" pid; then
-      set -- "$1" $record
-      if is_alive "$2" "$3"; then state="orphan $lock"; return; fi
-    fi
+    state=
+    look_at_claimed "$1" $record
+    [ -z "$state" ] || return 0
   done
-  state=lost
+  state="lost $lost"
+  state=${state% }
 }
 
 clear_away() { # files, most of which are not there: nothing is started for those
@@ -355,6 +354,43 @@ note_past() { # id: that its agent ran, for whoever asks for it again: its recor
   [ "$(count "$root/past")" -le 4194304 ] || { tail -n 20000 "$root/past" >"$root/past.$$" && mv -f "$root/past.$$" "$root/past"; }
 }
 
+# --- Scheduler: processes of this machine -------------------------------------
+
+# What starts runs, knows which of them are there, and ends them. A queue has its own of these, which take
+# their place below (schedulers/*.sh).
+
+job=- # of a supervisor: its number in a queue
+lost= # why a run is over that has no record of its end, as far as that is known
+
+ask_queue() { :; } # once, before any look: for all runs
+
+submit() { # TIMEOUT SIGNAL GRACE SHELL LOCK; $mine.job and $mine.in are there, $seal is known; this process ends
+  # The supervisor claims for itself: a claim names a process that lives, or once lived. The seal goes to it
+  # by its stdin: no file, no command line and no environment ever has it.
+  leave "$4" "$SELF" _supervise "$run" "$mine" "$1" "$2" "$3" "$4" "${5:--}" "$umask_was" "$LC_SET" "$LC_WAS" <<END
+$seal
+END
+}
+
+look_at_unclaimed() { :; } # folder -> $state, if not `unstarted`
+
+look_at_claimed() { # folder claim... -> $state; nothing if it is over, and then perhaps why in $lost
+  lock=${5:--}
+  if [ "$4" != "$boot" ]; then state=rebooted; return; fi
+  if is_alive "$2" "$3"; then state="running $lock"; return; fi
+  get "$1" pid || return 0
+  set -- "$1" $record
+  if is_alive "$2" "$3"; then state="orphan $lock"; fi
+}
+
+look_at_ended() { :; } # folder; $state is `done` and its record
+
+attend() { attendant=; } # folder signal grace; by the supervisor of a run: what is to be done beside it -> $attendant
+
+end_there() { end_all "$@"; } # folder signal grace; from where runs are started
+
+#SCHEDULER
+
 # --- Verbs ------------------------------------------------------------------
 
 enter() { # root id -> $root $run
@@ -373,16 +409,20 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
   [ ! -h "$run" ] || refuse "$run is a link, and no run of ours; see who made it"
   if [ -e "$run/claim" ] || [ -h "$run/claim" ] || [ -e "$run/exit" ]; then
     cat >/dev/null
+    ask_queue
     find_state "$run"
     printf 'S exists %s\n' "$state"
     exit 0
   fi
+  [ ! -d "$run" ] || ask_queue
   find_state "$run"
-  if [ "$state" = past ]; then
+  case $state in
+  past | queued* | dropped*)
     cat >/dev/null
-    printf 'S exists past\n'
+    printf 'S exists %s\n' "$state"
     exit 0
-  fi
+    ;;
+  esac
   mkdir -p "$run" || refuse "cannot make the folder $run; $room"
   mine=$run/by.$$ # .job .in .claim: of this launcher alone, until the claim is won
   clear_away "$mine".*
@@ -407,16 +447,18 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
   fi
   is_record "$run/supervisor.log" || clear_away "$run/supervisor.log"
   exec 2>>"$run/supervisor.log"
-  # The supervisor claims for itself: a claim names a process that lives, or once lived. The seal goes to it
-  # by its stdin: no file, no command line and no environment ever has it.
-  leave "$7" "$SELF" _supervise "$run" "$mine" "$4" "$5" "$6" "$7" "${8:--}" "$umask_was" "$LC_SET" "$LC_WAS" <<END
-$seal
-END
+  submit "$4" "$5" "$6" "$7" "${8:-}"
+  ;;
+_lead) # COMMAND...
+  shift
+  find_helper
+  become "$@"
   ;;
 _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
   run=$2 mine=$3 timeout=$4 signal=$5 grace=$6 shell=$7 lock=$8
   trap : TERM HUP PIPE # caught, not ignored: the agent gets the defaults
   IFS= read -r seal
+  rm -f "$mine.seal"
   exec </dev/null
   note_means
   umask 077
@@ -424,7 +466,7 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
   find_process $$
   supervised=$started
   make_cell
-  printf '%s %s %s %s %s ok\n' $$ "$started" "$boot" "$lock" "${cell:--}" >"$mine.claim" || {
+  printf '%s %s %s %s %s %s ok\n' $$ "$started" "$boot" "$lock" "${cell:--}" "$job" >"$mine.claim" || {
     rm -f "$mine".*
     [ -z "$cell" ] || rmdir "$cell"
     refuse "cannot write down the claim; $room"
@@ -455,12 +497,14 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
     watchdog=$!
     trap : TERM
   fi
+  attend "$run" "$signal" "$grace"
   read_clock
   began=$clock
   shift 8
   lead "$shell" "$SELF" _become "$run" "$mine" "$cell" "$@"
   code=$?
   read_clock
+  [ -z "$attendant" ] || { kill -KILL "$attendant" && wait "$attendant"; } 2>/dev/null
   if [ -n "$watchdog" ]; then
     kill -TERM "$watchdog" 2>/dev/null
     [ -f "$run/cancel" ] || wait "$watchdog" 2>/dev/null
@@ -491,6 +535,7 @@ stat) # ROOT ID...
   enter "$2"
   is_record events && [ -r events ] && [ -w events ] || rm -rf events
   : >>events
+  ask_queue
   # The size first: what ends after this is in the events after it.
   printf 'S %s %s\n' "$(count events)" "$root"
   shift 2
@@ -504,6 +549,7 @@ cancel) # ROOT ID SIGNAL GRACE WHY LOCK; stdin: the seal of that lock
   enter "$2" "$3"
   trap '' HUP PIPE
   mkdir -p "$run"
+  ask_queue
   find_state "$run"
   case $state in
   done*) ;;
@@ -512,16 +558,16 @@ cancel) # ROOT ID SIGNAL GRACE WHY LOCK; stdin: the seal of that lock
     find_process $$
     rm -rf "$run/by.$$.claim"
     # With the lock: whoever looks before the end is written must see whose claim it is.
-    printf '%s %s %s %s - ok\n' $$ "$started" "$boot" "$7" >"$run/by.$$.claim"
+    printf '%s %s %s %s - - ok\n' $$ "$started" "$boot" "$7" >"$run/by.$$.claim"
     if [ ! -e "$run/claim" ] && ln "$run/by.$$.claim" "$run/claim" 2>/dev/null; then
-      end_all "$run" "$4" "$5" # its folder may have been removed under it
+      end_there "$run" "$4" "$5" # its folder may have been removed under it
       put_exit "$run" 143 0 "$6" "$seal"
     fi
     rm -f "$run/by.$$.claim"
     ;;
   esac
   # Also of a run that is said to be over: somebody else may have written that.
-  end_all "$run" "$4" "$5"
+  end_there "$run" "$4" "$5"
   turn=0
   while get "$run" claim && set -- $record && is_alive "$1" "${2:-}" && [ "$1" != $$ ] && [ "$turn" -lt 200 ]; do
     [ "$turn" -gt 0 ] || kill -CONT "$1" 2>/dev/null # the agent may have stopped it
@@ -529,9 +575,10 @@ cancel) # ROOT ID SIGNAL GRACE WHY LOCK; stdin: the seal of that lock
     nap 0.05 # its supervisor writes the exit
     turn=$((turn + 1))
   done
+  ask_queue
   find_state "$run"
   case $state in
-  lost | rebooted) # nobody is left to write it
+  lost* | rebooted) # nobody is left to write it
     why=cancelled
     get "$run" cancel && why=$record
     put_exit "$run" 143 0 "$why" "$seal"
@@ -544,10 +591,11 @@ cancel) # ROOT ID SIGNAL GRACE WHY LOCK; stdin: the seal of that lock
 rm) # ROOT ID...
   enter "$2"
   shift 2
+  ask_queue
   for id in "$@"; do
     find_state "$root/$id"
     case $state in
-    running* | orphan*) refuse "$id is alive" ;;
+    running* | orphan* | queued* | ending*) refuse "$id is alive" ;;
     absent | past) ;;
     *)
       note_past "$id" && mv "$root/$id" "$root/.gone.$$" && rm -rf "$root/.gone.$$" || { # never half a run
@@ -569,6 +617,7 @@ rm) # ROOT ID...
   ;;
 ls) # ROOT
   enter "$2"
+  ask_queue
   printf 'S\n'
   for run in "$root"/*/; do
     run=${run%/}

@@ -422,7 +422,7 @@ async def test_a_running_pipeline_is_told(gitlab, forges, spec, head):
 
     refusal = (await forges.show(spec, want(merges=head))).refusal
 
-    assert (refusal.message, refusal.is_passing) == ("a pipeline is still running", True)
+    assert (refusal.message, refusal.kind) == ("a pipeline is still running", "running")
 
 
 async def test_a_reason_of_tomorrow_is_told_as_gitlab_calls_it(gitlab, forges, spec, head):
@@ -433,7 +433,7 @@ async def test_a_reason_of_tomorrow_is_told_as_gitlab_calls_it(gitlab, forges, s
 
     refusal = (await forges.show(spec, want(merges=head))).refusal
 
-    assert (refusal.message, refusal.is_passing) == ("GitLab says: moon is full", False)
+    assert (refusal.message, refusal.kind) == ("GitLab says: moon is full", "refused")
 
 
 async def test_a_conflict_is_a_conflict_and_is_asked_for_no_merge(gitlab, forges, spec, head):
