@@ -26,20 +26,20 @@ from reconciler.dispatch.validation import read_checks
 from reconciler.specs.layers import resolve_adapter as built_in
 
 MASK = Mask(frozenset({f"sk-{number}-aB3xYz9Q7wE5rT1u" for number in range(10)}))
-WORDS = "a b c of what the agent has to say, at length. " * 18
+TEXT = "a b c of what the agent has to say, at length. " * 18
 RESULT = {"type": "result", "subtype": "success", "is_error": False, "result": "Done.", "session_id": "s"}
-SAID = {"type": "assistant", "session_id": "s", "message": {"content": [{"type": "text", "text": WORDS}]}}
+SAID = {"type": "assistant", "session_id": "s", "message": {"content": [{"type": "text", "text": TEXT}]}}
 LAST = json.dumps(RESULT) + "\n"
 SHAPES = {
     "events of 1 KiB": json.dumps(SAID) + "\n",
-    "events of Codex": json.dumps({"type": "item.completed", "item": {"id": "1", "text": WORDS}}) + "\n",
-    "events of 7 MiB": json.dumps({**RESULT, "result": WORDS * (7 * 2**20 // len(WORDS))}) + "\n",
+    "events of Codex": json.dumps({"type": "item.completed", "item": {"id": "1", "text": TEXT}}) + "\n",
+    "events of 7 MiB": json.dumps({**RESULT, "result": TEXT * (7 * 2**20 // len(TEXT))}) + "\n",
     "tiny events": '{"type":"x"}\n',
     "nothing but results": LAST,
     "pretty-printed events": json.dumps(SAID | {"message": {"content": [{"text": "Yes."}]}}, indent=2) + "\n",
     "pretty-printed array": "",
     "array on one line": "",
-    "prose": WORDS + "\n",
+    "prose": TEXT + "\n",
     "short lines": "x\n",
     "one line": "x" * 2**20,
     "binary": "",

@@ -207,14 +207,15 @@ def _host_row(check: HostCheck) -> Sequence[str]:
 
 
 def _cluster_row(check: HostCheck) -> Sequence[str]:
-    found = check.facts.scheduler if check.facts else None
-    if found is None:
+    scheduler = check.facts.scheduler if check.facts else None
+    if scheduler is None:
         raise LookupError(f"host {check.host.name} has no scheduler")
-    ends = "by Slurm" if found.ends_detached else "by marks"
+    ends = "by Slurm" if scheduler.ends_detached else "by marks"
     is_shared = check.result.is_shared if check.result else None
     shared = {True: "yes", False: "no", None: "not known"}[is_shared]
-    partitions = ", ".join(found.partitions) or NO_VALUE
-    return check.host.name, found.name, found.version, partitions, found.proctrack, ends, shared
+    partitions = ", ".join(scheduler.partitions) or NO_VALUE
+    about = scheduler.name, scheduler.version, partitions, scheduler.proctrack
+    return check.host.name, *about, ends, shared
 
 
 def _cli_rows(check: HostCheck) -> Iterator[Sequence[str]]:

@@ -1,8 +1,8 @@
 """
-Conditions: what a rule of an adapter asks of one event, and the words that a line must have to meet it.
+Conditions: what a rule of an adapter asks of one event, and the literals that a line must have to meet it.
 
-Nearly all of an output is what no rule asks for. That is seen by its words, long
-before a rule is evaluated.
+Nearly all of an output is what no rule asks for. That is seen by literals that
+are not in it, long before a rule is evaluated.
 """
 
 import json
@@ -17,30 +17,32 @@ from jmespath.visitor import TreeInterpreter
 Node = Mapping[str, Any]
 """An expression, parsed by jmespath."""
 Evaluate = Callable[[Any], Any]
-Words = frozenset[str] | None
+Literals = frozenset[str] | None
 """Pieces of JSON of which a line has one at least if its event meets a condition; None if that is unknown."""
 
 _INTERPRETER = TreeInterpreter()
 _EMPTY: Sequence[object] = ("", [], {})
 _ESCAPED = re.compile(r"\\u00[2-7]")
-"""A letter by its number: a word may be written with it."""
+"""A letter by its number: a literal may be written with it."""
 
 
-def has_word(words: Words, text: str) -> bool:
-    """Tell whether an event that was read from the text may meet a condition of these words."""
-    if words is None:
+def may_hold(literals: Literals, text: str) -> bool:
+    """Tell whether an event that was read from the text may meet a condition of these literals."""
+    if literals is None:
         return True
-    return any(word in text for word in words) or ("\\u00" in text and _ESCAPED.search(text) is not None)
+    return any(literal in text for literal in literals) or (
+        "\\u00" in text and _ESCAPED.search(text) is not None
+    )
 
 
-def any_words(several: Iterable[Words]) -> Words:
-    """Return words of which a line has one at least if its event meets any of several conditions."""
-    words = frozenset[str]()
+def any_literals(several: Iterable[Literals]) -> Literals:
+    """Return literals of which a line has one at least if its event meets any of several conditions."""
+    literals = frozenset[str]()
     for each in several:
         if each is None:
             return None
-        words |= each
-    return words
+        literals |= each
+    return literals
 
 
 def is_met(node: Node) -> Evaluate:
@@ -119,12 +121,12 @@ def _either(left: Evaluate, right: Evaluate, value: Any) -> Any:
     return right(value) if _is_false(result) else result
 
 
-# --- Words -----------------------------------------------------------------
+# --- Literals -----------------------------------------------------------------
 
 
-def needed_words(node: Node) -> Words:
+def required_literals(node: Node) -> Literals:
     """
-    Return words of which a line has one at least if the expression is met by its event, or raises.
+    Return literals of which a line has one at least if the expression is met by its event, or raises.
 
     None if there are none that are certain.
     """
@@ -134,42 +136,46 @@ def needed_words(node: Node) -> Words:
     if kind == "comparator":
         return _compared(node["value"], *children)
     if kind not in {"and_expression", "or_expression"}:
-        return path_words(node)
-    one, other = map(needed_words, children)
+        return path_literals(node)
+    one, other = map(required_literals, children)
     if one is None or (other is None and kind == "or_expression"):
         return None
     # What stands on the right of "and" is not asked where the left is not met: it may be anything.
     return one | (other or one) if kind == "or_expression" else _rarer(one, other)
 
 
-def path_words(node: Node) -> Words:
-    """Return words of which a line has one at least if a path of fields gives anything of its event."""
+def path_literals(node: Node) -> Literals:
+    """Return literals of which a line has one at least if a path of fields gives anything of its event."""
     if node["type"] == "field":
-        return _word(node["value"])
-    several = [path_words(child) for child in node["children"]] if node["type"] == "subexpression" else [None]
-    words = [each for each in several if each is not None]
-    return min(words, key=_cost) if len(words) == len(several) else None
+        return _literal(node["value"])
+    several = (
+        [path_literals(child) for child in node["children"]] if node["type"] == "subexpression" else [None]
+    )
+    literals = [each for each in several if each is not None]
+    return min(literals, key=_cost) if len(literals) == len(several) else None
 
 
-def _compared(kind: str, left: Node, right: Node) -> Words:
-    """Return the words of a comparison: of a field that must be there, and of the text that it must be."""
-    fields = [words for node in (left, right) if (words := needed_words(node))]
-    literals = [node["value"] for node in (left, right) if node["type"] == "literal"]
-    if len(fields) != 1 or len(literals) != 1 or kind == "ne" or literals[0] is None:
+def _compared(kind: str, left: Node, right: Node) -> Literals:
+    """Return the literals of a comparison: of a field that must be there, and of the text that it must be."""
+    fields = [literals for node in (left, right) if (literals := required_literals(node))]
+    constants = [node["value"] for node in (left, right) if node["type"] == "literal"]
+    if len(fields) != 1 or len(constants) != 1 or kind == "ne" or constants[0] is None:
         return None
-    return _rarer(fields[0], _word(literals[0]) if isinstance(literals[0], str) and kind == "eq" else None)
+    return _rarer(
+        fields[0], _literal(constants[0]) if isinstance(constants[0], str) and kind == "eq" else None
+    )
 
 
-def _rarer(one: frozenset[str], other: Words) -> Words:
-    """Return the better of two sets of words that are needed both: fewer, then longer ones."""
+def _rarer(one: frozenset[str], other: Literals) -> Literals:
+    """Return the better of two sets of literals that are needed both: fewer, then longer ones."""
     return one if other is None else min(one, other, key=_cost)
 
 
-def _cost(words: frozenset[str]) -> tuple[int, int]:
-    return len(words), -sum(map(len, words))
+def _cost(literals: frozenset[str]) -> tuple[int, int]:
+    return len(literals), -sum(map(len, literals))
 
 
-def _word(text: str) -> Words:
+def _literal(text: str) -> Literals:
     """Return a text as JSON has it; None if it could be written in several ways."""
     is_plain = text.isascii() and text.isprintable() and not {'"', "\\", "/"} & set(text)
     return frozenset({json.dumps(text)}) if is_plain else None

@@ -14,7 +14,15 @@ from typing import Any, Literal, NamedTuple
 import jmespath
 from jmespath.exceptions import JMESPathError
 
-from reconciler.dispatch.conditions import Node, Words, gives, has_word, is_met, needed_words, path_words
+from reconciler.dispatch.conditions import (
+    Literals,
+    Node,
+    gives,
+    is_met,
+    may_hold,
+    path_literals,
+    required_literals,
+)
 from reconciler.dispatch.framing import OutputEvent
 
 Which = Literal["last", "all"]
@@ -30,7 +38,7 @@ class EventFilter(NamedTuple):
 
     holds: Callable[[OutputEvent], bool]
     which: Which
-    words: Words = None
+    literals: Literals = None
     """What a line must have to hold such an event."""
 
 
@@ -64,16 +72,16 @@ class EventBuffer:
         """Keep the events that match; `lines` are their texts, one each, as far as these are known."""
         text = "\n".join(lines or ())
         slim = cache(lambda at: self.slim(events[at]))
-        found = set[int]()
+        matched = set[int]()
         for number, each in enumerate(self.conditions):
-            if lines is not None and not has_word(each.words, text):
+            if lines is not None and not may_hold(each.literals, text):
                 continue
             matching = _matching(each, len(events), slim, lines)
             if each.which == "all":
-                found.update(matching)
+                matched.update(matching)
             elif (last := next(matching, None)) is not None:
                 self._latest[number, is_spliced] = Kept(self._place + last, slim(last), is_spliced)
-        for at in sorted(found):
+        for at in sorted(matched):
             self._add(Kept(self._place + at, slim(at), is_spliced))
         self._place += len(events)
 
@@ -101,7 +109,7 @@ def _matching(
 ) -> Iterator[int]:
     """Yield the indexes of the events that match, from the last one on."""
     for at in reversed(range(count)):
-        has = lines is None or count == 1 or has_word(condition.words, lines[at])
+        has = lines is None or count == 1 or may_hold(condition.literals, lines[at])
         if has and condition.holds(event(at)):
             yield at
 
@@ -145,7 +153,7 @@ def _looked_at(node: Node) -> Iterator[tuple[str, EventFilter]]:
     elif kind == "filter_projection" and _is_list(children[0]):
         yield _filter(children[2], "all")
     elif kind == "projection" and _is_list(children[0]) and not _is_list(children[1]):
-        yield f"each {children[1]}", EventFilter(gives(children[1]), "all", path_words(children[1]))
+        yield f"each {children[1]}", EventFilter(gives(children[1]), "all", path_literals(children[1]))
     elif kind == "pipe" and _is_filter(children[0]) and _takes_last(children[1]):
         yield _filter(children[0]["children"][2], "last")
     elif kind in {"pipe", "subexpression", "index_expression", "projection", "filter_projection"}:
@@ -183,4 +191,4 @@ def _takes_last(node: Node) -> bool:
 
 
 def _filter(node: Node, which: Which) -> tuple[str, EventFilter]:
-    return f"{which} {node}", EventFilter(is_met(node), which, needed_words(node))
+    return f"{which} {node}", EventFilter(is_met(node), which, required_literals(node))

@@ -34,7 +34,7 @@ MOST_BATCH = 4096
 """Most lines that are parsed at once."""
 _LINES = 256 * 1024
 """Bytes that are read at once."""
-_LIGHT, _HEAVY = 512 * 1024, 32 * 2**20
+_SMALL, _HEAVY = 512 * 1024, 32 * 2**20
 """Characters of JSON that never take much memory, and bytes that a parsed value may take."""
 _DOUBT = 16
 _BETWEEN_ELEMENTS = 16
@@ -157,8 +157,8 @@ class Framer:
         """Begin. `give` is called with all events; `is_wanted` tells of a line whether its event matters."""
         self._give = give
         self._is_wanted = is_wanted
-        self._found: list[OutputEvent] = []
-        self._texts: list[str] = []
+        self._pending: list[OutputEvent] = []
+        self._pending_texts: list[str] = []
         """Events that were not passed on yet, and their texts."""
         self._rest = ""
         """What begins like a value that goes on in the next piece."""
@@ -183,7 +183,7 @@ class Framer:
         while piece := stream.read(min(max(_LINES, len(self._rest)), MOST_EVENT)):
             whole, newline, begun = piece.rpartition(b"\n")
             begun += stream.readline(MOST_EVENT - len(begun)) if begun else b""
-            if len(begun) <= min(_LIGHT, MOST_EVENT - 1):
+            if len(begun) <= min(_SMALL, MOST_EVENT - 1):
                 self._take_lines(whole + newline + begun)
                 continue
             self._take_lines(whole + newline)
@@ -214,7 +214,7 @@ class Framer:
                 text, at = text[at:] + decoder.decode(more), 0
                 continue
             self._emit_all(value, is_spliced=False, text=text[at:end])
-            if len(self._found) >= MOST_BATCH:
+            if len(self._pending) >= MOST_BATCH:
                 self._pass_on()
             while len(text) - end < _BETWEEN_ELEMENTS and more and not more.endswith(b"\n"):
                 more = stream.readline(_LINES)
@@ -478,8 +478,8 @@ class Framer:
         events = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
         self.events += len(events)
         if text and len(events) == 1 and not is_spliced:
-            self._found += events
-            self._texts.append(text)
+            self._pending += events
+            self._pending_texts.append(text)
         elif events:
             self._pass_on()
             self._give(events, is_spliced=is_spliced)
@@ -487,8 +487,8 @@ class Framer:
 
     def _pass_on(self) -> None:
         """Pass on the events that were found one by one."""
-        events, texts = self._found, self._texts
-        self._found, self._texts = [], []
+        events, texts = self._pending, self._pending_texts
+        self._pending, self._pending_texts = [], []
         if events:
             self._give(events, texts)
 
@@ -543,7 +543,7 @@ def _is_closed(part: bytes) -> bool:
     text = part.strip()
     if text[:1] not in (b"{", b"[") or not (text.endswith((b"}", b"]")) or _CLOSE.search(text)):
         return False
-    return text[:1] == b"[" or len(text) > _LIGHT or not _is_plain(text)
+    return text[:1] == b"[" or len(text) > _SMALL or not _is_plain(text)
 
 
 def _is_plain(text: bytes) -> bool:
@@ -584,10 +584,10 @@ def _clear_text(piece: bytes) -> str | None:
 
 def _is_heavy(text: str | bytes) -> bool:
     """Tell whether JSON of many small values would take far more memory than its text."""
-    if len(text) <= _LIGHT:
+    if len(text) <= _SMALL:
         return False
-    outside = _TEXTS.sub("", text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
-    return sum(map(outside.count, ",[{")) * _VALUE > _HEAVY
+    structure = _TEXTS.sub("", text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
+    return sum(map(structure.count, ",[{")) * _VALUE > _HEAVY
 
 
 _VALUE = 80

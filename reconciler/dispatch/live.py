@@ -15,7 +15,7 @@ import jmespath
 from reconciler.core.adapter import Streamed
 from reconciler.core.figures import LiveFigures
 from reconciler.core.patterns import Streak, lines_of
-from reconciler.dispatch.conditions import has_word, needed_words
+from reconciler.dispatch.conditions import may_hold, required_literals
 from reconciler.dispatch.framing import MOST_EVENT, Framer, OutputEvent
 from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.output import ask_rule, read_number
@@ -40,8 +40,8 @@ class FigureCounter:
         self._logs = logs
         self._run_id = run_id
         self._offset = 0
-        self._words = needed_words(jmespath.compile(rules.turn).parsed)
-        self._framer = Framer(self._take, partial(has_word, self._words))
+        self._literals = required_literals(jmespath.compile(rules.turn).parsed)
+        self._framer = Framer(self._take, partial(may_hold, self._literals))
         self._turns: dict[str, Mapping[str, int]] = {}
         """Tokens of the last turns, by their names."""
         self._settled = dict.fromkeys(_TOKENS, 0)
@@ -81,7 +81,7 @@ class FigureCounter:
     ) -> None:
         del is_spliced  # what is shown decides nothing
         for at, event in enumerate(events):
-            if lines is None or has_word(self._words, lines[at]):
+            if lines is None or may_hold(self._literals, lines[at]):
                 self._count(event)
 
     def _count(self, event: OutputEvent) -> None:

@@ -35,7 +35,7 @@ from reconciler.core.runs.outcome import (
 )
 from reconciler.core.runs.provider_errors import class_of
 from reconciler.core.text import one_line
-from reconciler.dispatch.conditions import any_words, has_word
+from reconciler.dispatch.conditions import any_literals, may_hold
 from reconciler.dispatch.event_buffer import EventBuffer, EventFilter, event_filters
 from reconciler.dispatch.framing import (
     Framer,
@@ -180,7 +180,7 @@ def read_events(
     """
     retention = EventBuffer(filters, slim)
     joining = join(retention.add) if join else None
-    is_wanted = partial(has_word, any_words(each.words for each in filters))
+    is_wanted = partial(may_hold, any_literals(each.literals for each in filters))
     framer = Framer(joining.add) if joining else Framer(retention.add, is_wanted)
     framer.read(stdout)
     if joining:

@@ -25,11 +25,13 @@ GROWING = {
     "controller/inbox.py facts": "emptied by the loop",
     "controller/issues.py _since": "by repos that the specs name",
     "controller/issues.py _worked": "by repos that the specs name",
+    "controller/merge_turns.py _last": "by repos that the specs name",
     "controller/observe.py changes": "of one round",
     "controller/observe.py events": "of one round",
     "controller/observe.py recovered": "of one round",
     "controller/observe.py statuses": "of one round",
     "controller/pull_requests.py _bots": "by forges that the specs name",
+    "controller/pull_requests.py _refreshed": "by repos that the specs name",
     "controller/pull_requests.py _shown": "emptied with the tasks that it is of",
     "controller/pull_requests.py _visited": "by repos that the specs name",
     "dispatch/dispatcher.py _repositories": "by repos that the specs name; each has locks",
@@ -43,8 +45,8 @@ GROWING = {
     "dispatch/secrets.py values": "of one task, and tasks are bounded",
     "forge/journal.py counts": "by kinds of webhooks and of what became of them",
     "forge/forgejo.py _rests": "by forges that the specs name",
+    "forge/operations.py _table": "of what a description names",
     "git/repository.py _elsewhere": "by branches that the settings name",
-    "store/high_water.py _passed": "by branches that the settings name",
     "store/history.py attempts": "of one reading",
     "store/history.py hosts": "of one reading",
     "store/history.py transitions": "of one reading",
@@ -108,9 +110,12 @@ def growing(path):
 
 
 def test_what_only_grows_is_bounded_by_something_that_is_named_here():
+    """Where this fails, bound what only grows (`BoundedDict`), or say in the table what bounds it."""
     files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
 
-    assert {f"{path.relative_to(ROOT)} {name}" for path in files for name in growing(path)} == GROWING.keys()
+    found = {f"{path.relative_to(ROOT)} {name}" for path in files for name in growing(path)}
+
+    assert sorted(found - GROWING.keys()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """
-The words of a condition leave out no event that meets it, and it is evaluated as jmespath does.
+The literals of a condition leave out no event that meets it, and it is evaluated as jmespath does.
 """
 
 import json
@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from jmespath.visitor import TreeInterpreter
 
 from reconciler.dispatch.conditions import (
-    any_words,
+    any_literals,
     compiled,
     gives,
-    has_word,
     is_met,
-    needed_words,
-    path_words,
+    may_hold,
+    path_literals,
+    required_literals,
 )
 
 NAMES = ("type", "error", "result", "null", "ünï", 'a"b', "a/b")
@@ -64,14 +64,14 @@ def spelled(event, escaped):
 
 
 @given(CONDITIONS, EVENTS, st.sampled_from(["", "t", "x", "rö"]))
-def test_every_event_that_meets_a_condition_has_one_of_its_words(rule, event, escaped):
+def test_every_event_that_meets_a_condition_has_one_of_its_literals(rule, event, escaped):
     node = jmespath.compile(rule).parsed
     text = spelled(event, escaped)
     assert json.loads(text) == event
 
-    if not has_word(needed_words(node), text):
+    if not may_hold(required_literals(node), text):
         assert not is_met(node)(event)
-    if not has_word(path_words(node), text):
+    if not may_hold(path_literals(node), text):
         assert not gives(node)(event)
 
 
@@ -92,7 +92,7 @@ def outcome(evaluate, event):
 
 
 @pytest.mark.parametrize(
-    ("rule", "words"),
+    ("rule", "literals"),
     [
         ("type=='result'", {'"result"'}),
         ("type=='item.completed' && item.status=='declined'", {'"item.completed"'}),
@@ -105,10 +105,10 @@ def outcome(evaluate, event):
         ("`false`", set()),
     ],
 )
-def test_the_words_of_a_condition_are_what_its_events_must_hold(rule, words):
-    assert needed_words(jmespath.compile(rule).parsed) == words
+def test_the_literals_of_a_condition_are_what_its_events_must_hold(rule, literals):
+    assert required_literals(jmespath.compile(rule).parsed) == literals
 
 
 def test_what_one_of_several_conditions_may_ask_for_is_unknown_if_it_is_of_one():
-    assert any_words([frozenset({'"a"'}), frozenset({'"b"'})]) == {'"a"', '"b"'}
-    assert any_words([frozenset({'"a"'}), None]) is None
+    assert any_literals([frozenset({'"a"'}), frozenset({'"b"'})]) == {'"a"', '"b"'}
+    assert any_literals([frozenset({'"a"'}), None]) is None

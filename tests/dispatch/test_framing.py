@@ -305,7 +305,7 @@ def test_of_many_lines_without_an_event_only_those_are_parsed_that_a_rule_may_as
 
 
 def test_a_line_of_many_small_values_is_passed_over_as_one_that_is_too_long(monkeypatch):
-    monkeypatch.setattr(framing, "_LIGHT", 1000)
+    monkeypatch.setattr(framing, "_SMALL", 1000)
     monkeypatch.setattr(framing, "_HEAVY", 100_000)
     heavy = json.dumps({**SAID, "values": [[]] * 2000}).encode()
     light = json.dumps({**SAID, "text": "[,{" * 2000}).encode()

@@ -154,11 +154,11 @@ class SlurmScheduler(Scheduler):
 
     def wait_message(self, reason: str) -> str:
         """Return what a job waits for, Slurm's own word behind it; empty for one that may begin at once."""
-        known = max((word for word in WAITS if reason.startswith(word)), key=len, default="")
+        listed = max((word for word in WAITS if reason.startswith(word)), key=len, default="")
         shown = one_line(reason.replace("_", " ") if "_" in reason else reason, 200)
         if reason == _SUBMITTED:
             return ""
-        return f"in Slurm's queue: {WAITS[known]} ({shown})" if known else f"in Slurm's queue: {shown}"
+        return f"in Slurm's queue: {WAITS[listed]} ({shown})" if listed else f"in Slurm's queue: {shown}"
 
     def facts(self, values: Mapping[str, str]) -> SchedulerFacts | None:
         """Return what Slurm said to a probe. Raises Unavailable if it does not answer."""
