@@ -1,10 +1,19 @@
 """
-Durable files: atomic writes that survive a loss of power.
+Durable files: atomic writes that survive a loss of power, and reads that survive damage.
 """
 
+import json
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that may be damaged. Raises ValueError, also for what is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def sync_folder(folder: Path) -> None:

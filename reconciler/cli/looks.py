@@ -23,7 +23,7 @@ from reconciler.cli.output import Column, Document
 from reconciler.cli.shown import ShownKind
 from reconciler.core.needs import Need
 from reconciler.core.times import Age, time_at
-from reconciler.files import replace_atomically
+from reconciler.files import parse_json, replace_atomically
 from reconciler.specs.snapshot import DAMAGED, program_id
 from reconciler.store.presence import fleet_file
 
@@ -75,7 +75,7 @@ class Look:
     @cached_property
     def summary(self) -> FleetSummary:
         """Return what `status` says."""
-        document = json.loads(self._lines[0])
+        document = parse_json(self._lines[0])
         return FleetSummary(**{**document, "needs": [Need(*need) for need in document["needs"]]})
 
     @cached_property
@@ -84,7 +84,7 @@ class Look:
         return {kind.name: kind for kind in map(self._kind, self._lines[1::2], self._lines[2::2])}
 
     def _kind(self, head: bytes, body: bytes) -> ShownKind:
-        document = json.loads(head)
+        document = parse_json(head)
         name, has_labels, columns = document["name"], document["has_labels"], document["columns"]
         return ShownKind(
             name,
@@ -97,7 +97,7 @@ class Look:
 
     def _things_of(self, kind: str, body: bytes) -> Mapping[str, ShownThing]:
         if kind not in self._things:
-            things = (ShownThing(**document) for document in json.loads(body))
+            things = (ShownThing(**document) for document in parse_json(body))
             self._things[kind] = {thing.name: thing for thing in things}
         return self._things[kind]
 
@@ -119,7 +119,7 @@ class LookSnapshot:
     def load(self) -> Look | None:
         """Return the look; None if there is none of these commits."""
         with suppress(*DAMAGED), self.path.open("rb") as file:
-            head, body = json.loads(file.readline()), file.read()
+            head, body = parse_json(file.readline()), file.read()
             if head["of"] == [*self.key] and head["sum"] == sha256(body).hexdigest():
                 return Look(body.split(b"\n"), head["mark"])
         return None
@@ -142,7 +142,7 @@ class LookSnapshot:
 
     def _was_seen(self) -> bool:
         with suppress(*DAMAGED), self.path.open("rb") as file:
-            return bool(json.loads(file.readline())["of"] == [*self.key])
+            return bool(parse_json(file.readline())["of"] == [*self.key])
         return False
 
 

@@ -20,6 +20,7 @@ from reconciler.core.events import (
     MergeSeen,
     PullRequestSeen,
     RunEnded,
+    RunQueued,
     RunSeen,
     WorkerReport,
 )
@@ -43,7 +44,7 @@ from reconciler.core.runs.retention import Retention
 from reconciler.core.transitions import TransitionRecord
 
 Clock = Callable[[], datetime]
-TaskFact = RunSeen | RunEnded | MergeSeen | PullRequestSeen | BranchSeen
+TaskFact = RunSeen | RunQueued | RunEnded | MergeSeen | PullRequestSeen | BranchSeen
 Fact = TaskFact | HostSeen
 Step = Transition | HostChange
 Emit = Callable[[Fact], None]
@@ -152,7 +153,8 @@ class Dispatch(Protocol):
 
         The same run and round is started once on its host, however often this
         is called. Ends in a `RunEnded`; the agent's first sign of life is a
-        `RunSeen`. Failures arrive as events too.
+        `RunSeen`, and where it waits in a queue before that, each reason is a
+        `RunQueued`. Failures arrive as events too.
         """
 
     def stop(self, order: RunRequest, why: str, emit: Emit) -> None:

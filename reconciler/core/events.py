@@ -64,6 +64,18 @@ class RunSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunQueued:
+    """A part of a round waits in the queue of its host's scheduler, or does so no more."""
+
+    task: str
+    run: str
+    round: int
+    at: datetime
+    message: str
+    """What it waits for; empty once it has begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded:
     """A round is over: the agent ended, its work was checked and brought back."""
 

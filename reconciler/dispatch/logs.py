@@ -18,7 +18,7 @@ from typing import BinaryIO, Literal
 from reconciler.core.figures import LiveFigures
 from reconciler.core.times import time_at
 from reconciler.dispatch.protocol import RUN_ID, agent_id, folder_name, run_of
-from reconciler.files import replace_atomically, sync_file, sync_folder
+from reconciler.files import parse_json, replace_atomically, sync_file, sync_folder
 
 StreamName = Literal["out", "err"]
 _PROOF = "secrets"
@@ -69,7 +69,7 @@ class LogFolder:
     def _counts(self, run_id: str) -> Mapping[str, int]:
         """Return what was counted of a run so far; nothing if that cannot be read."""
         try:
-            counts = json.loads((self._folder / run_id / _FIGURES).read_bytes())
+            counts = parse_json((self._folder / run_id / _FIGURES).read_bytes())
             return {name: counts[name] for name in _COUNTS if type(counts.get(name)) is int}
         except (OSError, ValueError, AttributeError):
             return {}

@@ -29,6 +29,7 @@ from reconciler.dispatch import environ
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.retrying import StepFailed
 from reconciler.dispatch.transport import Transport
+from reconciler.files import parse_json
 from reconciler.subprocesses import end, start
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def _prove(values: Iterable[str]) -> str:
 
 def _is_proved(proof: str, values: Iterable[str]) -> bool:
     try:
-        document = json.loads(proof)
+        document = parse_json(proof)
         return set(document["digests"]) <= {_digest(document["salt"], value) for value in values}
     except (ValueError, KeyError, TypeError):
         return False

@@ -22,6 +22,7 @@ refuse() { printf 'E %s\n' "$*"; exit 70; }
 fault() { printf 'S fault %s\n' "$*"; exit 0; }
 room='see whether the disk is full there, and who may write to it'
 damaged='the agent must leave its .git alone'
+tab=$(printf '\t')
 
 export LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0 GIT_NO_REPLACE_OBJECTS=1
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES
@@ -361,12 +362,12 @@ find_left_heads() { # log of a HEAD -> commits that it was moved from, but for w
     END { if (head != "" && last "" != head "") left(last) }' "$1"
 }
 
-find_root_refs() { # -> refs beside HEAD, but for those by which git remembers where it was
-  for ref in "$work"/.git/*[A-Z]; do
+find_root_refs() { # repository -> refs beside its HEAD, but for those by which git remembers where it was
+  for ref in "$1"/*[A-Z]; do
     ref=${ref##*/}
     case $ref in *[!A-Z_]* | HEAD | FETCH_HEAD | ORIG_HEAD | AUTO_MERGE | BISECT_* | *_MSG) continue ;; esac
     case $ref in MERGE_HEAD | REBASE_HEAD | CHERRY_PICK_HEAD | REVERT_HEAD) continue ;; esac
-    in_work rev-parse -q --verify "$ref^{commit}" >/dev/null && printf '%s\n' "$ref"
+    run_git --git-dir="$1" rev-parse -q --verify "$ref^{commit}" >/dev/null && printf '%s\n' "$ref"
   done
 }
 
@@ -386,7 +387,7 @@ find_strays() { # -> commits that the delivered branch would not have
   find_others
   {
     in_work for-each-ref --no-merged=refs/reconciler/base --format='%(refname)' | grep -v -e '^refs/reconciler/' -e '^refs/stash$'
-    find_root_refs
+    find_root_refs "$work/.git"
   } | while IFS= read -r ref; do
     left=$(count_left "$ref^{commit}")
     [ "$left" = 0 ] || is_note "$ref" || is_backup "$ref" ||
@@ -429,6 +430,34 @@ leads_out() { # folder of a submodule's repository: whether git would go on read
   [ -e "$at/commondir" ] || [ -e "$at/objects/info/alternates" ] || [ -e "$at/objects/info/http-alternates" ]
 }
 
+# The settings of a submodule are the agent's; none of them is heeded by what looks at refs and commits alone.
+in_inner() { GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" "$@"; }
+
+find_theirs() { # of $inner -> $theirs: what others have: a clone or a fetch brought it, or a push took it to them
+  theirs=$({
+    in_inner for-each-ref --format='%(objectname) %(refname)' refs/remotes | while read -r commit ref; do
+      log=$inner/logs/$ref
+      [ ! -f "$log" ] || sed -n '$p' "$log" | grep -E "$tab(fetch|pull|clone|update by push)" | grep -qvE "$tab(fetch|pull) ([^:]* )?\.[ :]" &&
+        printf '%s\n' "$commit"
+    done
+    [ ! -f "$inner/packed-refs" ] || sed -n 's|^\([0-9a-f]*\) refs/tags/.*|\1|p' "$inner/packed-refs"
+    [ ! -f "$inner/FETCH_HEAD" ] || sed -n "/ of \\.\$/d; s|^\\([0-9a-f]*\\)$tab.*|\\1|p" "$inner/FETCH_HEAD"
+  } | sort -u | in_inner cat-file --batch-check='%(objectname) %(objecttype)' | sed -n 's/ \(commit\|tag\)$//p')
+}
+
+count_inner() { # commit not-in...: how many commits of a submodule are nobody else's, nor in others of its own
+  commit=$1
+  shift
+  printf '^%s\n' $theirs | grep -vFx '^' |
+    in_inner rev-list --count --stdin "$commit" --not "$@" 2>/dev/null || echo 0
+}
+
+is_fetched_tag() { # ref of $inner: whether it is a tag of a commit that was not made here; fetches leave no log of tags
+  case $1 in refs/tags/*) ;; *) return 1 ;; esac
+  made=$(in_inner rev-parse -q --verify "$1^{commit}") && [ -f "$inner/logs/HEAD" ] &&
+    ! grep "^[0-9a-f]* $made " "$inner/logs/HEAD" | grep -qvE "$tab(checkout|clone)"
+}
+
 find_submodules() { # -> submodules with work that nobody else could get
   in_work -c core.quotePath=false ls-files --stage | sed -n 's/^160000 \([0-9a-f]*\) 0\t/\1 /p' |
     while read -r commit path; do
@@ -442,17 +471,23 @@ find_submodules() { # -> submodules with work that nobody else could get
         printf 'Submodule %s has its repository, or parts of it, outside of this folder. Make it anew (git submodule deinit, then update --init).\n' "$path"
         continue
       fi
-      # Its settings are the agent's; none of them is heeded by what looks at refs alone.
-      head=$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" rev-parse -q --verify 'HEAD^{commit}') || continue
-      [ -n "$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" for-each-ref --count=1 --contains "$head" refs/remotes)" ] ||
+      find_theirs
+      head=$(in_inner rev-parse -q --verify 'HEAD^{commit}') || continue
+      [ "$(count_inner "$head")" = 0 ] ||
         printf 'Submodule %s is at commit %s, which only this folder has. Push it to where the submodule is from, or go back.\n' "$path" "$head"
-      run_git --git-dir="$inner" rev-parse -q --verify refs/stash >/dev/null &&
+      in_inner rev-parse -q --verify refs/stash >/dev/null &&
         printf 'Submodule %s has changes that are stashed. Commit and push them there, or drop them (git stash drop).\n' "$path"
-      GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" for-each-ref --format='%(objectname) %(refname)' refs/heads |
-        while read -r commit ref; do
-          [ "$(GIT_ALLOW_PROTOCOL=none run_git --git-dir="$inner" rev-list --count "$commit" --not "$head" --remotes)" = 0 ] ||
-            printf 'Submodule %s has commits on %s that nobody else has. Push them to where the submodule is from, or delete it.\n' "$path" "$ref"
-        done
+      {
+        in_inner for-each-ref --format='%(refname)' | grep -v '^refs/stash$'
+        find_root_refs "$inner"
+      } | while IFS= read -r ref; do
+        [ "$(count_inner "$ref^{commit}" "$head")" = 0 ] || is_fetched_tag "$ref" ||
+          printf 'Submodule %s has commits on %s that nobody else has. Push them to where the submodule is from, or delete it.\n' "$path" "$ref"
+      done | sed 50q
+      [ -f "$inner/logs/HEAD" ] && find_left_heads "$inner/logs/HEAD" | sort -u | while IFS= read -r commit; do
+        [ "$(count_inner "$commit" "$head" --branches --tags)" = 0 ] ||
+          printf 'Submodule %s has commit %s, which was made on no branch and left behind. Cherry-pick and push it, or forget it (git reflog expire --expire=now --all).\n' "$path" "$commit"
+      done | sed 50q
       [ ! -h "$inner/index" ] && make_new && printf '%s/objects\n' "$inner" >"$new/.git/objects/info/alternates" &&
         printf '%s\n' "$head" >"$new/.git/HEAD" && cp -p "$inner/index" "$new/.git/index" &&
         [ -n "$(run_git --git-dir="$new/.git" --work-tree="$there" status --porcelain --ignore-submodules=all | sed 1q)" ] &&

@@ -155,7 +155,7 @@ class PullAnswer(ForgeAnswer):
     def state_of_people(self) -> "PullAnswer":
         """It without what the forge computes by itself, so that a change is somebody's."""
         base = self.base.model_copy(update={"sha": ""})
-        return self.model_copy(update={"mergeable": None, "base": base})
+        return self.model_copy(update={"mergeable": None, "base": base, "checks": ()})
 
     @property
     def is_merged(self) -> bool:

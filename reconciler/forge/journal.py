@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from reconciler.controller.ports import Clock
+from reconciler.core.bounded import BoundedDict
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import Hint
 from reconciler.core.times import parse_time
-from reconciler.files import replace_atomically, replace_durably, sync_folder
+from reconciler.files import parse_json, replace_atomically, replace_durably, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class Journal:
         self._lock = threading.Lock()
         self._last = deque(_read(self._path), _KEPT)
         self._rejections = deque(_read_rejections(self._rejections_path), _REJECTIONS)
-        self._rejected_at: dict[str, datetime] = {}
+        self._rejected_at: MutableMapping[str, datetime] = BoundedDict(_REJECTIONS)
         """When one was written last, by its place; these are few."""
 
     def add(self, hint: Hint, digest: str) -> KeptOutcome:
@@ -199,7 +200,7 @@ def _read(path: Path) -> Sequence[Delivery]:
         for number, line in enumerate(path.read_bytes().splitlines()):
             # Torn by a crash: it was not answered either.
             with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                value = json.loads(line)
+                value = parse_json(line)
                 if "done" in value:
                     at = places[value["done"]]
                     deliveries[at] = replace(deliveries[at], done_at=parse_time(value["at"]))
@@ -227,7 +228,7 @@ def _delivery(value: Any) -> Delivery:
 
 def _read_rejections(path: Path) -> Sequence[Rejection]:
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_json(path.read_bytes())
         return [Rejection(**{**each, "at": parse_time(each["at"])}) for each in values]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ()

@@ -11,12 +11,13 @@ each of `REFRESHED` pull requests, however many there are.
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from reconciler.controller.ports import Clock
+from reconciler.core.bounded import BoundedDict
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import Checks, Comment, PullRequestSnapshot, Review
 from reconciler.core.model.runs import ReviewNote
@@ -55,6 +56,8 @@ Forgejo says the same while it computes, which takes moments.
 """
 _COMPUTED = 10
 """Open pull requests that a forge under load computes in that time, after their base has moved."""
+_MOST_KEPT = 1000
+"""Pull requests, commits and reviews of which something is kept that is read once."""
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -89,11 +92,11 @@ class PullRequestReader:
         """Branches whose pull requests the last look was for."""
         self._unreadable: dict[int, Unavailable] = {}
         """Why a pull request could not be read the last time."""
-        self._inline: dict[tuple[int, int | None], tuple[ReviewNote, ...]] = {}
+        self._inline: MutableMapping[tuple[int, int | None], tuple[ReviewNote, ...]] = BoundedDict(_MOST_KEPT)
         """By id of the review and number of its comments."""
-        self._pushers: dict[str, str] = {}
+        self._pushers: MutableMapping[str, str] = BoundedDict(_MOST_KEPT)
         """By commit."""
-        self._unmergeable: dict[int, tuple[tuple[str, str], datetime]] = {}
+        self._unmergeable: MutableMapping[int, tuple[tuple[str, str], datetime]] = BoundedDict(_MOST_KEPT)
         """Head and base that could not be merged, and since when."""
 
     async def of(

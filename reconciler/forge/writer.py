@@ -261,7 +261,7 @@ class ForgeWriter:
             ):
                 return place
             why = declined.message or f"it is not allowed now ({declined.status}), without a reason"
-            return MergeRefusal(why)
+            return MergeRefusal(why, "running" if why in self._dialect.passing else "refused")
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.
             log.warning("%s", broken)

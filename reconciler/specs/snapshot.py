@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler import __version__
 from reconciler.core.errors import Problem
-from reconciler.files import replace_atomically
+from reconciler.files import parse_json, replace_atomically
 
 if TYPE_CHECKING:
     from reconciler.core.fields import Frozen
@@ -42,7 +42,7 @@ class SpecsSnapshot:
     def state_branch(self, key: str) -> str | None:
         """Return the branch with the record, without importing any model; None if that is not known."""
         with suppress(*DAMAGED), self._path.open("rb") as file:
-            head = json.loads(file.readline())
+            head = parse_json(file.readline())
             if head["of"] == [key, program_id()]:
                 return str(head["state_branch"])
         return None
@@ -50,10 +50,10 @@ class SpecsSnapshot:
     def load(self, key: str, statuses: "Mapping[str, Status]") -> "Desired | None":
         """Return what the specs ask for, as parsed beside this record; None if that is not known."""
         with suppress(*DAMAGED), self._path.open("rb") as file:
-            head, body = json.loads(file.readline()), file.read()
+            head, body = parse_json(file.readline()), file.read()
             is_of_these = head["of"] == [key, program_id()] and head["sum"] == sha256(body).hexdigest()
             if is_of_these and _generations(head["generations"], statuses) == head["generations"]:
-                return _desired(json.loads(body))
+                return _desired(parse_json(body))
         return None
 
     def save(self, key: str, desired: "Desired", statuses: "Mapping[str, Status]") -> None:
@@ -66,7 +66,7 @@ class SpecsSnapshot:
                 "state_branch": desired.fleet.state_branch,
                 "generations": _generations(desired.broken, statuses),
             }
-            if _desired(json.loads(body)) == desired:
+            if _desired(parse_json(body)) == desired:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 replace_atomically(self._path, json.dumps(head).encode() + b"\n" + body, mode=0o600)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from reconciler.core.errors import Conflict, Refused, Rewound, Unavailable
-from reconciler.files import replace_atomically, replace_durably
+from reconciler.files import parse_json, replace_atomically, replace_durably
 from reconciler.git.process import printable_error
 from reconciler.git.remote import push_ref
 from reconciler.git.repository import Repository
@@ -100,7 +100,7 @@ class MarkFile:
         if self._stored is None:
             try:
                 # Opening something other than a file may block.
-                read = json.loads(self._path.read_bytes()) if self._path.is_file() else {}
+                read = parse_json(self._path.read_bytes()) if self._path.is_file() else {}
             except (OSError, ValueError):
                 read = {}
             marks = read.items() if isinstance(read, dict) else ()

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from reconciler.core.errors import Conflict, Refused, Unavailable, UsageError
 from reconciler.core.text import one_line
+from reconciler.files import parse_json
 from reconciler.git.remote import push_ref
 from reconciler.git.repository import Repository
 
@@ -267,7 +268,7 @@ async def holder_of(repository: Repository, ref: str) -> tuple[str | None, Holde
         return None, None
     result = await repository.git.attempt("cat-file", "blob", value)
     with suppress(ValueError, TypeError):
-        return value, _holder(json.loads(result.stdout))
+        return value, _holder(parse_json(result.stdout))
     return value, None
 
 

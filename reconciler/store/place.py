@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.core.errors import UsageError
-from reconciler.files import replace_atomically
+from reconciler.files import parse_json, replace_atomically
 from reconciler.git.repository import Repository
 from reconciler.store.locks import lock_file, lock_holder
 from reconciler.store.remote_record import contains
@@ -108,7 +108,7 @@ def _noted(git_dir: Path) -> Place | None:
     """Return the noted place; None if there is none that can be read."""
     file = git_dir / _FILE
     try:
-        noted = json.loads(file.read_bytes()) if file.is_file() else None
+        noted = parse_json(file.read_bytes()) if file.is_file() else None
     except (OSError, ValueError):
         return None
     match noted:

@@ -16,7 +16,7 @@ from typing import Any
 
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time, time_at
-from reconciler.files import replace_atomically
+from reconciler.files import parse_json, replace_atomically
 from reconciler.git.repository import Repository
 from reconciler.store.locks import lock_file, lock_holder
 
@@ -76,7 +76,7 @@ class PresenceFile:
     def read(self) -> Presence | None:
         """Return the running or last reconciler; None if nothing is known."""
         try:
-            return _presence(json.loads(self._path.read_bytes()))
+            return _presence(parse_json(self._path.read_bytes()))
         except (OSError, ValueError, TypeError, AttributeError):
             return None
 

@@ -90,7 +90,9 @@ def test_a_run_that_printed_nothing_has_no_figures(logs):
     assert logs.figures(RUN, 1) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff", b'{"turns": "many"}', b'{"turns": true}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"null", b"\xff", b'{"turns": "many"}', b'{"turns": true}', b"[" * 100_000]
+)
 def test_damaged_figures_are_not_shown(logs, tmp_path, content):
     printed(logs, {"turn": "1"})
     (tmp_path / AGENT / "figures").write_bytes(content)

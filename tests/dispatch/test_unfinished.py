@@ -173,6 +173,32 @@ LEFT |= {
         "Submodule sub has commits on refs/heads/other",
     ),
 }
+INSIDE = SUBMODULE + "git checkout -q -b other; git commit -q -a -m Y; git checkout -q -; "
+LEFT |= {
+    f"a submodule with commits that only {ref} holds": (
+        INSIDE + f"git update-ref {ref} other; git branch -q -D other",
+        f"Submodule sub has commits on {ref} that nobody else has",
+    )
+    for ref in ("refs/wip/x", "refs/remotes/origin/other", "refs/tags/v1", "refs/notes/x", "refs/bisect/bad")
+}
+LEFT |= {
+    "a submodule with commits that only a ref beside its HEAD holds": (
+        INSIDE + "git rev-parse other >../.git/modules/sub/MINE; git branch -q -D other",
+        "Submodule sub has commits on MINE that nobody else has",
+    ),
+    "a submodule with commits of no branch that were left behind": (
+        SUBMODULE + "git checkout -q --detach; git commit -q -a -m Y; git checkout -q master",
+        "Submodule sub has commit ",
+        "which was made on no branch and left behind",
+    ),
+    "a submodule at a merge that nobody else has": (
+        "git init -q ../up; (cd ../up; " + INNER + "git checkout -q -b b; git commit -q --allow-empty -m B; "
+        "git checkout -q -; git commit -q --allow-empty -m A); "
+        'git -c protocol.file.allow=always submodule -q add "$PWD/../up" sub; cd sub; '
+        "git merge -q --no-ff -m M origin/b; cd ..; git add sub; git commit -q -m Sub",
+        "Submodule sub is at commit",
+    ),
+}
 ASIDE = "git checkout -q -b mine; " + STRAY + "git checkout -q -; "
 LEFT |= {
     f"commits that only {ref} holds": (
@@ -303,7 +329,19 @@ async def test_a_failed_agent_keeps_what_it_left_unfinished_and_it_is_noted(worl
 
 # --- What is no less done for being odd ------------------------------------------
 
+UPSTREAM = (
+    f"git init -q ../up; (cd ../up; {INNER}git checkout -q -b spare; git commit -q --allow-empty -m S; "
+    "git tag side; git commit -q --amend --allow-empty -m T; git checkout -q -; git tag -a -m v1 v1); "
+    'git -c protocol.file.allow=always submodule -q add "$PWD/../up" sub; git commit -q -m Sub; cd sub; '
+)
 DONE = {
+    "a submodule that was pushed to": UPSTREAM
+    + "git checkout -q -b mine; echo y >f; git commit -q -a -m Y; git push -q origin mine 2>/dev/null; cd ..; echo new >x",
+    "a submodule that was pulled": "git config --global protocol.file.allow always; "
+    + UPSTREAM
+    + "(cd ../../up; git commit -q --allow-empty -m P; git checkout -q --detach; git commit -q --allow-empty -m Q; "
+    "git tag loose; git checkout -q master); git fetch -q --tags; git pull -q; git checkout -q --detach v1; "
+    "git checkout -q master; cd ..; echo new >x",
     "a lock of the index": "echo new >x; : >.git/index.lock",
     "a lock that is a folder": "echo new >x; mkdir .git/index.lock",
     "locks of everything": "echo new >x; for at in HEAD config packed-refs shallow refs/heads/task/web/fix; do : >.git/$at.lock; done",

@@ -18,7 +18,7 @@ from reconciler.core.errors import Refused, Unavailable
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.protocol import RunState, Stage, agent_job, payload
-from reconciler.dispatch.runs import RunEnding
+from reconciler.dispatch.runs import Bounds, RunEnding
 from tests import processes
 from tests.dispatch.world import QUICK, finish, make_runs, run, start, until
 
@@ -407,6 +407,25 @@ async def test_a_run_folder_that_is_deleted_under_a_live_run_ends_its_following(
     end = await finish(runs, "a.r1", state)
 
     assert end.stage is Stage.ABSENT
+
+
+STOP_SUPERVISOR = 'read -r pid rest <"$RECONCILER_RUN_DIR/claim"; kill -STOP "$pid"; '
+
+
+@pytest.mark.parametrize(("then", "code"), [("exit 3", 3), ("exec sleep 100", 143)])
+async def test_a_run_whose_agent_stopped_its_supervisor_is_ended_in_time(
+    runs, monkeypatch, tmp_path, then, code
+):
+    monkeypatch.setattr("reconciler.dispatch.runs._OVERTIME", 0.0)
+    state = await start(runs, "a.r1", STOP_SUPERVISOR + then)
+    supervisor = (tmp_path / "host/fleet/runs/a.r1/claim").read_text().split()[0]
+    await until(lambda: ") T " in Path(f"/proc/{supervisor}/stat").read_text())
+
+    end = await runs.follow("a.r1", state, Bounds(output=1000, time=0.0), RunEnding(grace=0))
+
+    assert end.stage is Stage.DONE
+    assert (end.exit_code, end.why) == (code, "timeout")
+    assert runs.proofs.is_ours("a.r1", end)
 
 
 async def test_live_runs_are_not_removed_and_ended_ones_are(runs, tmp_path):

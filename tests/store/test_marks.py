@@ -232,7 +232,9 @@ async def test_a_pipe_in_the_place_of_a_mark_keeps_nobody_waiting(bare, remember
 
 @pytest.mark.parametrize("mark", ["commit", "ref"])
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"record/fleet-state": 3}', '{"record/fleet-state": "x"}', "\0", "\xff"]
+    "content",
+    ["", "{", "[]", '{"record/fleet-state": 3}', '{"record/fleet-state": "x"}', "\0", "\xff", "[" * 100_000],
+    ids=lambda text: text[:24],
 )
 async def test_a_damaged_mark_is_as_if_it_were_lost(bare, remember, look, *, data, mark, content):
     made = line(bare, 3)

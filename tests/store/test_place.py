@@ -80,7 +80,16 @@ async def test_a_copy_is_not_adopted_while_its_original_is_reconciled(
 
 
 @pytest.mark.parametrize(
-    "note", ["", "[]", "{}", '{"path": 3, "inode": "x"}', "\x00\xff", json.dumps({"path": "/nowhere"})]
+    "note",
+    [
+        "[" * 100_000,
+        "",
+        "[]",
+        "{}",
+        '{"path": 3, "inode": "x"}',
+        "\x00\xff",
+        json.dumps({"path": "/nowhere"}),
+    ],
 )
 async def test_a_damaged_note_keeps_nobody_from_going_on(open_repository, fleet, note):
     (fleet / "reconciler-place.json").write_text(note, encoding="latin-1")

@@ -44,8 +44,8 @@ class MergeRefusal:
     """Why a forge did not merge a pull request when it was asked to."""
 
     message: str
-    kind: Literal["refused", "queued", "computing"] = "refused"
-    """`queued` and `computing` end by themselves: it is in the forge's merge queue, or over in moments."""
+    kind: Literal["refused", "queued", "running", "computing"] = "refused"
+    """All but `refused` end by themselves: it is in a merge queue, a pipeline runs, or it is over in moments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

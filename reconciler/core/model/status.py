@@ -61,6 +61,8 @@ class Reason(StrEnum):
     """Its code repository does not answer, or was not asked yet."""
     RETRYING = "Retrying"
     """A step of its live run is tried again and again."""
+    QUEUE = "Queue"
+    """Its run waits in the queue of its host's scheduler."""
     AGENT = "Agent"
     SUSPENDED = "Suspended"
     BACKOFF = "Backoff"
