@@ -192,8 +192,9 @@ class ForgeWriter:
             detail = await self._set_commit_status(detail, want.commit_status)
         for note in want.notes:
             await self.upsert_comment(number, note, on_pull=True)
+        is_written = self._client.writes > writes
         refusal = await self._merge(detail, want) if merges else None
-        if self._client.writes > writes:
+        if is_written or (merges and refusal is None):
             detail = await self._pulls.read_anew(detail)
             _check_taken(detail, want)
         if merges:  # if it is open still, it says why

@@ -32,10 +32,14 @@ from tests.forge.description import Description, description
 from tests.forge.double import BOT, Delivery, ForgejoDouble, signature
 from tests.forge.github_shapes import Shapes, pages
 from tests.forge.state import CodeRepo, Comment, Hook, PullTicket, Refusal, Review, Ticket
+from tests.forge.webhook_schemas import webhook_schemas
 
 SLUG = "fleet-bot"
 """Name of the App that the double knows."""
 _DOCS = "https://docs.github.com/rest"
+_HEADS = "refs/heads/"
+_ACTIONS = {"synchronized": "synchronize", "label_updated": "labeled"}
+"""GitHub's names of actions, by Forgejo's."""
 
 
 @dataclass
@@ -132,9 +136,11 @@ class GitHubDouble(ForgejoDouble):
             self.check_runs.append(run)
             if is_of_actions:
                 self.workflow_runs.append(run)
-            suite = {"head_sha": commit, "status": status, "conclusion": conclusion}
+            of_suite = {"startup_failure": "failure", "skipped": "neutral"}.get(conclusion or "", conclusion)
+            suite = {"head_sha": commit, "status": status, "conclusion": of_suite}
             for repo in self.repos:
-                self.tell(repo, "check_suite", "", {"action": status, "check_suite": suite}, "ann")
+                action = "completed" if conclusion else "requested"
+                self.tell(repo, "check_suite", "", {"action": action, "check_suite": suite}, "ann")
 
     def add_status(self, repo: str, commit: str, fields: Mapping[str, str]) -> dict[str, Any]:
         status = super().add_status(repo, commit, fields)
@@ -168,6 +174,14 @@ class GitHubDouble(ForgejoDouble):
 
     # --- Webhooks ----------------------------------------------------------
 
+    def tell(self, repo: str, event: str, kind: str, body: Mapping[str, Any], author: str) -> None:
+        ours = _as_github(event, body)
+        if schemas := webhook_schemas():
+            whole = {**ours, "repository": {"full_name": repo}, "sender": self.shapes(repo).user(author)}
+            found = schemas.mismatches(event, whole)
+            self.mismatches += found
+        super().tell(repo, event, kind, ours, author)
+
     def shown(self, repo: str, ticket: Ticket) -> dict[str, Any]:
         shapes = self.shapes(repo)
         return shapes.listed_pull(ticket) if isinstance(ticket, PullTicket) else shapes.issue(ticket)
@@ -179,7 +193,8 @@ class GitHubDouble(ForgejoDouble):
 
     def tell_review(self, repo: str, pull: PullTicket, verdict: str, content: str, author: str) -> None:
         body = {"action": "submitted", "pull_request": self.shown(repo, pull)}
-        body["review"] = {"state": verdict, "body": content}
+        states = {"rejected": "changes_requested", "comment": "commented"}
+        body["review"] = {"state": states.get(verdict, verdict), "body": content}
         self.tell(repo, "pull_request_review", "", body, author)
 
     def headers(self, delivery: Delivery) -> dict[str, str]:
@@ -894,3 +909,21 @@ def _entry(forge: GitHubDouble, number: int) -> dict[str, Any] | None:
     if number not in forge.queue:
         return None
     return {"state": forge.queue[number].state, "position": list(forge.queue).index(number) + 1}
+
+
+# --- Webhooks --------------------------------------------------------------
+
+
+def _as_github(event: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what GitHub sends for a webhook of Forgejo's."""
+    ours = dict(body)
+    if "action" in body:
+        ours["action"] = _ACTIONS.get(body["action"], body["action"])
+    if event in {"create", "delete"}:
+        ours["ref"] = body["ref"].removeprefix(_HEADS)
+        ours.pop("sha", None)
+    if event == "push":
+        ours["pusher"] = {"name": body["pusher"]["login"]}
+    if event == "issues":
+        ours.pop("number", None)
+    return ours

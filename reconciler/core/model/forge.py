@@ -45,7 +45,7 @@ class MergeRefusal:
 
     message: str
     kind: Literal["refused", "queued", "running", "computing"] = "refused"
-    """All but `refused` end by themselves: in a merge queue, with a pipeline that runs, or in moments."""
+    """All but `refused` end by themselves: it is in a merge queue, a pipeline runs, or the forge computes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
