@@ -15,6 +15,7 @@ from bench.rows import Row
 BENCHMARKS = (
     "specs",
     "store",
+    "record",
     "look",
     "backlog",
     "latency",

@@ -22,7 +22,7 @@ from pathlib import Path
 from bench.rows import Row, Skipped, row
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.proofs import Proofs
-from reconciler.dispatch.protocol import agent_job
+from reconciler.dispatch.protocol import RunState, agent_job
 from reconciler.dispatch.runs import REMOTE_PACE, Bounds, RunEnding, Runs
 from reconciler.dispatch.scripts import Scripts
 from reconciler.dispatch.transport import Transport
@@ -81,6 +81,7 @@ async def measure(folder: Path, hosts: list[Sshd], sizes: Sizes) -> list[Row]:
             *await dispatch(folder, hosts, transports, sizes),
             *await starts(folder, hosts, runs, sizes),
             *await acknowledged(transports[0], runs[0], 5 if sizes is QUICK else 60),
+            await tailing(folder, hosts[0], runs[0], *((10**6, 1) if sizes is QUICK else (50 * 10**6, 5))),
             await following(hosts[:1], runs[:1], sizes.followed[0], sizes.window),
             await following(hosts, runs, sizes.followed[1], sizes.window),
         ]
@@ -263,6 +264,37 @@ async def following(hosts: list[Sshd], runs: list[Runs], count: int, window: flo
         await asyncio.to_thread(server.clear)
     what = f"client's CPU per followed run and second, {count} runs on {len(hosts)} hosts"
     return row(what, "ms", [spent], scale=1000, aim="≤ 0.2", behind=FOLLOW)
+
+
+async def tailing(folder: Path, server: Sshd, runs: Runs, size: int, repeat: int) -> Row:
+    """Copy the output of a run that is over, and print the same file by OpenSSH."""
+    names = iter(range(10**9))
+    output = server.home / "output"
+    output.write_bytes((b"x" * 399 + b"\n") * (size // 400))
+
+    async def begin() -> tuple[str, RunState]:
+        run_id = f"tail{next(names)}.r1"
+        job = agent_job(["cat", str(output)], env={}, folder="/")
+        await runs.start(run_id, job, timeout=600, ending=ENDING)
+        while (state := (await runs.stat([run_id])).states[run_id]).stage.is_alive:
+            await asyncio.sleep(0.05)
+        return run_id, state
+
+    begun = [await begin() for _ in range(repeat)]
+
+    async def ours() -> None:
+        run_id, state = begun.pop()
+        await runs.follow(run_id, state, Bounds(output=2**30), ENDING)
+
+    command = [*ssh_words(folder, server), "-p", str(server.port), "127.0.0.1", f"cat {output}"]
+
+    async def theirs() -> None:
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+        assert await process.wait() == 0
+
+    mine, other = await side_by_side(repeat, ours, theirs)
+    what = f"copying {size // 10**6} MB of a run's output"
+    return row(what, "s", mine, other, beside="of `ssh host cat`", aim="≤ 1.3")
 
 
 # --- Measuring ----------------------------------------------------------------

@@ -30,7 +30,7 @@ ROUNDS = 5
 AIMS = {
     "store, one at a time": {
         "aim": "≥ 20",
-        "behind": "Three syncs to the disk are most of a commit that is alone.",
+        "behind": "Five syncs, four new files and a look through the packs take 2 of its 3 ms, Python 1.",
     },
     "store, batches of 100": {
         "aim": "≥ 150",
@@ -175,7 +175,12 @@ def status(number: int) -> Status:
 
 
 def step(number: int, tasks: int) -> Transition:
-    name, after = task(number * 7919 % tasks), status(number)
+    """Return a transition of one of so many tasks, in no order that would be of help."""
+    return transition(task(number * 7919 % tasks), number)
+
+
+def transition(name: str, number: int) -> Transition:
+    after = status(number)
     event = Started(
         task=name, origin=Origin(NOW, "the agent was seen alive", cause="host"), run=str(after.run_key)
     )

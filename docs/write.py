@@ -20,7 +20,7 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import COMMANDS
 from reconciler.cli.shapes import SHAPES
 from reconciler.core.lifecycle import diagram
-from reconciler.core.model.specs import Kind, NotifyRule, NotifySpec, TaskDefaults
+from reconciler.core.model.specs import Kind, NotifyRule, NotifySpec, SlurmSpec, TaskDefaults
 from reconciler.core.model.status import FLAT, AtWorker, HostStatus, OnHost, ReviewState, Run, Session, Status
 from reconciler.core.notifications.rules import REASONS
 from reconciler.specs.schema import json_schema
@@ -56,6 +56,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "output.md", "".join(shapes())
     yield "metrics.md", "".join(metrics())
     yield "notifications.md", "".join(notifications())
+    yield "slurm.md", "".join(table(SlurmSpec))
     yield "performance.md", "".join(performance(json.loads(RESULTS.read_text())["benchmarks"]))
 
 
@@ -78,14 +79,20 @@ def fields(kind: Kind) -> Iterator[str]:
 def notifications() -> Iterator[str]:
     """Yield the tables of `notify` in fleet.yaml."""
     for title, model in (("`notify`", NotifySpec), ("A rule of `notify.rules`", NotifyRule)):
-        document = model.model_json_schema(mode="serialization")
-        required = document.get("required", [])
-        yield f"### {title}\n\n| field | what it is | if left out |\n|---|---|---|\n"
-        for name, about in document["properties"].items():
-            default = "required" if name in required else shown(about)
-            yield f"| `{name}` | {one_line(about)} | {default} |\n"
+        yield f"### {title}\n\n"
+        yield from table(model)
         yield "\n"
     yield f"Words for `reasons`: {', '.join(f'`{reason}`' for reason in REASONS)}.\n"
+
+
+def table(model: type[BaseModel]) -> Iterator[str]:
+    """Yield the table of the fields of a part of a spec."""
+    document = model.model_json_schema(mode="serialization")
+    required = document.get("required", [])
+    yield "| field | what it is | if left out |\n|---|---|---|\n"
+    for name, about in document["properties"].items():
+        default = "required" if name in required else shown(about)
+        yield f"| `{name}` | {one_line(about)} | {default} |\n"
 
 
 def one_line(about: dict[str, Any]) -> str:

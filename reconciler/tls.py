@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,24 +44,43 @@ class Authorities:
 
     def _read(self) -> ssl.SSLContext:
         """Return a context from the current files: a removed authority is no longer trusted."""
-        import httpx2  # noqa: PLC0415 - see above
-
-        context = httpx2.create_ssl_context(trust_env=False)
-        if self._folder:
-            context.load_verify_locations(capath=self._folder)
-        for file in self._files:
-            try:
-                context.load_verify_locations(cafile=file)
-            except OSError as error:  # ssl.SSLError is one
-                raise UsageError(
-                    f"the certificates of authorities in {file} cannot be used: {error.strerror or error}; "
-                    f"it must be a readable PEM file (see {', '.join(CA_VARIABLES)}, or the setting `ca`)"
-                ) from error
-        self._as_of = self._times()
+        as_of = self._times()  # before the files are read: what changes meanwhile is read again
+        context = _context(self._folder, tuple(self._files), tuple(as_of))
+        self._as_of = as_of
         return context
 
     def _times(self) -> list[object]:
-        return [(stat.st_mtime_ns, stat.st_ino) for stat in (file.stat() for file in self._files)]
+        return [(stat.st_mtime_ns, stat.st_ino) for stat in map(_stat, self._files)]
+
+
+@lru_cache(maxsize=16)
+def _context(folder: str | None, files: tuple[Path, ...], _as_of: tuple[object, ...]) -> ssl.SSLContext:
+    """Return a context that trusts these files as of that time; clients share it, for it is slow to make."""
+    import httpx2  # noqa: PLC0415 - see above
+
+    context = httpx2.create_ssl_context(trust_env=False)
+    if folder:
+        context.load_verify_locations(capath=folder)
+    for file in files:
+        try:
+            context.load_verify_locations(cafile=file)
+        except OSError as error:  # ssl.SSLError is one
+            raise _unusable(file, error) from error
+    return context
+
+
+def _stat(file: Path) -> os.stat_result:
+    try:
+        return file.stat()
+    except OSError as error:
+        raise _unusable(file, error) from error
+
+
+def _unusable(file: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"the certificates of authorities in {file} cannot be used: {error.strerror or error}; "
+        f"it must be a readable PEM file (see {', '.join(CA_VARIABLES)}, or the setting `ca`)"
+    )
 
 
 @dataclass(slots=True)

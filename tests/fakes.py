@@ -32,7 +32,7 @@ from reconciler.controller.ports import (
 )
 from reconciler.core.adapter import Adapter, Secret, Usage
 from reconciler.core.errors import Conflict, Problem, Unavailable
-from reconciler.core.events import Assigned, RunEnded, RunSeen
+from reconciler.core.events import Assigned, RunEnded, RunQueued, RunSeen
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.forge import (
@@ -257,12 +257,17 @@ class FakeDispatch:
     """Repos that do not answer."""
     reached: list[str] = field(default_factory=list)
     retry_reasons: dict[str, str] = field(default_factory=dict)
+    queued: dict[str, str] = field(default_factory=dict)
+    """What the runs of a task wait for in a queue, before they start."""
     emits: dict[tuple[str, int], Emit] = field(default_factory=dict)
 
     def follow(self, order: RunRequest, emit: Emit) -> None:
         self.follows.append(order)
         self.emits[order.key] = emit
         self.followed |= {order.key}
+        if message := self.queued.get(order.task):
+            emit(RunQueued(task=order.task, run=order.run, round=order.round, at=START, message=message))
+            return
         next_report = next(iter(self.reports.get(order.task, [])), SUCCESS)
         if order.key not in self.started and (order.host.name in self.broken or not next_report.started):
             self.refused.append(order)
@@ -483,7 +488,7 @@ class FakeForges:
         return "bot"
 
     async def pulls(
-        self, forge: Forge, branches: Collection[str], fresh: Collection[int]
+        self, forge: Forge, branches: Collection[str], fresh: Collection[int], *, refreshes: bool = True
     ) -> Mapping[str, PullRequestSnapshot]:
         self.looks += 1
         site = self.at(forge)

@@ -4,8 +4,10 @@ Before a push: `validate`, `plan`, `schema`.
 
 import asyncio
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
 import click
@@ -19,6 +21,7 @@ from reconciler.cli.output import OutputFormat, output_option, print_document, p
 from reconciler.cli.pager import paged
 from reconciler.core.errors import Problem, UsageError
 from reconciler.core.references import kind_of
+from reconciler.core.text import one_line
 
 if TYPE_CHECKING:
     from reconciler.cli.shapes import ProblemShape
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from reconciler.core.model.status import Observed
     from reconciler.specs.parse import File
 
+_LONGEST_PATH = 200
+"""Characters of a path in a message."""
 SCHEMA_KINDS: "tuple[Kind, ...]" = ("task", "host", "repo", "adapter", "agent", "fleet")
 
 
@@ -89,9 +94,18 @@ def _missing_repositories(root: Path, files: "Mapping[str, File]", desired: "Des
 
     for name, repo in desired.repos.items():
         path = f"specs/repos/{name}.yaml"
-        if is_path(repo.url) and path in files and not (place := root / repo.url).is_dir():
-            message = f"there is no repository at {place.resolve()} on this machine"
+        place = os.path.normpath(root / repo.url)
+        if is_path(repo.url) and path in files and not _is_folder(place):
+            message = f"there is no repository at {one_line(place, _LONGEST_PATH)} on this machine"
             yield from locate_mistakes([Mistake(("url",), message, is_doubt=True)], path, files[path].data)
+
+
+def _is_folder(place: str) -> bool:
+    """Return whether a folder is there; what no file can be called, or may not be looked at, is none."""
+    try:
+        return S_ISDIR(os.stat(place).st_mode)  # noqa: PTH116 - a text is no path yet
+    except (OSError, ValueError):
+        return False
 
 
 def _is_below(path: Path, wanted: Sequence[Path]) -> bool:

@@ -199,10 +199,12 @@ class _Connection:
         except Forbidden:
             name = self.account or ""
             if not name:
-                message = "missing read:user; add it, or say whose the token is: --account NAME"
+                message = f"missing {setup.account_right}; add it, or say whose the token is: --account NAME"
                 self._say(f"{target.place} account", "failed", message)
             return name
-        self._say(f"{target.place} account", "already so", name)
+        until = await setup.expires_on()
+        end = f"; its token expires on {until}" if until else ""
+        self._say(f"{target.place} account", "already so", f"{name}{end}")
         return name
 
     async def _has_rights(

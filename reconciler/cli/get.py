@@ -35,9 +35,10 @@ from reconciler.core.times import age_at
 if TYPE_CHECKING:
     from reconciler.cli.looks import ShownThing
     from reconciler.cli.session import FleetSession
-    from reconciler.cli.shapes import ExplainShape
+    from reconciler.cli.shapes import ExplainShape, WaitsForShape
     from reconciler.cli.shown import ShownKind
     from reconciler.core.model.specs import Desired
+    from reconciler.core.model.status import Waiting
     from reconciler.core.planning.placement import Placement
     from reconciler.core.runs.failure import FailureSummary
     from reconciler.core.views import ReadModel, TaskView
@@ -264,17 +265,19 @@ def explain_command(context: Context, args: tuple[str, ...], rev: str | None, ou
     """
     Show where each value of a task comes from.
 
-    And where it would run now: every host, with the reason for or against it.
+    And what it waits for, and where it would run now: every host, with the reason for or against it.
     """
     from reconciler.cli.failures import failure_text
     from reconciler.cli.preview import placement_document, placement_rows
     from reconciler.cli.render import cause_document
+    from reconciler.core.times import format_time
 
-    name, fields, placement, failure = asyncio.run(_explained(context, args, rev))
+    name, fields, placement, failure, waiting = asyncio.run(_explained(context, args, rev))
     document: ExplainShape = {
         "kind": "task",
         "name": name,
         "cause": cause_document(failure) if failure else None,
+        "waiting": _waits_for(waiting) if waiting else None,
         "fields": [{"field": each.field, "value": each.value, "origin": each.origin} for each in fields],
         "placement": placement_document(placement),
     }
@@ -282,6 +285,8 @@ def explain_command(context: Context, args: tuple[str, ...], rev: str | None, ou
         with paged(context):
             if failure:
                 click.echo(f"{failure_text(failure)}\n")
+            if waiting:
+                click.echo(f"waits since {format_time(waiting.since)}: {waiting.reason}: {waiting.message}\n")
             print_table(
                 ("FIELD", "VALUE", "FROM"), [(each.field, each.value, each.origin) for each in fields]
             )
@@ -289,9 +294,19 @@ def explain_command(context: Context, args: tuple[str, ...], rev: str | None, ou
             print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
 
 
+def _waits_for(waiting: "Waiting") -> "WaitsForShape":
+    from reconciler.core.times import format_time
+
+    return {
+        "reason": waiting.reason,
+        "message": waiting.message,
+        "since": format_time(waiting.since),
+    }
+
+
 async def _explained(
     context: Context, args: Sequence[str], rev: str | None
-) -> "tuple[str, Sequence[Explained], Placement, FailureSummary | None]":
+) -> "tuple[str, Sequence[Explained], Placement, FailureSummary | None, Waiting | None]":
     from reconciler.cli.session import open_fleet
     from reconciler.core.planning.placement import home_host, place, slots_in_use
     from reconciler.dispatch.failures import describe_failure
@@ -310,4 +325,5 @@ async def _explained(
     failure = describe_failure(name, status, desired, context.data_dir)
     task = desired.tasks[name]
     home = home_host(task, status, desired, observed, clock.now()) if status else None
-    return name, fields, place(task, status, desired, observed, used, only=home), failure
+    placement = place(task, status, desired, observed, used, only=home)
+    return name, fields, placement, failure, status.waiting if status else None

@@ -13,6 +13,7 @@ import shutil
 import stat
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -516,12 +517,19 @@ async def _rights(name: str, forge: "Forge", token: "Secret") -> Sequence[CheckF
     try:
         async with forge_setup(forge, lambda: forge_secret(token)) as setup:
             missing = await setup.missing_rights(await setup.repository())
+            until = await setup.expires_on()
     except ReconcilerError as error:
         return [failure("forges", f"{name}: {error}")]
     if missing:
         fix = _way_to_set(token, "typed")
         return [failure("forges", f"{name}: its token lacks {', '.join(missing)}", fix)]
+    if until and until <= (clock.now() + _SOON).date():
+        return [warning("forges", f"{name}: its token expires on {until}", _way_to_set(token, "typed"))]
     return [_let_in(name)]
+
+
+_SOON = timedelta(days=14)
+"""So long before a token expires it is told."""
 
 
 def _let_in(name: str) -> CheckFinding:

@@ -83,6 +83,9 @@ def check(context: Context, names: tuple[str, ...], output: OutputFormat) -> int
     if not print_document([check_document(each) for each in checks], output):
         is_wide = output.form == "wide"
         print_table(*_columns(HOST_HEAD, [_host_row(each) for each in checks], is_wide=is_wide))
+        if clusters := [_cluster_row(each) for each in checks if each.facts and each.facts.scheduler]:
+            click.echo()
+            print_table(CLUSTER_HEAD, clusters)
         rows = [row for each in checks for row in _cli_rows(each)]
         if rows:
             click.echo()
@@ -170,6 +173,7 @@ HOST_HEAD = (
 )
 ONLY_WIDE = frozenset({"CORES", "MEMORY FREE", "BOOT", "ENDS RUNS BY"})
 """Columns of hosts that `-o wide` shows: all of them together are wider than a terminal."""
+CLUSTER_HEAD = ("HOST", "SCHEDULER", "VERSION", "PARTITIONS", "PROCTRACK", "ENDS DETACHED", "SHARED FOLDER")
 CLI_HEAD = ("HOST", "ADAPTER", "USABLE", "VERSION", "PATH", "WHY")
 
 
@@ -200,6 +204,17 @@ def _host_row(check: HostCheck) -> Sequence[str]:
         ", ".join(check.result.held_by if check.result else ()) or NO_VALUE,
         why,
     )
+
+
+def _cluster_row(check: HostCheck) -> Sequence[str]:
+    found = check.facts.scheduler if check.facts else None
+    if found is None:
+        raise LookupError(f"host {check.host.name} has no scheduler")
+    ends = "by Slurm" if found.ends_detached else "by marks"
+    is_shared = check.result.is_shared if check.result else None
+    shared = {True: "yes", False: "no", None: "not known"}[is_shared]
+    partitions = ", ".join(found.partitions) or NO_VALUE
+    return check.host.name, found.name, found.version, partitions, found.proctrack, ends, shared
 
 
 def _cli_rows(check: HostCheck) -> Iterator[Sequence[str]]:
@@ -238,6 +253,15 @@ def check_document(check: HostCheck) -> "HostCheckShape":
         document["boot_id"] = facts.boot_id
         document["shell"] = facts.shell
         document["git"] = facts.git
+        if scheduler := facts.scheduler:
+            document["scheduler"] = {
+                "name": scheduler.name,
+                "version": scheduler.version,
+                "partitions": list(scheduler.partitions),
+                "proctrack": scheduler.proctrack,
+                "ends_detached": scheduler.ends_detached,
+                "shared_folder": check.result.is_shared if check.result else None,
+            }
     if check.result:
         document["ends_runs_by"] = list(check.result.held_by)
         document["warnings"] = list(check.result.warnings)

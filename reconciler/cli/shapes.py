@@ -244,6 +244,18 @@ class OriginShape(TypedDict):
 
 
 @with_config(CLOSED)
+class WaitsForShape(TypedDict):
+    """What a task waits for."""
+
+    reason: str
+    """What for, in a word."""
+    message: str
+    """What for, in a sentence."""
+    since: str
+    """Since when the reason is this one."""
+
+
+@with_config(CLOSED)
 class ExplainShape(TypedDict):
     """`explain TASK`."""
 
@@ -253,6 +265,8 @@ class ExplainShape(TypedDict):
     """Its name."""
     cause: CauseShape | None
     """Why its last run failed, if it did."""
+    waiting: WaitsForShape | None
+    """What it waits for, as it is on record."""
     fields: list[OriginShape]
     """Every field, and where its value comes from."""
     placement: PlacementShape
@@ -398,6 +412,24 @@ class CostShape(TypedDict):
 
 
 @with_config(CLOSED)
+class SchedulerShape(TypedDict):
+    """What starts the runs of a host in its place, asked now."""
+
+    name: str
+    """Its name, such as `Slurm`."""
+    version: str
+    """Its version."""
+    partitions: list[str]
+    """Those that take jobs."""
+    proctrack: str
+    """Its plugin that knows the processes of a job."""
+    ends_detached: bool
+    """Whether it ends with a job all that the job started; if not, marks in the environment do."""
+    shared_folder: bool | None
+    """Whether its nodes have the working folder of the host; null if no run could be tried."""
+
+
+@with_config(CLOSED)
 class HostCheckShape(TypedDict):
     """`host check`: one host, asked now."""
 
@@ -429,6 +461,8 @@ class HostCheckShape(TypedDict):
     """Room for runs, in MiB."""
     boot_id: NotRequired[str | None]
     """Changes when it is started anew."""
+    scheduler: NotRequired[SchedulerShape]
+    """What starts runs there, if it is not the host itself."""
     shell: NotRequired[str | None]
     """Its shell."""
     git: NotRequired[str | None]

@@ -5,13 +5,14 @@ A push is a sign of life and nothing else; what it means for a review is read
 from the pull request.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 
+from reconciler.controller.cache import FleetCache
 from reconciler.controller.hints import Hints
 from reconciler.controller.inbox import Inbox
 from reconciler.controller.poller import Latch, Poller
-from reconciler.controller.ports import Clock, FleetView, Forges
+from reconciler.controller.ports import Clock, Forges
 from reconciler.core.events import BranchSeen
 from reconciler.core.model.forge import Hint
 from reconciler.core.model.specs import Repo
@@ -29,9 +30,9 @@ _MOST_HEADS = 1000
 class BranchController:
     """Reads the branches that webhooks spoke of, and tells what was pushed."""
 
-    def __init__(self, forges: Forges, view: FleetView, inbox: Inbox, clock: Clock) -> None:
+    def __init__(self, forges: Forges, cache: FleetCache, inbox: Inbox, clock: Clock) -> None:
         self._forges = forges
-        self._view = view
+        self._cache = cache
         self._inbox = inbox
         self._clock = clock
         self._hints = Hints[str]()
@@ -40,7 +41,7 @@ class BranchController:
         self.poller: Poller[Repo] = Poller(
             poll=self._poll,
             subjects=self._repos,
-            interval=lambda: view.desired.fleet.forge_interval,
+            interval=lambda: cache.desired.fleet.forge_interval,
             clock=clock,
             failure="pushes to branches of its tasks wait for the next look",
         )
@@ -49,7 +50,7 @@ class BranchController:
         """Look at the branch that a hint names, in a moment; `latch` is held until that was done."""
         if hint.branch is None:
             return
-        repos = self._view.desired.repos.keys() & hint.repos
+        repos = self._cache.desired.repos.keys() & hint.repos
         at = self._clock() + SETTLES
         for repo in repos:
             self._hints.add(repo, hint.branch, hint.delivery)
@@ -57,7 +58,7 @@ class BranchController:
         self.poller.notify(repos, at=at, latch=latch)
 
     def _repos(self) -> Mapping[str, Repo]:
-        repos = self._view.desired.repos
+        repos = self._cache.desired.repos
         return {name: repos[name] for name in self._hints.repos if name in repos}
 
     async def _poll(self, repo: Repo) -> None:
@@ -67,7 +68,7 @@ class BranchController:
         await self._inbox.wait_recorded()
 
     async def _look(self, repo: Repo, branch: str, delivery: str) -> None:
-        tasks, at = list(self._tasks(repo, branch)), self._clock()
+        tasks, at = self._cache.on_branch(repo.name, branch), self._clock()
         if not tasks or repo.forge is None:
             return
         head = await self._forges.branch_head(repo.forge, branch)
@@ -77,12 +78,3 @@ class BranchController:
                 self._heads.pop((task, branch), None)
                 self._heads[task, branch] = head
         self._heads = dict(list(self._heads.items())[-_MOST_HEADS:])
-
-    def _tasks(self, repo: Repo, branch: str) -> Iterable[str]:
-        """Yield the tasks whose work is on a branch."""
-        for name, task in self._view.desired.tasks.items():
-            status = self._view.statuses.get(name)
-            if task.repo != repo.name or status is None:
-                continue
-            if (status.run.branch if status.run else task.branch) == branch:
-                yield name

@@ -4,22 +4,25 @@ Cache: the controller's copy of desired and observed state.
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
 from reconciler.core.errors import Problem
-from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, Task
+from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, Task, default_branch
 from reconciler.core.model.status import HostStatus, Phase, Reason, Status, Waiting
 from reconciler.core.planning.incremental import Planner
 from reconciler.core.planning.plan import Plan, needs_attention
 
 log = logging.getLogger(__name__)
 
-GroupKind = Literal["adapter", "new", "ready in", "live", "in review", "unfinished"]
+GroupKind = Literal["adapter", "new", "ready in", "live", "in review", "unfinished", "branch"]
 Group = tuple[GroupKind, str]
-"""`adapter` and its name; `ready in` and a repo in which tasks could start; the name of others is empty."""
+"""
+`adapter` and its name; `ready in` and a repo in which tasks could start; `branch` and one that is not
+called after the task; the name of others is empty.
+"""
 
 _READY = frozenset({Reason.REPO, Reason.SLOT, Reason.HOST})
 """Waits that end by themselves: such a task may start at any moment."""
@@ -30,26 +33,27 @@ class Groups:
 
     def __init__(self) -> None:
         self._groups: dict[str, tuple[Group, ...]] = {}
-        self._names: dict[Group, set[str]] = defaultdict(set)
+        self._names: dict[GroupKind, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
 
     def put(self, name: str, groups: Iterable[Group]) -> None:
         """Let a task be in these groups, and in no other."""
-        for group in self._groups.pop(name, ()):
-            self._names[group].discard(name)
-            if not self._names[group]:
-                del self._names[group]
+        for kind, of in self._groups.pop(name, ()):
+            names = self._names[kind][of]
+            names.discard(name)
+            if not names:
+                del self._names[kind][of]
         if groups := tuple(groups):
             self._groups[name] = groups
-        for group in groups:
-            self._names[group].add(name)
+        for kind, of in groups:
+            self._names[kind][of].add(name)
 
     def names(self, kind: GroupKind, of: str = "") -> Collection[str]:
         """Return the tasks of a group."""
-        return self._names.get((kind, of), frozenset())
+        return self._names[kind].get(of, frozenset())
 
     def of(self, kind: GroupKind) -> set[str]:
         """Return the adapters or repos that have tasks in a group of this kind."""
-        return {name for each, name in self._names if each == kind}
+        return set(self._names[kind])
 
 
 @dataclass
@@ -116,11 +120,25 @@ class FleetCache:
             yield "live", ""
         if status is not None and status.phase is Phase.REVIEW_PENDING:
             yield "in review", ""
+        if (place := self._place_of(name)) and place[1] != default_branch(name):
+            yield "branch", place[1]
 
     def at_work(self, more: Collection[str] = ()) -> dict[str, Status]:
         """Return the statuses of tasks that run or are in review, and of some more."""
         names = {*self.groups.names("live"), *self.groups.names("in review"), *more}
         return {name: self.statuses[name] for name in names if name in self.statuses}
+
+    def on_branch(self, repo: str, branch: str) -> Sequence[str]:
+        """Return the tasks whose work is on a branch of a repo; whatever other tasks there are."""
+        names = {branch.removeprefix(default_branch("")), *self.groups.names("branch", branch)}
+        return sorted(name for name in names if self._place_of(name) == (repo, branch))
+
+    def _place_of(self, name: str) -> tuple[str, str] | None:
+        """Return the repo and the branch of a task that has a status."""
+        spec, status = self.desired.tasks.get(name), self.statuses.get(name)
+        if spec is None or status is None or spec.repo is None:
+            return None
+        return spec.repo, status.run.branch if status.run else spec.branch
 
     def open_statuses(self) -> dict[str, Status]:
         """Return the statuses of open tasks: of all that wait, too."""

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 INSPECTION = timedelta(seconds=30)
 """Delay before work that could not be checked is inspected again."""
+SPREAD = 0.25
+"""Of the intervals of probes and sweeps: a thousand hosts that were asked at once soon are not any more."""
 UNCHECKED = "its agent's finished work cannot be checked"
 GOOD_FOR = timedelta(minutes=5)
 """How long a repository counts as reachable after it answered, while tasks wait to start on it."""
@@ -64,12 +66,14 @@ class HostMaintenance:
             poll=self._sweep,
             subjects=lambda: self.controller.desired.hosts,
             interval=lambda: settings.sweep_interval,
+            spread=SPREAD,
             failure="is not swept now",
         )
         self.probes: Poller[Host] = poller(
             poll=self._probe,
             subjects=self._hosts_in_use,
             interval=lambda: settings.probe_interval,
+            spread=SPREAD,
             failure="is not probed now",
         )
         self.merges: Poller[Repo] = poller(

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import Clock, FleetView, Forges, SpecWriter
-from reconciler.core.errors import Conflict, ReconcilerError, SpecError, UsageError
+from reconciler.core.errors import Conflict, ReconcilerError, SpecError, Unavailable, UsageError
 from reconciler.core.forge.comments import (
     Command,
     apply_command,
@@ -53,6 +53,8 @@ _REDO = 3
 """Attempts to edit a file that others edit at the same time."""
 _LOOK_BACK = timedelta(days=1)
 """After a start, comments older than this are ignored."""
+_OPENING = timedelta(minutes=1)
+"""Time within which a pull request that was opened is on record."""
 _OVERLAP = timedelta(minutes=1)
 """Overlap of the periods that are queried: a comment may become visible late."""
 
@@ -231,6 +233,9 @@ class IssueController:
             log.warning("%s may not command agents: comment on %s#%d", author, place.repo, comment.number)
             return
         name = await self._task_of(place, comment)
+        if name is None and self._may_be_opened(place, comment):
+            why = "the pull request of a task may not be on record yet"
+            raise Unavailable(f"comment on {place.repo}#{comment.number}: {why}")
         if name is None:
             text = refusal_reply("no task belongs to this")
         elif command.verb == "status":
@@ -264,6 +269,15 @@ class IssueController:
             return None
         mine = (name for name, task in tasks if task.repo == repo.name and issue_number(task, repo) == number)
         return next(mine, None)
+
+    def _may_be_opened(self, place: "_Target", comment: Comment) -> bool:
+        """Return whether a comment may be on a pull request that was opened just now and is not known yet."""
+        opening = (
+            status.run is not None and status.run.repo == place.repo and status.review.pull_request is None
+            for status in self.view.statuses.values()
+            if status.phase is Phase.REVIEW_PENDING
+        )
+        return self.clock() < comment.created_at + _OPENING and any(opening)
 
     async def _obey(self, place: "_Target", comment: Comment, command: Command, name: str) -> str:
         """

@@ -224,11 +224,16 @@ class Loop:
         hosts = self.controllers.hosts
         statuses, faults = self.cache.open_statuses(), self.stages.quarantine.faults
         phases = {status.phase for name, status in statuses.items() if name not in faults}
+        starting = [
+            status
+            for name, status in statuses.items()
+            if status.phase is Phase.ASSIGNED and name not in faults and not _is_queued(status)
+        ]
         reasons = {waiting.reason for waiting in self.cache.waiting.values()}
         if until == "started":
             is_asked = hosts.contacts.is_idle() or Reason.REPO not in reasons
             is_probed = hosts.probes.is_idle() or Reason.HOST not in reasons
-            return Phase.ASSIGNED not in phases and is_asked and is_probed
+            return not starting and is_asked and is_probed
         pollers = (hosts.probes, hosts.sweeps, hosts.contacts, self.controllers.pulls.poller)
         is_at_rest = Reason.BACKOFF not in reasons and not any(phase.is_live for phase in phases)
         return is_at_rest and all(poller.is_idle() for poller in pollers)
@@ -455,4 +460,11 @@ class _Batch:
 
 
 def _is_back(change: HostChange) -> bool:
-    return change.after is not None and change.after.reachable
+    """Return whether a host answers that did not before; another CLI on it leaves nothing to sweep."""
+    was_there = change.before is not None and change.before.reachable
+    return change.after is not None and change.after.reachable and not was_there
+
+
+def _is_queued(status: Status) -> bool:
+    """Return whether a run is handed over to the queue of its host, which starts it."""
+    return status.waiting is not None and status.waiting.reason is Reason.QUEUE

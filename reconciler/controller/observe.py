@@ -27,17 +27,20 @@ from reconciler.core.events import (
     Origin,
     PullRequestSeen,
     RunEnded,
+    RunQueued,
     RunSeen,
     Started,
+    WaitingChanged,
 )
 from reconciler.core.forge.pull_request import follow
 from reconciler.core.hosts import HostChange, host_change, host_removal
 from reconciler.core.lifecycle import transition
 from reconciler.core.model.specs import Desired, Task
-from reconciler.core.model.status import HostStatus, Phase, Status
+from reconciler.core.model.status import HostStatus, Phase, Reason, Status, Waiting
 from reconciler.core.runs.decide import next_event
 
 log = logging.getLogger(__name__)
+RunFact = RunSeen | RunQueued | RunEnded
 
 
 # --- Tasks -----------------------------------------------------------------
@@ -75,7 +78,7 @@ class TaskObserver:
         return observation
 
     async def _take(self, fact: TaskFact, observation: TaskObservation, now: datetime) -> None:
-        task = self._task_of(fact) if isinstance(fact, RunSeen | RunEnded) else fact.task
+        task = self._task_of(fact) if isinstance(fact, RunFact) else fact.task
         if task in self.quarantine.unwritable:
             self.quarantine.drop(fact)
             return
@@ -95,7 +98,7 @@ class TaskObserver:
             return
         observation.events += events
         observation.statuses[task] = after
-        if not isinstance(fact, RunSeen):
+        if not isinstance(fact, RunSeen | RunQueued):
             self.quarantine.recover(task)
 
     async def _meaning(
@@ -113,7 +116,7 @@ class TaskObserver:
             events.append(event)
         return events, status
 
-    def _task_of(self, fact: RunSeen | RunEnded) -> str:
+    def _task_of(self, fact: RunFact) -> str:
         """Return the current name of the task a run belongs to: its file may have been renamed."""
         names = (fact.task, *self.cache.at_work())
         runs = ((name, status.run_key) for name in names if (status := self.cache.statuses.get(name)))
@@ -136,13 +139,13 @@ def task_event(
         return _reviewed(fact, status, task, desired)
     if not is_about(fact, status):
         return None
-    if isinstance(fact, RunSeen):
-        return _started(fact, status)
+    if isinstance(fact, RunSeen | RunQueued):
+        return _started(fact, status) if isinstance(fact, RunSeen) else _queued(fact, status)
     event = next_event(task, status, fact, now, desired.fleet)
     return attribute(desired, event) if event else None
 
 
-def is_about(fact: RunSeen | RunEnded, status: Status) -> bool:
+def is_about(fact: RunFact, status: Status) -> bool:
     """Return whether a fact is about the round that is under way."""
     run = status.live_run
     return run is not None and run.round_key == (fact.run, fact.round)
@@ -193,6 +196,16 @@ def _started(fact: RunSeen, status: Status) -> Event | None:
         run=fact.run,
         prompt_sha256=fact.prompt_sha256,
     )
+
+
+def _queued(fact: RunQueued, status: Status) -> Event | None:
+    """Return what a run waits for in a queue, or that it does not any more; None if that is on record."""
+    before = status.waiting if status.waiting and status.waiting.reason is Reason.QUEUE else None
+    if fact.message == (before.message if before else ""):
+        return None
+    after = Waiting(reason=Reason.QUEUE, message=fact.message, since=fact.at) if fact.message else None
+    reason = fact.message or "waits in no queue any more"
+    return WaitingChanged(task=fact.task, origin=Origin(fact.at, reason, cause="host"), waiting=after)
 
 
 # --- Hosts -----------------------------------------------------------------

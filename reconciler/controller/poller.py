@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Generic, NamedTuple, TypeVar
+from zlib import crc32
 
 from reconciler import log_fields
 from reconciler.controller.ports import Clock, WaitForNews, wait_for_news
@@ -68,6 +69,12 @@ class Poller(Generic[Subject]):
     clock: Clock
     failure: str
     """Log message of a failed poll: text between its key and the error."""
+    spread: float = 0.0
+    """
+    Share of the interval by which polls come earlier, from none of it to all by key.
+
+    Polls that began together, at the start or after an outage, drift apart then.
+    """
     retry: Callable[[], timedelta] | None = None
     """Delay before a failed key is polled again, if that is sooner than the interval."""
     done: Callable[[], None] = lambda: None
@@ -133,7 +140,7 @@ class Poller(Generic[Subject]):
             self._release(self._latches.pop(key))
         for key, subject in subjects.items():
             if key not in self.running and self.due.get(key, now) <= now:
-                self.due[key] = latest
+                self.due[key] = latest - self.interval() * self.spread * _share(key)
                 self.running[key] = asyncio.create_task(self._run(key, subject))
 
     def next(self) -> datetime | None:
@@ -193,6 +200,11 @@ class Poller(Generic[Subject]):
         self._failures.setdefault(key, _Failure(self.clock(), why))
         if self.retry is not None:
             self.notify([key], at=self.clock() + self.retry())
+
+
+def _share(key: str) -> float:
+    """Return a number from 0 to below 1, always the same for a key."""
+    return crc32(key.encode()) / 2**32
 
 
 def _differ(one: object, other: object) -> bool:

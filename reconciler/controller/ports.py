@@ -20,6 +20,7 @@ from reconciler.core.events import (
     MergeSeen,
     PullRequestSeen,
     RunEnded,
+    RunQueued,
     RunSeen,
     WorkerReport,
 )
@@ -43,7 +44,7 @@ from reconciler.core.runs.retention import Retention
 from reconciler.core.transitions import TransitionRecord
 
 Clock = Callable[[], datetime]
-TaskFact = RunSeen | RunEnded | MergeSeen | PullRequestSeen | BranchSeen
+TaskFact = RunSeen | RunQueued | RunEnded | MergeSeen | PullRequestSeen | BranchSeen
 Fact = TaskFact | HostSeen
 Step = Transition | HostChange
 Emit = Callable[[Fact], None]
@@ -152,7 +153,8 @@ class Dispatch(Protocol):
 
         The same run and round is started once on its host, however often this
         is called. Ends in a `RunEnded`; the agent's first sign of life is a
-        `RunSeen`. Failures arrive as events too.
+        `RunSeen`, and where it waits in a queue before that, each reason is a
+        `RunQueued`. Failures arrive as events too.
         """
 
     def stop(self, order: RunRequest, why: str, emit: Emit) -> None:
@@ -212,7 +214,7 @@ class Forges(Protocol):
         """Return the name of our own account there."""
 
     async def pulls(
-        self, forge: Forge, branches: Collection[str], fresh: Collection[int]
+        self, forge: Forge, branches: Collection[str], fresh: Collection[int], *, refreshes: bool = True
     ) -> Mapping[str, PullRequestSnapshot | Unavailable]:
         """
         Return the newest pull request of each head branch that has one, an open one first.
@@ -221,7 +223,8 @@ class Forges(Protocol):
         the forge cannot be asked at all.
 
         One request tells whether anything moved since the last call; details
-        are read of those that did, and of the numbers in `fresh`.
+        are read of those that did, of the numbers in `fresh`, and with
+        `refreshes` of a few others in turn: some things change without a sign.
         """
 
     async def show(self, forge: Forge, want: ForgeView) -> PullRequestSnapshot | None:
@@ -240,7 +243,7 @@ class Forges(Protocol):
         """
 
     async def issue(self, forge: Forge, number: int) -> Issue | None:
-        """Return an issue as it is now, open or closed; None if it was deleted."""
+        """Return an issue as it is now, open or closed; None if it was deleted, or transferred elsewhere."""
 
     async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
         """

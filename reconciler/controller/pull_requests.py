@@ -2,19 +2,22 @@
 Pull request controller: reads pull requests into facts, and shows the status of tasks on the forge.
 """
 
+import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from reconciler.controller.hints import Hints
 from reconciler.controller.inbox import Inbox
+from reconciler.controller.merge_turns import MergeTurns
 from reconciler.controller.poller import Latch, Poller
 from reconciler.controller.ports import Clock, FleetView, Forges
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import PullRequestSeen
 from reconciler.core.forge.presentation import desired_view, is_shown
-from reconciler.core.forge.pull_request import is_followed
-from reconciler.core.model.forge import ForgeView, Hint, PullRequestSnapshot
+from reconciler.core.forge.pull_request import is_followed, may_merge
+from reconciler.core.model.forge import ForgeView, Hint, MergeRefusal, PullRequestSnapshot
 from reconciler.core.model.specs import Forge, Repo, Task
 from reconciler.core.model.status import Status
 from reconciler.core.runs.start_point import pull_bases
@@ -23,6 +26,9 @@ log = logging.getLogger(__name__)
 
 MEMORY = timedelta(days=1)
 """After a restart, tasks that settled within this time are shown on the forge once more."""
+
+AT_ONCE = 4
+"""Tasks of a repo that are shown at a time."""
 
 SOON = timedelta(seconds=5)
 """First delay before a merge is retried that the forge was not ready for; doubles each time."""
@@ -65,8 +71,10 @@ class PullRequestController:
         self._failing_since: dict[str, datetime] = {}
         """Times since which tasks are settled whose end is shown on the forge."""
         self._hints = Hints[int]()
-        self._visited: set[str] = set()
+        self._refreshed: dict[str, datetime] = {}
+        """When pull requests were read last that gave no sign, by repo."""
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
+        self._turns = MergeTurns(clock, lambda: view.desired.fleet.forge_interval)
         self._bots: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         """Tasks whose pull request could not be read, or not be written to, at the last visit, and why."""
@@ -90,11 +98,20 @@ class PullRequestController:
 
         `latch` is held until that was done.
         """
-        if hint.pull is not None and hint.sender not in self.accounts:  # our own deeds are known
-            for repo in self._view.desired.repos.keys() & hint.repos:
-                self._hints.add(repo, hint.pull, hint.delivery)
+        for repo in self._view.desired.repos.keys() & hint.repos:
+            for number in self._named_by(hint, repo):
+                self._hints.add(repo, number, hint.delivery)
         self.poller.notify(hint.repos, latch=latch)
         self._inbox.wake()
+
+    def _named_by(self, hint: Hint, repo: str) -> Iterable[int]:
+        """Yield the pull requests that a hint is about; our own deeds are known."""
+        if hint.pull is not None and hint.sender not in self.accounts:
+            yield hint.pull
+        for name in self._watched.get(repo, ()) if hint.commit else ():
+            status = self._view.statuses.get(name)
+            if status and status.review.pull_request and status.head_commit == hint.commit:
+                yield status.review.pull_request.number
 
     @property
     def accounts(self) -> Collection[str]:
@@ -153,32 +170,71 @@ class PullRequestController:
         branches = {name: branch for name in names if (branch := self._branch(name))}
         bot, at = await self._bot(repo.forge), self._clock()
         fresh = self._fresh(repo.name, names, hints)
-        pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh)
-        self._visited.add(repo.name)
+        refreshes = self._is_refresh_due(repo.name, at)
+        pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh, refreshes=refreshes)
+        if refreshes:
+            self._refreshed[repo.name] = at
         by_task = {name: pulls[branch] for name, branch in branches.items() if branch in pulls}
         for name, pull in by_task.items():
             if isinstance(pull, PullRequestSnapshot):
                 self._see(name, pull, at, bot=bot, delivery=hints.get(pull.number))
         await self._inbox.wait_recorded()
-        for name in names:
-            await self._try_to_show(repo, repo.forge, name, by_task.get(name), bot)
+        await self._show_all(repo, repo.forge, {name: by_task.get(name) for name in names}, bot)
+
+    def _is_refresh_due(self, repo: str, at: datetime) -> bool:
+        """Return whether pull requests are read that gave no sign: in its turn, however often hints come."""
+        last = self._refreshed.get(repo)
+        return last is None or not last <= at < last + self._view.desired.fleet.forge_interval / 2
+
+    async def _show_all(
+        self,
+        repo: Repo,
+        forge: Forge,
+        pulls: Mapping[str, PullRequestSnapshot | Unavailable | None],
+        bot: str,
+    ) -> None:
+        """Show tasks, some at a time; then those that are to be merged, in turn."""
+        merging, gate = self._to_merge(repo, pulls, bot), asyncio.Semaphore(AT_ONCE)
+
+        async def show(name: str) -> MergeRefusal | None:
+            async with gate:
+                return await self._try_to_show(repo, forge, name, pulls[name], bot)
+
+        await asyncio.gather(*(show(name) for name in pulls if name not in merging))
+        pause = await self._turns.merge(repo.name, merging, show)
+        if pause is not None:
+            self.poller.notify([repo.name], at=self._clock() + pause)
+
+    def _to_merge(
+        self, repo: Repo, pulls: Mapping[str, PullRequestSnapshot | Unavailable | None], bot: str
+    ) -> Mapping[str, int]:
+        """Return the tasks whose pull requests are to be merged now, with their numbers."""
+        numbers = {}
+        for name, pull in pulls.items():
+            task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
+            if task is None or status is None or not isinstance(pull, PullRequestSnapshot):
+                continue
+            if may_merge(task, status, pull, repo, bot=bot):
+                numbers[name] = pull.number
+        return numbers
 
     async def _try_to_show(
         self, repo: Repo, forge: Forge, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str
-    ) -> None:
+    ) -> MergeRefusal | None:
         """Show a task; one that cannot be read or shown says why, and holds up no other."""
         self._failed.pop(name, None)
         try:
             if isinstance(pull, Unavailable):
                 self._failed[name] = f"its pull request cannot be read: {pull}"
             else:
-                await self._show(repo, forge, name, pull, bot)
+                return await self._show(repo, forge, name, pull, bot)
         except Unavailable as error:
             log.warning("task %s is not shown on its forge now: %s", name, error)
             self._failed[name] = f"it is not shown on its forge: {error}"
         except Exception as error:
             log.exception("task %s cannot be shown on its forge; the others are", name)
             self._failed[name] = f"showing it on its forge failed by a mistake of the reconciler: {error!r}"
+        return None
 
     def _fresh(self, repo: str, names: Iterable[str], hints: Collection[int]) -> Collection[int]:
         """
@@ -190,35 +246,52 @@ class PullRequestController:
         statuses = (self._view.statuses.get(name) for name in names)
         pulls = (status.review.pull_request for status in statuses if status)
         ours = {pull.number for pull in pulls if pull}
-        return ours.intersection(hints) if repo in self._visited else ours
+        return ours.intersection(hints) if repo in self._refreshed else ours
 
     async def _show(
         self, repo: Repo, forge: Forge, name: str, pull: PullRequestSnapshot | None, bot: str
-    ) -> None:
-        """Show the status of a task on the forge, unless it is shown already."""
+    ) -> MergeRefusal | None:
+        """Show the status of a task on the forge, unless it is shown already; return why it is not merged."""
         task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if task is None or status is None:
-            return
+            return None
         host = self._view.hosts.get(status.assigned_host or "")
         address = f"{self._address}{name}" if self._address else ""
         bases = pull_bases(task, repo, self._view.desired, self._view.statuses)
         wanted = desired_view(task, status, repo, pull, bot=bot, host=host, address=address, bases=bases)
-        if wanted is None or self._shown.get(name) == (wanted, pull):
+        if wanted is None or self._is_done(repo.name, name, (wanted, pull)):
             self._rest(name, status)
-            return
+            return None
         at = self._clock()
         after = await self._forges.show(forge, wanted)
         if wanted.merges and not (after and after.is_merged):
-            self._wait_for_merge(repo, name)
+            self._await_merge(repo, name, wanted, after)
         else:
             self._shown[name] = wanted, after
             self._patience.pop(name, None)
             self._rest(name, status)
         if after is not None and after != pull:
             self._see(name, after, at, bot=bot)
+        return after.refusal if after else None
 
-    def _wait_for_merge(self, repo: Repo, name: str) -> None:
+    def _is_done(self, repo: str, name: str, shown: tuple[ForgeView, PullRequestSnapshot | None]) -> bool:
+        """Return whether that is shown already; a merge that was refused is asked for again after a time."""
+        if self._shown.get(name) != shown:
+            return False
+        if name not in self._patience:
+            return True
+        _, at = self._patience[name]
+        self.poller.notify([repo], at=at)
+        return at > self._clock()
+
+    def _await_merge(
+        self, repo: Repo, name: str, wanted: ForgeView, after: PullRequestSnapshot | None
+    ) -> None:
         """Schedule another poll with a growing delay: some merges are never allowed."""
+        if after and after.refusal:
+            if after.refusal.kind == "computing":  # that is up to the repo
+                return
+            self._shown[name] = wanted, replace(after, refusal=None)
         now = self._clock()
         wait, at = self._patience.get(name, (SOON, now))
         if at <= now:  # else it was tried sooner, as something else was new

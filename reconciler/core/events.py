@@ -64,6 +64,18 @@ class RunSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunQueued:
+    """A part of a round waits in the queue of its host's scheduler, or does so no more."""
+
+    task: str
+    run: str
+    round: int
+    at: datetime
+    message: str
+    """What it waits for; empty once it has begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded:
     """A round is over: the agent ended, its work was checked and brought back."""
 
@@ -309,6 +321,8 @@ class ChangesRequested(Event):
     """Ids of the reviews that are there by now; all of them are answered with this."""
     last_comment: int = 0
     """Id of the last comment that is there by now; 0 if there is none."""
+    last_edit: datetime | None = None
+    """When the comments that are there were changed last."""
     head: str | None = None
     """Head of the branch to continue from, if it is not the delivered one."""
 
@@ -325,7 +339,8 @@ class Escalated(Event):
     reviewed: tuple[int, ...] = ()
     """As in `ChangesRequested`: what led here must not lead here again."""
     last_comment: int = 0
-    """As in `ChangesRequested`."""
+    last_edit: datetime | None = None
+    """As in `ChangesRequested`, both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -327,7 +327,11 @@ def _cleared(status: Status) -> StatusChanges:
         "failures": 0,
         "uncounted": 0,
         "failed_starts": 0,
-        "review": ReviewState(answered=status.review.answered, last_comment=status.review.last_comment),
+        "review": ReviewState(
+            answered=status.review.answered,
+            last_comment=status.review.last_comment,
+            last_edit=status.review.last_edit,
+        ),
         "not_before": None,
         "failure": None,
         "checks": (),
@@ -512,6 +516,7 @@ def _escalated(event: Escalated, status: Status) -> StatusChanges:
                 "notes": event.reviews or status.review.notes,
                 "answered": event.reviewed or status.review.answered,
                 "last_comment": max(event.last_comment, status.review.last_comment),
+                "last_edit": event.last_edit or status.review.last_edit,
             }
         ),
     }
@@ -571,6 +576,7 @@ def _changes_requested(event: ChangesRequested, status: Status) -> StatusChanges
             notes=event.reviews,
             answered=event.reviewed or status.review.answered,
             last_comment=max(event.last_comment, status.review.last_comment),
+            last_edit=event.last_edit or status.review.last_edit,
         ),
         "head_commit": event.head or status.head_commit,
         "last_activity_at": event.origin.at,

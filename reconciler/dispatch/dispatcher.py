@@ -10,11 +10,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from reconciler import log_fields
 from reconciler.controller.ports import Emit
 from reconciler.core.errors import Refused, Unavailable
-from reconciler.core.events import RunEnded, RunSeen
+from reconciler.core.events import RunEnded, RunQueued, RunSeen
 from reconciler.core.masking import Mask
 from reconciler.core.model.runs import Assignment, Claim, FailureClass, Report, RunRequest, Verdict
 from reconciler.core.model.specs import Host, Repo
@@ -29,7 +30,7 @@ from reconciler.dispatch.retrying import ON_RETRY, StepFailed
 from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, Round
 from reconciler.dispatch.runs import Pace, RunEnding
 from reconciler.dispatch.secrets import InjectedSecrets
-from reconciler.dispatch.session import HostSession, open_session, usual_pace
+from reconciler.dispatch.session import HostSession, is_same_place, open_session, usual_pace
 from reconciler.dispatch.shown_logs import WITHHELD, ShownLogs
 from reconciler.dispatch.transport import Transport
 from reconciler.dispatch.verify import verify
@@ -45,6 +46,14 @@ _MOST_REMEMBERED = 512
 """Tasks whose secrets are kept in memory; those of others are masked as after a restart."""
 _FAREWELL = 10.0
 """Seconds that the follower of a stopped run has to report its end, before it is reported without it."""
+
+
+class _Subject(TypedDict):
+    """What a fact of a run is about."""
+
+    task: str
+    run: str
+    round: int
 
 
 class Dispatcher:
@@ -242,16 +251,16 @@ class Dispatcher:
     async def _carry_out(self, order: RunRequest, emit: Emit, *, may_adopt: bool) -> None:
         def seen() -> None:
             prompt = sha256(order.prompt)
-            emit(
-                RunSeen(
-                    task=order.task, run=order.run, round=order.round, at=self._clock(), prompt_sha256=prompt
-                )
-            )
+            emit(RunSeen(**about, at=self._clock(), prompt_sha256=prompt))
 
+        def queued(message: str) -> None:
+            emit(RunQueued(**about, at=self._clock(), message=message))
+
+        about = _Subject(task=order.task, run=order.run, round=order.round)
         _bind_log_fields(order)
         ON_RETRY.set(partial(self._note_retry, order.key))
         try:
-            report = await self._report(order, seen, may_adopt=may_adopt)
+            report = await self._report(order, seen, queued, may_adopt=may_adopt)
         finally:
             self._retries.pop(order.key, None)
             del self._tasks[order.key]  # before the event is emitted: its receiver may read `followed`
@@ -264,9 +273,16 @@ class Dispatcher:
         else:
             self._retries.setdefault(key, (asyncio.get_running_loop().time(), why))
 
-    async def _report(self, order: RunRequest, seen: Callable[[], None], *, may_adopt: bool) -> Report:
+    async def _report(
+        self,
+        order: RunRequest,
+        seen: Callable[[], None],
+        queued: Callable[[str], None],
+        *,
+        may_adopt: bool,
+    ) -> Report:
         try:
-            return await self._round(order, may_adopt=may_adopt).carry_out(seen)
+            return await self._round(order, may_adopt=may_adopt).carry_out(seen, queued)
         except StepFailed as error:
             return _failure(error.kind, str(error))
         except Exception as error:
@@ -331,11 +347,7 @@ class Dispatcher:
     def _host_session(self, host: Host) -> HostSession:
         transport = self._transports(host)
         session = self._sites.get(host.name)
-        if (
-            session
-            and session.transport is transport
-            and (session.shell, session.workdir) == (host.shell, host.workdir)
-        ):
+        if session and session.transport is transport and is_same_place(session, host):
             return session
         host_session = open_session(
             host,

@@ -10,6 +10,7 @@ import asyncio
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,10 +19,10 @@ from reconciler.core.model.specs import Host
 from reconciler.core.text import one_line, tail
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.proofs import Proofs
-from reconciler.dispatch.protocol import Stage, agent_id, agent_job
+from reconciler.dispatch.protocol import RunState, Stage, agent_id, agent_job
 from reconciler.dispatch.retrying import StepFailed
-from reconciler.dispatch.runs import Bounds, RunEnding, Runs
-from reconciler.dispatch.session import open_session, usual_pace
+from reconciler.dispatch.runs import Bounds, RunEnding
+from reconciler.dispatch.session import HostSession, open_session, usual_pace
 from reconciler.dispatch.transport import Transport
 
 DRY_RUN_FOLDER = "host-check"
@@ -56,6 +57,8 @@ class DryRun:
     """What agents could reach there, and should not."""
     held_by: tuple[str, ...] = ()
     """Means by which the processes of a run are found at its end: `cgroup`, `reaper`, `mark`."""
+    is_shared: bool | None = None
+    """Whether a node of a cluster has the working folder too; None if that is not known, or not asked."""
 
     @property
     def description(self) -> str:
@@ -74,14 +77,18 @@ async def dry_run(host: Host, transport: Transport, *, token: str) -> DryRun:
             )
         except StepFailed as error:
             return DryRun(problems=(str(error),))
-        return await _run_dry(host, transport, host_session.runs, logs, agent_id(f"check.g{token[:8]}.a1", 1))
+        return await _run_dry(host, host_session, logs, agent_id(f"check.g{token[:8]}.a1", 1))
 
 
-async def _run_dry(host: Host, transport: Transport, runs: Runs, logs: LogFolder, run_id: str) -> DryRun:
+async def _run_dry(host: Host, session: HostSession, logs: LogFolder, run_id: str) -> DryRun:
+    runs, waits_for = session.runs, list[str]()
     try:
         async with asyncio.timeout(_PATIENCE):
-            return await _carry_out(host, transport, runs, logs, run_id)
+            return await _carry_out(host, session, logs, run_id, waits_for)
     except TimeoutError:
+        if waits_for:
+            warning = f"it could not be tried: after {_PATIENCE:g} s a run still waited {waits_for[-1]}"
+            return DryRun(warnings=(warning,))
         return DryRun(problems=(f"no run was over within {_PATIENCE:g} s; see whether it is overloaded",))
     except (Unavailable, Refused) as error:
         return DryRun(problems=(f"no run can be carried out: {error}",))
@@ -93,14 +100,27 @@ async def _run_dry(host: Host, transport: Transport, runs: Runs, logs: LogFolder
         await runs.close()
 
 
-async def _carry_out(host: Host, transport: Transport, runs: Runs, logs: LogFolder, run_id: str) -> DryRun:
+async def _carry_out(
+    host: Host, session: HostSession, logs: LogFolder, run_id: str, waits_for: list[str]
+) -> DryRun:
+    """Return what came of the run; as long as it waits in a queue, `waits_for` ends in what for."""
+
+    def look(state: RunState) -> None:
+        waits_for[:] = [scheduler.wait_message(state.why)] if state.stage is Stage.QUEUED else []
+
+    runs, scheduler = session.runs, session.scheduler
     env = {**host.env, "REHEARSED": _PROMPT}
-    job = agent_job(("sh", "-c", _SCRIPT, "sh", _PROMPT), env=env, folder="/")
+    job = scheduler.job_head((), timedelta(seconds=_TIMEOUT)) + agent_job(
+        ("sh", "-c", _SCRIPT, "sh", _PROMPT), env=env, folder="/"
+    )
     held_by = await runs.means()
     state = await runs.start(run_id, job, _PROMPT.encode(), timeout=_TIMEOUT, ending=_ENDING)
-    state = await runs.follow(run_id, state, Bounds(output=2**20, time=_TIMEOUT), _ENDING)
+    bounds = Bounds(output=2**20, time=_TIMEOUT, on_look=look)
+    state = await runs.follow(run_id, state, bounds, _ENDING)
     stderr = logs.read(run_id, "err").decode(errors="replace")
     if state.stage is not Stage.DONE or state.exit_code != 0:
+        if state.why in scheduler.ends:
+            return DryRun(problems=(f"no run can be carried out: {scheduler.ends[state.why].message}",))
         how = state.stage if state.stage is not Stage.DONE else f"exit code {state.exit_code}"
         last_lines = one_line(tail(stderr, lines=2, characters=300))
         return DryRun(
@@ -116,7 +136,8 @@ async def _carry_out(host: Host, transport: Transport, runs: Runs, logs: LogFold
             problems=("no SSH agent is forwarded to it; see SSH_AUTH_SOCK here, AllowAgentForwarding there",),
             held_by=held_by,
         )
-    return DryRun(warnings=tuple(await _warnings(host, transport, uid, boot, left)), held_by=held_by)
+    warnings = await _warnings(host, session.transport, uid, boot, "" if scheduler.has_queue else left)
+    return DryRun(warnings=tuple(warnings), held_by=held_by, is_shared=scheduler.has_queue or None)
 
 
 async def _warnings(host: Host, transport: Transport, uid: str, boot: str, left: str) -> list[str]:

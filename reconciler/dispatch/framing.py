@@ -44,8 +44,10 @@ _LINE = 64
 
 _START = re.compile(r"\{(?=\s*(?:[\"}]|$))|\[(?=\s*(?:\{|\]|$))")
 """Possible beginnings of JSON in a line."""
+_CLOSE = re.compile(rb"[\]}][^\]}\[{\"]*\Z")
+"""The end of a value, and perhaps of a colour."""
 _ARRAY = re.compile(rb"\s*\[\s*\{")
-_ELEMENT = re.compile(r"\s*[\[,]?\s*(?=\{)")
+_ELEMENT = re.compile(r"\s*,\s*(?=\{)")
 _PARTS = re.compile(rb"[^\r]+")
 """What stands between two carriage returns."""
 _LEXICAL = re.compile(r'(?:[^"A-Za-z]|"(?:[^"\\]|\\.)*+"|true|false|null|NaN|Infinity)*+')
@@ -186,10 +188,10 @@ class Framer:
                 continue
             self._take_lines(whole + newline)
             self._end_rest()
-            is_too_long = len(begun) >= MOST_EVENT and not begun.endswith(b"\n")
-            if not self._block and _ARRAY.match(begun) and (is_too_long or _is_heavy(begun)):
-                self._read_array(begun, stream)
-            elif not is_too_long:
+            is_whole = len(begun) < MOST_EVENT or begun.endswith(b"\n")
+            if not self._block and (_is_array(begun) if is_whole else _ARRAY.match(begun)):
+                self._read_array(begun, BytesIO() if is_whole else stream)
+            elif is_whole:
                 self._take(begun)
             else:
                 self._parse_long_line(begun, stream)
@@ -197,26 +199,31 @@ class Framer:
         self._end()
 
     def _read_array(self, begun: bytes, stream: BinaryIO) -> None:
-        """Pass on the events of an array on one line that is too long to be read at once, one by one."""
+        """Pass on the events of an array on one line that takes much memory as a whole, one by one."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        text, at, events, more = decoder.decode(begun), 0, self.events, begun
-        while match := _ELEMENT.match(text, at):
+        text, events, more = decoder.decode(begun), self.events, begun
+        at = text.index("{")
+        while True:
             try:
-                value, at = _DECODER.raw_decode(text, match.end())
+                value, end = _DECODER.raw_decode(text, at)
             except (ValueError, RecursionError):  # or it goes on in what follows
                 more = b"" if more.endswith(b"\n") else stream.readline(max(_LINES, len(text) - at))
                 if not more or len(text) - at >= MOST_EVENT:
+                    end = len(text)
                     break
                 text, at = text[at:] + decoder.decode(more), 0
                 continue
-            self._emit_all(value, is_spliced=False, text=text[match.end() : at])
-            while len(text) - at < _BETWEEN_ELEMENTS and more and not more.endswith(b"\n"):
-                more = stream.readline(_LINES)
-                text, at = text[at:] + decoder.decode(more), 0
+            self._emit_all(value, is_spliced=False, text=text[at:end])
             if len(self._found) >= MOST_BATCH:
                 self._pass_on()
+            while len(text) - end < _BETWEEN_ELEMENTS and more and not more.endswith(b"\n"):
+                more = stream.readline(_LINES)
+                text, end = text[end:] + decoder.decode(more), 0
+            if not (match := _ELEMENT.match(text, end)):
+                break
+            at = match.end()
         self._pass_on()
-        self.was_cut = not text.startswith("]", at)
+        self.was_cut = not text[end:].lstrip().startswith("]")
         self._count_noise(self.events == events)
         while more and not more.endswith(b"\n"):
             more = stream.readline(MOST_EVENT)
@@ -437,16 +444,12 @@ class Framer:
             return False
         if b"}" not in part and self._blocks >= MOST_BLOCKS:
             return False
-        text = part.decode("utf-8", "replace")
-        plain = harmless(text).strip()
-        # A value of the line as it was printed; of a plain object, `_scan` does as well.
-        begin = text.lstrip()[:1]
-        if plain[-1:] in ("]", "}") and (begin == "[" or (begin == "{" and plain != text.strip())):
+        if _is_closed(part):  # a value of the line as it was printed
             try:
                 return self._emit_all(json.loads(part), is_spliced=False)
             except (ValueError, RecursionError):
                 pass
-        return self._scan(plain)
+        return self._scan(_plain(part).strip())
 
     def _scan(self, text: str) -> bool:
         """Pass on the values of a line, in order, up to the first broken one."""
@@ -535,6 +538,21 @@ class Framer:
             self._give_up()
 
 
+def _is_closed(part: bytes) -> bool:
+    """Tell whether a line begins and ends like a value; of a plain short object that need not be known."""
+    text = part.strip()
+    if text[:1] not in (b"{", b"[") or not (text.endswith((b"}", b"]")) or _CLOSE.search(text)):
+        return False
+    return text[:1] == b"[" or len(text) > _LIGHT or not _is_plain(text)
+
+
+def _is_plain(text: bytes) -> bool:
+    try:
+        return is_harmless(text)
+    except UnicodeDecodeError:
+        return False
+
+
 def _is_broken(line: str) -> bool:
     """Tell whether a line begins with an object that is certainly broken; quicker than to parse it."""
     last = _LEXICAL.match(line)
@@ -574,6 +592,22 @@ def _is_heavy(text: str | bytes) -> bool:
 
 _VALUE = 80
 """Bytes that a small value takes, about."""
+
+
+def _is_array(line: bytes) -> bool:
+    """Tell whether a line is an array of objects from its beginning to its end."""
+    begin = _ARRAY.match(line)
+    if not begin:
+        return False
+    text, at = line.decode("utf-8", "replace"), begin.end() - 1
+    try:
+        while True:
+            _, end = _DECODER.raw_decode(text, at)
+            if not (match := _ELEMENT.match(text, end)):
+                return text[end:].strip() == "]"
+            at = match.end()
+    except (ValueError, RecursionError):
+        return False
 
 
 def _line_end(text: str, at: int) -> int:

@@ -18,6 +18,8 @@ from reconciler.core.model.specs import Host, HostAdapter
 from reconciler.core.model.status import HostCli, HostStatus
 from reconciler.core.text import one_line
 from reconciler.core.version import check_version
+from reconciler.dispatch.schedulers import scheduler_of
+from reconciler.dispatch.schedulers.base import SchedulerFacts
 from reconciler.dispatch.transport import SAFE_WORD, CommandResult, Transport
 
 N = TypeVar("N", int, float)
@@ -76,6 +78,8 @@ class HostFacts:
     """Login shell of the user."""
     git: str | None = None
     """Version."""
+    scheduler: SchedulerFacts | None = None
+    """What starts runs there, if it is not the host itself."""
     clis: Mapping[str, CliFacts] | None = None
     """By adapter; those without a version probe are not in it. None if none was asked."""
 
@@ -161,6 +165,8 @@ def host_problems(facts: HostFacts, now: datetime) -> Iterator[str]:
 def faults(facts: HostFacts, *, was_broken: bool = False) -> Iterator[str]:
     """Yield why no run can start on a host, and what to do; without figures, which change at each probe."""
     often = 2 if was_broken else 1
+    if facts.scheduler:
+        yield from facts.scheduler.faults
     if facts.git is None:
         yield "git is missing; install it, workspaces need it"
     if not facts.workdir_writable:
@@ -204,6 +210,7 @@ def _script(host: Host, adapters: Sequence[Adapter], workdir: str) -> str:
         _SCRIPT.read_text(),
         *asks,
         "tell_host",
+        scheduler_of(host).probe,
         "wait",
         *tells,
         "echo end",
@@ -232,7 +239,7 @@ def _facts(host: Host, answer: CommandResult, latency: float) -> HostFacts:
     for line in answer.stdout.partition(b"\ncli ")[0].decode(errors="replace").splitlines():
         name, _, value = line.partition(" ")
         values[name] = one_line(value)
-    return HostFacts(
+    facts = HostFacts(
         latency=latency,
         os=values.get("os"),
         arch=values.get("arch"),
@@ -251,6 +258,20 @@ def _facts(host: Host, answer: CommandResult, latency: float) -> HostFacts:
         shell=values.get("shell"),
         git=values["git"].removeprefix("git version ") if "git" in values else None,
     )
+    return _with_scheduler(host, facts, values)
+
+
+def _with_scheduler(host: Host, facts: HostFacts, values: Mapping[str, str]) -> HostFacts:
+    """
+    Return the facts of a host with those of its scheduler; it is as unreachable as that.
+
+    A login node may be another at each connection, and its load is not that of the nodes.
+    """
+    try:
+        scheduler = scheduler_of(host).facts(values)
+    except Unavailable as error:
+        raise Unavailable(f"host {host.name}: {error}") from error
+    return replace(facts, scheduler=scheduler, boot_id=None, load=None) if scheduler else facts
 
 
 def _number(values: Mapping[str, str], name: str, kind: Callable[[str], N]) -> N | None:

@@ -33,7 +33,13 @@ class Stage(StrEnum):
     """Nothing is known of it."""
     UNSTARTED = "unstarted"
     """A start was begun and not completed."""
+    QUEUED = "queued"
+    """Its job waits in the queue of a scheduler, or is about to begin."""
+    DROPPED = "dropped"
+    """The queue let go of its job before it began."""
     RUNNING = "running"
+    ENDING = "ending"
+    """Its exit is on record; its job is on the way out of the queue, which will know why."""
     ORPHAN = "orphan"
     """It runs without its supervisor; its exit code will not be known."""
     DONE = "done"
@@ -48,8 +54,13 @@ class Stage(StrEnum):
 
     @property
     def is_alive(self) -> bool:
-        """Whether the agent may still be at work."""
-        return self in {Stage.RUNNING, Stage.ORPHAN}
+        """Whether the agent may still be at work, or may begin by itself."""
+        return self is Stage.QUEUED or self.has_begun
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the agent was started, and may still be at work."""
+        return self in {Stage.RUNNING, Stage.ORPHAN, Stage.ENDING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +73,12 @@ class RunState:
     out_bytes: int = 0
     err_bytes: int = 0
     seconds: float = 0.0
-    """Wall clock."""
+    """Wall clock; of one in a queue, how long it has been there."""
     why: str = ""
-    """`exit` when it ended by itself; else why it was ended."""
+    """
+    `exit` when it ended by itself; else why it was ended. Of one in a queue why it waits, and of
+    one that the queue let go of how: in the scheduler's words.
+    """
     lock: str = ""
     """Of the start that made it alive: what its record names, or what its seal opens. See `proofs`."""
 
@@ -215,9 +229,11 @@ def _setting(env: Mapping[str, str], folder: str) -> list[str]:
 def parse_state(fields: Sequence[str]) -> RunState:
     """Return the state in the fields of an answer. Raises Unavailable if they are malformed."""
     try:
-        stage = Stage(fields[0])
+        stage, rest = Stage(fields[0]), (*fields[1:], "", "", "")
+        if stage is Stage.QUEUED:
+            return RunState(stage, lock=rest[0], seconds=float(rest[1] or 0), why=rest[2])
         if stage is not Stage.DONE:
-            return RunState(stage, lock=fields[1] if len(fields) > 1 else "")
+            return RunState(stage, lock=rest[0], why=rest[1])
         code, out, err, hundredths = map(int, fields[1:5])
         seal = "".join(fields[6:7])
         return RunState(

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import BinaryIO, Protocol, TypeVar
 
@@ -44,7 +44,8 @@ from reconciler.dispatch.protocol import (
 )
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed, retry_until_reachable
-from reconciler.dispatch.runs import GAVE_UP, Bounds, RunEnding
+from reconciler.dispatch.runs import GAVE_UP, QUEUE, Bounds, RunEnding
+from reconciler.dispatch.schedulers.base import Scheduler
 from reconciler.dispatch.secrets import WITHHELD, InjectedSecrets, find_known, find_secrets
 from reconciler.dispatch.session import HostSession
 from reconciler.dispatch.validation import read_checks
@@ -82,6 +83,10 @@ _ENDED: Mapping[str, tuple[FailureClass, str]] = {
     ),
     CANCELLED: (FailureClass.CANCELLED, "the run was stopped"),
     FOLDER_GONE: (FailureClass.HOST, f"host {{host}}: the run's folder was removed under it; {_REMOVED}"),
+    QUEUE: (
+        FailureClass.HOST,
+        "host {host}: the run waited in the queue for {queue} (`queue_timeout`) and was taken back",
+    ),
     "workspace": (FailureClass.HOST, f"host {{host}}: the workspace was gone before the start; {_REMOVED}"),
     "shell": (
         FailureClass.HOST,
@@ -92,7 +97,7 @@ _ENDED: Mapping[str, tuple[FailureClass, str]] = {
         "host {host}: {program} is not there; install it, or name its `path` under the host's `adapters`",
     ),
 }
-_NOT_BEGUN = frozenset({"workspace", "shell"})
+_NOT_BEGUN = frozenset({"workspace", "shell", QUEUE})
 """Those of them for which the host kept the agent from its start."""
 _UNKNOWN: Mapping[Stage, str] = {
     Stage.LOST: "the run is over and how it ended was not recorded: its processes were killed from outside, "
@@ -136,18 +141,25 @@ class Round:
     secrets: InjectedSecrets = field(default_factory=InjectedSecrets)
     """Secrets that the rounds of the task were given."""
 
-    async def carry_out(self, seen: Callable[[], None]) -> Report:
-        """Return the report on the round; `seen` is called when the agent is seen alive."""
+    async def carry_out(
+        self, seen: Callable[[], None], queued: Callable[[str], None] = lambda _: None
+    ) -> Report:
+        """
+        Return the report on the round; `seen` is called when the agent is seen alive.
+
+        `queued` is called with each reason for which a part of it waits in a
+        queue, and with an empty one when that is over.
+        """
         try:
             prepared, state = await self._begin()
         except StepFailed as error:
             # Of a later round the agent may have damaged its workspace; and the attempt began before it.
             began = self.order.round > 1 or not error.on_host
             return Report(verdict=failed(Verdict(outcome="failed"), error), started=began)
-        if state.stage.is_alive:
-            seen()
+        begin = _Beginning(seen, queued, self.host_session.scheduler)
+        begin.look(state)
         try:
-            state = await self._settled(self._agent, await self._follow_agent(state))
+            state = await self._settled(self._agent, await self._follow_agent(state, begin))
             notes = await self._take_over_scripts("while the agent was at work")
         except StepFailed as error:
             return masked(Report(verdict=failed(Verdict(outcome="failed"), error)), self.secrets.mask)
@@ -155,10 +167,10 @@ class Round:
         verdict = await asyncio.to_thread(self._judge, state, mask)  # much to read, perhaps
         verdict = verdict.model_copy(update={"notes": (*verdict.notes, *notes)})
         try:
-            report = await self._report(prepared, verdict, mask)
+            report = await self._report(prepared, verdict, mask, queued)
         except StepFailed as error:
             report = Report(verdict=failed(verdict, error), base_commit=prepared.base, touched=error.touched)
-        if state.why in _NOT_BEGUN:
+        if state.why in _NOT_BEGUN or state.stage is Stage.DROPPED:
             report = report.model_copy(update={"started": False})
         return masked(report, mask)
 
@@ -173,7 +185,7 @@ class Round:
         host_runs = await self.host_session.runs.stat([self._validation])
         if await self._clear_validation(host_runs.states[self._validation]):
             prepared = await self.host_session.workspaces.prepare(self.order, self.repository)
-        return await self._validate(prepared, Mask())
+        return await self._validate(prepared, Mask(), lambda _: None)
 
     async def cancel(self) -> None:
         """End agent and validation, and prevent them from starting later."""
@@ -270,7 +282,7 @@ class Round:
                 return replace(self.secrets.mask, withheld=WITHHELD)
         return self.secrets.mask
 
-    async def _follow_agent(self, state: RunState) -> RunState:
+    async def _follow_agent(self, state: RunState, begin: "_Beginning") -> RunState:
         streamed = self.order.adapter.output.streamed
         bounds = Bounds(
             silence=self.order.stall_timeout.total_seconds(),
@@ -279,6 +291,8 @@ class Round:
             give_up=self.order.adapter.output.give_up,
             give_up_after=self.order.adapter.output.give_up_after,
             counter=FigureCounter(streamed, self.logs, self._agent) if streamed else None,
+            queue=self._longest_wait,
+            on_look=begin.look,
         )
         return await self._follow(self._agent, state, bounds)
 
@@ -325,7 +339,11 @@ class Round:
 
         The seal on it says both. Raises StepFailed for an end that somebody else wrote.
         """
-        if state.stage in {Stage.LOST, Stage.ORPHAN}:  # there was no supervisor to end the other processes
+        if state.stage in {
+            Stage.LOST,
+            Stage.ORPHAN,
+            Stage.DROPPED,
+        }:  # there was no supervisor to end the other processes
             await retry_until_reachable(
                 lambda: self.host_session.runs.cancel(run_id, CANCELLED, self._ending)
             )
@@ -406,7 +424,9 @@ class Round:
 
     # --- What it leaves -----------------------------------------------------
 
-    async def _report(self, prepared: Prepared, verdict: Verdict, mask: Mask) -> Report:
+    async def _report(
+        self, prepared: Prepared, verdict: Verdict, mask: Mask, queued: Callable[[str], None]
+    ) -> Report:
         await self._clear_validation(await self._stat(self._validation))
         declared = await self._declared(mask) if may_declare(verdict) else None
         if declared or verdict.outcome == "failed":
@@ -416,7 +436,7 @@ class Round:
         if isinstance(taken, Unfinished):  # a round for the agent, as below; nothing of it is validated
             check = taken.withheld(mask).check()
             return Report(verdict=verdict, checks=(check,), base_commit=prepared.base)
-        checks = await self._validate(prepared, mask)
+        checks = await self._validate(prepared, mask, queued)
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
         if report.failed_check or taken is None or self.repository is None:
             return report
@@ -461,7 +481,9 @@ class Round:
         taken = await retry_until_reachable(lambda: workspaces.take_up(self.order, repository))
         return taken if isinstance(taken, Unfinished) else replace(taken, base=prepared.base)
 
-    async def _validate(self, prepared: Prepared, mask: Mask) -> tuple[Check, ...]:
+    async def _validate(
+        self, prepared: Prepared, mask: Mask, queued: Callable[[str], None]
+    ) -> tuple[Check, ...]:
         order = self.order
         if not order.validation:
             return ()
@@ -469,7 +491,8 @@ class Round:
             order.validation, env=self._environment(), folder=prepared.folder, shell=order.host.shell
         )
         state = await self._start(self._validation, job)
-        bounds = Bounds(output=self._most_output, time=self.order.timeout.total_seconds())
+        begin = _Beginning(lambda: None, queued, self.host_session.scheduler)
+        bounds = Bounds(output=self._most_output, time=self.order.timeout.total_seconds(), on_look=begin.look)
         state = await self._settled(self._validation, await self._follow(self._validation, state, bounds))
         if state.exit_code is None:
             raise self._unknown(state)
@@ -526,8 +549,11 @@ class Round:
         self, run_id: str, job: str, stdin: bytes = b"", *, patience: float | None = None
     ) -> RunState:
         timeout = self.order.timeout.total_seconds()
+        head = self.host_session.scheduler.job_head(self.order.requires, self.order.timeout)
         return await retry_until_reachable(
-            lambda: self.host_session.runs.start(run_id, job, stdin, timeout=timeout, ending=self._ending),
+            lambda: self.host_session.runs.start(
+                run_id, head + job, stdin, timeout=timeout, ending=self._ending
+            ),
             patience=patience,
         )
 
@@ -552,6 +578,8 @@ class Round:
         }
 
     def _ended(self, why: str) -> StepFailed:
+        if end := self.host_session.scheduler.ends.get(why):
+            return StepFailed(end.kind, f"host {self.order.host.name}: {end.message}")
         kind, message = _ENDED.get(why, (FailureClass.HOST, "host {host}: the run was ended there: {why}"))
         text = message.format(
             host=self.order.host.name,
@@ -560,10 +588,13 @@ class Round:
             timeout=format_duration(self.order.timeout),
             stall=format_duration(self.order.stall_timeout),
             output=self.order.adapter.limits.output_mb,
+            queue=format_duration(self.host_session.scheduler.queue_timeout or timedelta()),
         )
         return StepFailed(kind, text)
 
     def _unknown(self, state: RunState) -> StepFailed:
+        if state.why in self.host_session.scheduler.ends:
+            return self._ended(state.why)
         message = f"the run is {state.stage}, and how it ended is not known"
         return self._at_fault(_UNKNOWN.get(state.stage, message))
 
@@ -588,8 +619,38 @@ class Round:
         return RunEnding(signal=stop.signal, grace=stop.grace.total_seconds())
 
     @property
+    def _longest_wait(self) -> float | None:
+        """Seconds that the run may wait in the queue of its host, where it has one."""
+        most = self.host_session.scheduler.queue_timeout
+        return None if most is None else most.total_seconds()
+
+    @property
     def _most_output(self) -> int:
         return self.order.adapter.limits.output_mb * _MEBIBYTE
+
+
+class _Beginning:
+    """Tells when a run begins, and what it waits for until then; each once."""
+
+    def __init__(self, seen: Callable[[], None], queued: Callable[[str], None], scheduler: Scheduler) -> None:
+        self._seen = seen
+        self._queued = queued
+        self._scheduler = scheduler
+        self._is_seen = False
+        self._waits_for: str | None = None
+        """None as long as nothing was told: what is on record may be of a process before this one."""
+
+    def look(self, state: RunState) -> None:
+        """Note the state of the run at a look."""
+        if state.stage.has_begun and not self._is_seen:
+            self._is_seen = True
+            self._seen()
+        if not self._scheduler.has_queue or not state.stage.is_alive:
+            return
+        message = self._scheduler.wait_message(state.why) if state.stage is Stage.QUEUED else ""
+        if message != self._waits_for:
+            self._waits_for = message
+            self._queued(message)
 
 
 def failed(verdict: Verdict, error: StepFailed) -> Verdict:

@@ -7,7 +7,7 @@ silence, and output without end.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +23,7 @@ from reconciler.dispatch.protocol import (
     RUN_ID,
     HostRuns,
     RunState,
+    Stage,
     batches,
     lock_of,
     parse_stat,
@@ -38,6 +39,11 @@ log = logging.getLogger(__name__)
 _STREAMS: Sequence[StreamName] = ("out", "err")
 _CHUNK = 255 * 1024
 """Most bytes per read: what one SFTP packet carries."""
+_BACKLOG = 8 * _CHUNK
+"""The same, where much is there already: several packets are under way at a time."""
+_PAUSE_PER_RUN = 0.15
+"""Seconds."""
+_QUIET_EVERY = 4
 _ERR_EVERY = 5
 """stderr is copied at every nth copy of stdout: it is mostly empty before the end."""
 _BACKOFF_CAP = 10.0
@@ -47,6 +53,8 @@ GAVE_UP = "gave-up"
 """Reason in the wrapper's records of a run that was ended because its CLI kept retrying (`give_up`)."""
 _OVERTIME = 30.0
 """Seconds past time and grace after which a run is ended from here: its agent can stop what does it there."""
+QUEUE = "queue"
+"""Reason in the wrapper's records of a run that was ended because it waited in the queue for too long."""
 _MOST_ENDED = 10_000
 """Ends that are kept until they are awaited."""
 
@@ -63,11 +71,15 @@ class Pace:
     """For the output of the runs."""
     liveness: float
     """For the processes; finds runs that ended without a record."""
+    quiet_after: float = 10
+    """A run that printed nothing for so long is copied from only at every fourth of these times."""
 
 
 LOCAL_PACE = Pace(events=0.05, copy=0.25, liveness=5)
 """Polling is cheap locally, and people wait."""
 REMOTE_PACE = Pace(events=0.5, copy=1, liveness=30)
+QUEUE_PACE = Pace(events=2, copy=2, liveness=30)
+"""A look at all processes asks a queue that many share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +107,10 @@ class Bounds:
     """How many such lines in a row it takes."""
     counter: FigureCounter | None = None
     """Counts what it prints, for who looks; None: its events tell nothing as it goes."""
+    queue: float | None = None
+    """Seconds that it may wait in a queue; None: as long as it takes."""
+    on_look: Callable[[RunState], None] = lambda _: None
+    """Called with its state at each look at it while it is alive."""
 
 
 class Runs:
@@ -109,8 +125,10 @@ class Runs:
         logs: LogFolder,
         pace: Pace,
         proofs: Proofs,
+        has_queue: bool = False,
     ) -> None:
         self.host = scripts.host
+        self.has_queue = has_queue
         self.proofs = proofs
         self._scripts = scripts
         self._transport = transport
@@ -219,11 +237,20 @@ class _Watch:
         self.began = self.moved = now
         """When it was first looked at, and when it printed last."""
         self.is_being_ended = False
+        self._state = RunState(Stage.ABSENT)
+        """As it was at the last look."""
         self.over: asyncio.Future[RunState] = asyncio.get_running_loop().create_future()
 
     def measure(self) -> None:
         """Read the offsets from the logs' sizes: a full disk may have cut the last piece."""
         self.at = {stream: self._logs.size(self.run_id, stream) for stream in _STREAMS}
+
+    def look(self, state: RunState, now: float) -> None:
+        """Note its state; its time begins when it does."""
+        if state.stage is Stage.QUEUED or self._state.stage is Stage.QUEUED:
+            self.began = self.moved = now
+        self._state = state
+        self.bounds.on_look(state)
 
     def take(self, stream: StreamName, data: bytes, now: float) -> None:
         """Note new output."""
@@ -257,6 +284,9 @@ class _Watch:
             return "output"
         if self._refusals and self._refusals.longest >= self.bounds.give_up_after:
             return GAVE_UP
+        if self._state.stage is Stage.QUEUED:
+            most = self.bounds.queue
+            return QUEUE if most is not None and self._state.seconds >= most else None
         if (
             self.bounds.time is not None
             and now - self.began >= self.bounds.time + self.ending.grace + _OVERTIME
@@ -285,7 +315,9 @@ class _Follower:
 
     async def follow(self, run_id: str, state: RunState, bounds: Bounds, ending: RunEnding) -> RunState:
         self._is_whole_look_due |= not state.stage.is_alive
-        watch = _Watch(run_id, bounds, ending, self._logs, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        watch = _Watch(run_id, bounds, ending, self._logs, now)
+        watch.look(state, now)
         self._watches[run_id] = watch
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._look_on(), name="follower")
@@ -336,7 +368,7 @@ class _Follower:
         host_runs = await self._look_whole()
         root, events = host_runs.root, host_runs.events_bytes
         next_copy = clock()
-        next_whole = clock() + self._pace.liveness
+        next_whole = clock() + self._pause_between_looks()
         copies = 0
         while self._watches:
             events = await self._read_events(root, events)
@@ -344,12 +376,16 @@ class _Follower:
                 await self._finish_by_hint(root, self._watches[run_id])
             if clock() >= next_copy:
                 next_copy = clock() + self._pace.copy
-                await self._copy_all(root, with_err=copies % _ERR_EVERY == 0)
+                await self._copy_all(root, copies)
                 copies += 1
             if self._is_whole_look_due or clock() >= next_whole:
-                next_whole = clock() + self._pace.liveness
+                next_whole = clock() + self._pause_between_looks()
                 events = min(events, (await self._look_whole()).events_bytes)
             await asyncio.sleep(self._pace.events)
+
+    def _pause_between_looks(self) -> float:
+        """Return seconds; a look costs the host about a millisecond for each run, so many take longer."""
+        return max(self._pace.liveness, _PAUSE_PER_RUN * len(self._watches))
 
     async def _look_whole(self) -> HostRuns:
         self._is_whole_look_due = False
@@ -357,8 +393,14 @@ class _Follower:
         self._failures = 0
         for run_id, state in host_runs.states.items():
             watch = self._watches.get(run_id)
-            if watch and not state.stage.is_alive:
+            if watch and state.stage.is_alive:
+                watch.look(state, asyncio.get_running_loop().time())
+            elif watch:
                 await self._finish(host_runs.root, watch, state)
+        self._is_whole_look_due |= any(
+            state.stage is Stage.ENDING and run_id in self._watches
+            for run_id, state in host_runs.states.items()
+        )
         return host_runs
 
     async def _read_events(self, root: str, offset: int) -> int:
@@ -378,8 +420,11 @@ class _Follower:
         return offset + len(whole)
 
     async def _finish_by_hint(self, root: str, watch: _Watch) -> None:
-        """Finish a run that is over according to an event, if its record confirms that."""
+        """Finish a run that is over according to an event, if its record, or its queue, confirms that."""
         self._ended.discard(watch.run_id)
+        if self._runs.has_queue:
+            self._is_whole_look_due = True
+            return
         record = await self._transport.read(f"{root}/{watch.run_id}/exit", 0, _CHUNK)
         message = record.decode(errors="replace").split()
         try:
@@ -397,23 +442,31 @@ class _Follower:
         if not watch.over.done():
             watch.over.set_result(state)
 
-    async def _copy_all(self, root: str, *, with_err: bool) -> None:
-        watches = tuple(self._watches.values())
-        streams = _STREAMS if with_err else _STREAMS[:1]
-        await asyncio.gather(*(self._copy(root, watch, stream) for watch in watches for stream in streams))
-        for watch in watches:
+    async def _copy_all(self, root: str, copies: int) -> None:
+        """Copy what came, of quiet runs more seldom, in turn; `copies` is how often it was done before."""
+        quiet_since = asyncio.get_running_loop().time() - self._pace.quiet_after
+        due = list[tuple[_Watch, StreamName]]()
+        for turn, watch in enumerate(self._watches.values(), copies):
+            if watch.moved <= quiet_since:
+                due += [(watch, stream) for stream in _STREAMS if turn % _QUIET_EVERY == 0]
+            else:
+                due += [(watch, stream) for stream in _STREAMS if stream == "out" or copies % _ERR_EVERY == 0]
+        await asyncio.gather(*(self._copy(root, *each) for each in due))
+        for watch in tuple(self._watches.values()):
             self._keep_in_bounds(watch)
             watch.count()
 
     async def _copy(self, root: str, watch: _Watch, stream: StreamName) -> None:
         path = f"{root}/{watch.run_id}/{stream}"
+        limit = _CHUNK
         while watch.room > 0:
-            wanted = min(_CHUNK, watch.room)
+            wanted = min(limit, watch.room)
             data = await self._transport.read(path, watch.at[stream], wanted)
             if data:
                 watch.take(stream, data, asyncio.get_running_loop().time())
             if len(data) < wanted:
                 return
+            limit = _BACKLOG
             await asyncio.sleep(0)  # a local read does not yield to the event loop
 
     def _keep_in_bounds(self, watch: _Watch) -> None:

@@ -17,6 +17,8 @@ from reconciler.dispatch.transport import Transport
 _ANSWER = re.compile(rb"^(?P<kind>[SE])(?: |$)", re.MULTILINE)
 """Beginning of an answer; a login shell's banner before it is skipped."""
 SCRIPTS = ("wrapper", "workspace")
+_SCHEDULER = b"#SCHEDULER\n"
+"""Line of the wrapper that the functions of another scheduler take the place of."""
 _END = "END_OF_THE_SCRIPT"
 CALL_TIMEOUT = 60.0
 """Seconds; for all that needs no grace and moves no repository."""
@@ -37,17 +39,24 @@ def script_file(name: str) -> Path:
 
 
 @cache
-def script(name: str) -> Script:
-    """Return a script by its name."""
-    source = script_file(name).read_bytes()
+def script(name: str, scheduler: str = "") -> Script:
+    """Return a script by its name; the wrapper with the functions of a scheduler in place of its own."""
+    source = script_file(name).read_bytes().replace(_SCHEDULER, scheduler.encode())
     return Script(name, source, hashlib.sha256(source).hexdigest()[:12])
 
 
 class Scripts:
-    """The scripts on one host, below its working folder (a word of a command line)."""
+    """
+    The scripts on one host, below its working folder (a word of a command line).
 
-    def __init__(self, transport: Transport, *, host: str, shell: str, workdir: str) -> None:
+    `scheduler` is shell text with the functions that take the place of the wrapper's own.
+    """
+
+    def __init__(
+        self, transport: Transport, *, host: str, shell: str, workdir: str, scheduler: str = ""
+    ) -> None:
         self._transport = transport
+        self._scheduler = scheduler
         self.host = host
         self.shell = shell
         self.workdir = workdir
@@ -63,7 +72,7 @@ class Scripts:
             return await self._call(name, *args, stdin=stdin, timeout=timeout)
 
     async def _call(self, name: str, *args: str, stdin: bytes, timeout: float) -> bytes:
-        wanted = script(name)
+        wanted = self._script(name)
         command = (self.shell, self._place(wanted), *args)
         answer = await self._transport.call(command, stdin, timeout=timeout)
         if not _ANSWER.search(answer.stdout):
@@ -89,7 +98,10 @@ class Scripts:
         Refused and Unavailable, both `on_host`.
         """
         with _on_host():
-            return await self._bring(*map(script, SCRIPTS))
+            return await self._bring(*map(self._script, SCRIPTS))
+
+    def _script(self, name: str) -> Script:
+        return script(name, self._scheduler)
 
     def _place(self, wanted: Script) -> str:
         return f"{self.workdir}/bin/{wanted.name}-{wanted.digest}"
@@ -136,4 +148,4 @@ def _on_host() -> Iterator[None]:
 
 def _refusal(where: str, answer: str) -> Exception:
     message = f"{where}: {both_ends(answer)}"
-    return Unavailable(message) if answer.startswith("short") else Refused(message)
+    return Unavailable(message) if answer.startswith(("short", "later")) else Refused(message)

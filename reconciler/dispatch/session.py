@@ -2,6 +2,7 @@
 Host session: the runs and workspaces of one fleet on one host.
 """
 
+import shlex
 from dataclasses import dataclass
 
 from reconciler.core.model.runs import FailureClass
@@ -10,7 +11,9 @@ from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.paths import DEFAULT_WORKDIR
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.retrying import StepFailed
-from reconciler.dispatch.runs import LOCAL_PACE, REMOTE_PACE, Pace, Runs
+from reconciler.dispatch.runs import LOCAL_PACE, QUEUE_PACE, REMOTE_PACE, Pace, Runs
+from reconciler.dispatch.schedulers import scheduler_of
+from reconciler.dispatch.schedulers.base import Scheduler
 from reconciler.dispatch.scripts import Scripts
 from reconciler.dispatch.transport import SAFE_WORD, Transport
 from reconciler.dispatch.workspace import Workspaces
@@ -21,8 +24,9 @@ class HostSession:
     """The runs and the workspaces of one fleet on one host."""
 
     transport: Transport
-    shell: str
-    workdir: str | None
+    spec: Host
+    """As it was when the session was opened."""
+    scheduler: Scheduler
     runs: Runs
     workspaces: Workspaces
 
@@ -31,21 +35,42 @@ def open_session(
     host: Host, transport: Transport, *, fleet: str, logs: LogFolder, pace: Pace, proofs: Proofs
 ) -> HostSession:
     """Return the session of a host; nothing is sent yet. Raises StepFailed if its spec cannot work."""
-    folder = f"{workdir(host)}/{fleet}"
+    folder, scheduler = f"{workdir(host)}/{fleet}", scheduler_of(host)
     scripts = Scripts(
-        transport, host=host.name, shell=_safe(host, "shell", host.shell), workdir=workdir(host)
+        transport,
+        host=host.name,
+        shell=_safe(host, "shell", host.shell),
+        workdir=workdir(host),
+        scheduler=_exports(host) + scheduler.functions if scheduler.functions else "",
     )
     return HostSession(
         transport=transport,
-        shell=host.shell,
-        workdir=host.workdir,
-        runs=Runs(scripts, transport, root=f"{folder}/runs", logs=logs, pace=pace, proofs=proofs),
+        spec=host,
+        scheduler=scheduler,
+        runs=Runs(
+            scripts,
+            transport,
+            root=f"{folder}/runs",
+            logs=logs,
+            pace=pace,
+            proofs=proofs,
+            has_queue=scheduler.has_queue,
+        ),
         workspaces=Workspaces(scripts, fleet=folder, shares_mirrors=host.is_local),
     )
 
 
+def is_same_place(session: HostSession, host: Host) -> bool:
+    """Return whether the runs of a host are still carried out as in its session."""
+    before = session.spec
+    fields = ("shell", "workdir", "scheduler") + (("env",) if host.scheduler else ())
+    return all(getattr(before, field) == getattr(host, field) for field in fields)
+
+
 def usual_pace(host: Host) -> Pace:
     """Return the follower's poll intervals for a host."""
+    if host.scheduler:
+        return QUEUE_PACE
     return LOCAL_PACE if host.is_local else REMOTE_PACE
 
 
@@ -59,6 +84,11 @@ def workdir(host: Host) -> str:
         return "."
     folder = host.workdir or DEFAULT_WORKDIR
     return _safe(host, "workdir", f"$HOME{folder[1:]}" if folder.startswith("~/") else folder)
+
+
+def _exports(host: Host) -> str:
+    """Return shell text that sets the host's environment: its scheduler may be found by it alone."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in host.env.items())
 
 
 def _safe(host: Host, field: str, word: str) -> str:

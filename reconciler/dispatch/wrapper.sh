@@ -16,14 +16,16 @@
 # `cancel` reads a seal.
 #
 # A run is the folder ROOT/ID:
-#   claim   pid, start time and boot id of the supervisor, lock, cgroup; made by hard link: there once and whole
+#   queued  lock and time of the last submission, where a queue starts runs
+#   claim   pid, start time and boot id of the supervisor, lock, cgroup, job; made by hard link: there once and whole
 #   pid     pid, start time and group of the agent
 #   out err what the agent printed
 #   cancel  why it is to end
 #   exit    exit code, bytes of out, bytes of err, hundredths of a second, why it ended, seal
 # Every record ends in the word "ok": a torn one counts as not there.
 # ROOT/past has the ids of agents' runs whose folders were removed: none of them is started again.
-# ROOT/events gets one short line per ended run, so that one reader can follow them all: a hint, no more.
+# ROOT/events gets one short line per ended run (where a queue starts them, per begun one too), so that one reader
+# can follow them all: a hint, no more.
 #
 # All this lies where the agent can write. What proves a record is the seal: drawn for this start, known to
 # the supervisor alone, and written down only when all that the run started is gone. The lock is its
@@ -134,24 +136,27 @@ find_state() { # folder -> $state
     return
   fi
   for turn in 1 2; do # twice: the exit may have been written while we looked
-    if get "$1" exit; then state="done $record"; return; fi
+    if get "$1" exit; then state="done $record"; look_at_ended "$1"; return; fi
     if ! get "$1" claim; then
       state=unstarted
       for name in claim exit; do # each is there whole, or not at all
         [ ! -e "$1/$name" ] && [ ! -h "$1/$name" ] || state=strange
       done
+      [ "$state" = strange ] || look_at_unclaimed "$1"
       return
     fi
-    set -- "$1" $record
-    lock=${5:--}
-    if [ "$4" != "$boot" ]; then state=rebooted; return; fi
-    if is_alive "$2" "$3"; then state="running $lock"; return; fi
-    if get "$1" pid; then
-      set -- "$1" $record
-      if is_alive "$2" "$3"; then state="orphan $lock"; return; fi
-    fi
+    state=
+    look_at_claimed "$1" $record
+    [ -z "$state" ] || return 0
   done
-  state=lost
+  state="lost $lost"
+  state=${state% }
+}
+
+clear_away() { # files, most of which are not there: nothing is started for those
+  for each; do
+    [ ! -e "$each" ] && [ ! -h "$each" ] || rm -rf "$each"
+  done
 }
 
 count() { # file -> its bytes
@@ -176,7 +181,7 @@ find_left() { # folder -> $left: what is still there of the run; false if nothin
     is_alive "$2" "${3:-}" && agent=$2
   fi
   find_cell "$1"
-  left="$agent $(members "$1" "$agents_group") $(awk '$1 > 0 { printf "%s ", $1 }' "${cell:-/nowhere}/cgroup.procs" 2>/dev/null)"
+  left="$agent $(members "$1" "$agents_group") ${cell:+$(awk '$1 > 0 { printf "%s ", $1 }' "$cell/cgroup.procs" 2>/dev/null)}"
   if [ -n "$reaper$agent" ]; then find_below "${reaper:-$agent}"; fi
   left="$left $below"
   case $left in *[1-9]*) ;; *) return 1 ;; esac
@@ -214,15 +219,30 @@ end_run() { # folder signal grace why
 # becomes the parent of all that loses its own (a "child subreaper"), so that nobody gets away by
 # forking twice; and where a cgroup can be made, the run is in one of its own. Besides, the helper
 # gives back their defaults to signals that whoever started us ignored (nohup) or blocked: sh cannot.
+# Perl's own modules take five times as long to load as all else here, so it makes the calls by their
+# numbers: prctl, rt_sigprocmask and setsid, by the machine that its file is for.
 PERL='
-use Config;
-my ($arch) = $Config{archname} =~ /^(\w+)-linux/;
-my %prctl = (x86_64 => 157, aarch64 => 167, riscv64 => 167, loongarch64 => 167, powerpc64le => 171,
-  ppc64le => 171, powerpc64 => 171, powerpc => 171, s390x => 172, i386 => 172, i486 => 172, i586 => 172,
-  i686 => 172, arm => 172, armv7l => 172);
-$ENV{RECONCILER_REAPS} = "yes" if $arch && $prctl{$arch} && syscall($prctl{$arch}, 36, 1, 0, 0, 0) == 0;
+my $leaves = shift eq "leave";
+my %numbers = (62 => [157, 14, 112], 183 => [167, 135, 157], 243 => [167, 135, 157], 258 => [167, 135, 157],
+  20 => [171, 174, 66], 21 => [171, 174, 66], 22 => [172, 175, 66], 3 => [172, 175, 66], 40 => [172, 175, 66]);
+my ($head, @calls) = "";
+open(FILE, "<", "/proc/self/exe") && read(FILE, $head, 20);
+if (length $head == 20 && $head =~ /^\x7fELF/) {
+  my ($class, $order) = unpack("x4CC", $head);
+  my $machine = unpack($order == 2 ? "x18n" : "x18v", $head);
+  @calls = @{$numbers{$machine} || []} unless $machine == 62 && $class != 2;
+}
+my ($prctl, $mask, $session) = @calls;
+if ($leaves) {
+  exit 70 unless $session;
+  defined(my $child = fork) or exit 71;
+  exit 0 if $child;
+  syscall($session);
+}
+$ENV{RECONCILER_REAPS} = "yes" if $prctl && syscall($prctl, 36, 1, 0, 0, 0) == 0;
 for (keys %SIG) { $SIG{$_} = "DEFAULT" unless /^(KILL|STOP|__\w+__)$/ }
-eval { require POSIX; POSIX::sigprocmask(POSIX::SIG_SETMASK(), POSIX::SigSet->new) };
+if ($mask) { my $none = "\0" x 8; syscall($mask, 2, $none, 0, 8) }
+else { eval { require POSIX; POSIX::sigprocmask(POSIX::SIG_SETMASK(), POSIX::SigSet->new) } }
 exec @ARGV;'
 PYTHON='
 import contextlib, os, signal, sys
@@ -244,7 +264,7 @@ find_helper() { # -> $helper; one that is there and does not work is none
 
 become() { # command...
   case $helper in
-  perl) exec perl -e "$PERL" "$@" ;;
+  perl) exec perl -e "$PERL" stay "$@" ;;
   python3) exec python3 -c "$PYTHON" "$@" ;;
   *) exec "$@" ;;
   esac
@@ -267,8 +287,8 @@ make_cell() { # -> $cell: a cgroup for the run, where its user may make one
   done <"$PROC/self/cgroup"
   cell=${cell%/}/reconciler.$$.$started
   case $cell in *[!A-Za-z0-9._/:@-]*) cell= ;; esac
-  mkdir "$cell" 2>/dev/null && [ -w "$cell/cgroup.procs" ] && return
-  rmdir "$cell" 2>/dev/null
+  [ -w "${cell%/*}" ] && mkdir "$cell" 2>/dev/null && [ -w "$cell/cgroup.procs" ] && return
+  [ ! -d "$cell" ] || rmdir "$cell" 2>/dev/null
   cell=
 }
 
@@ -296,16 +316,17 @@ end_rest() { # folder; by the supervisor, when the agent has ended: what is left
 leave() { # command... in a session of its own, not waited for; this process ends
   # A transport starts us as leader of a group, so setsid forks by itself. With `&` the
   # agent would ignore INT and QUIT.
+  command -v perl >/dev/null 2>&1 && perl -e "$PERL" leave "$@" 2>/dev/null && exit 0
   find_helper
   if command -v setsid >/dev/null 2>&1; then
     case $helper in
-    perl) exec setsid perl -e "$PERL" "$@" ;;
+    perl) exec setsid perl -e "$PERL" stay "$@" ;;
     python3) exec setsid python3 -c "$PYTHON" "$@" ;;
     *) exec setsid "$@" ;;
     esac
   fi
   case $helper in
-  perl) exec perl -MPOSIX -e 'exit 0 if fork; POSIX::setsid(); exec @ARGV' perl -e "$PERL" "$@" ;;
+  perl) exec perl -MPOSIX -e 'exit 0 if fork; POSIX::setsid(); exec @ARGV' perl -e "$PERL" stay "$@" ;;
   python3) exec python3 -c 'import os, sys; os.fork() and os._exit(0); os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])' \
     python3 -c "$PYTHON" "$@" ;;
   esac
@@ -333,12 +354,50 @@ note_past() { # id: that its agent ran, for whoever asks for it again: its recor
   [ "$(count "$root/past")" -le 4194304 ] || { tail -n 20000 "$root/past" >"$root/past.$$" && mv -f "$root/past.$$" "$root/past"; }
 }
 
+# --- Scheduler: processes of this machine -------------------------------------
+
+# What starts runs, knows which of them are there, and ends them. A queue has its own of these, which take
+# their place below (schedulers/*.sh).
+
+job=- # of a supervisor: its number in a queue
+lost= # why a run is over that has no record of its end, as far as that is known
+
+ask_queue() { :; } # once, before any look: for all runs
+
+submit() { # TIMEOUT SIGNAL GRACE SHELL LOCK; $mine.job and $mine.in are there, $seal is known; this process ends
+  # The supervisor claims for itself: a claim names a process that lives, or once lived. The seal goes to it
+  # by its stdin: no file, no command line and no environment ever has it.
+  leave "$4" "$SELF" _supervise "$run" "$mine" "$1" "$2" "$3" "$4" "${5:--}" "$umask_was" "$LC_SET" "$LC_WAS" <<END
+$seal
+END
+}
+
+look_at_unclaimed() { :; } # folder -> $state, if not `unstarted`
+
+look_at_claimed() { # folder claim... -> $state; nothing if it is over, and then perhaps why in $lost
+  lock=${5:--}
+  if [ "$4" != "$boot" ]; then state=rebooted; return; fi
+  if is_alive "$2" "$3"; then state="running $lock"; return; fi
+  get "$1" pid || return 0
+  set -- "$1" $record
+  if is_alive "$2" "$3"; then state="orphan $lock"; fi
+}
+
+look_at_ended() { :; } # folder; $state is `done` and its record
+
+attend() { attendant=; } # folder signal grace; by the supervisor of a run: what is to be done beside it -> $attendant
+
+end_there() { end_all "$@"; } # folder signal grace; from where runs are started
+
+#SCHEDULER
+
 # --- Verbs ------------------------------------------------------------------
 
 enter() { # root id -> $root $run
   umask_was=$(umask)
   umask 077
-  mkdir -p -- "$1" && cd -P -- "$1" || refuse "cannot make the folder $1; $room, or choose another workdir"
+  [ -d "$1" ] || mkdir -p -- "$1"
+  cd -P -- "$1" || refuse "cannot make the folder $1; $room, or choose another workdir"
   root=$PWD run=$PWD/${2:-}
   case ${2:-} in *[!A-Za-z0-9._+-]* | .*) refuse "not a name of a run: $2" ;; esac
   find_boot
@@ -350,19 +409,23 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
   [ ! -h "$run" ] || refuse "$run is a link, and no run of ours; see who made it"
   if [ -e "$run/claim" ] || [ -h "$run/claim" ] || [ -e "$run/exit" ]; then
     cat >/dev/null
+    ask_queue
     find_state "$run"
     printf 'S exists %s\n' "$state"
     exit 0
   fi
+  [ ! -d "$run" ] || ask_queue
   find_state "$run"
-  if [ "$state" = past ]; then
+  case $state in
+  past | queued* | dropped*)
     cat >/dev/null
-    printf 'S exists past\n'
+    printf 'S exists %s\n' "$state"
     exit 0
-  fi
+    ;;
+  esac
   mkdir -p "$run" || refuse "cannot make the folder $run; $room"
   mine=$run/by.$$ # .job .in .claim: of this launcher alone, until the claim is won
-  rm -rf "$mine".*
+  clear_away "$mine".*
   IFS=' ' read -r magic lines bytes seal || refuse 'no header'
   [ "$magic" = run1 ] || refuse 'not a header'
   full=
@@ -377,23 +440,25 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
     rm -f "$mine".*
     refuse "cannot write down the job; $room"
   fi
-  arrived=$(count "$mine.in")
+  arrived=$(($(wc -c <"$mine.in")))
   if [ "$arrived" != "$bytes" ]; then # cut on its way: nothing stays that could be started
     rm -f "$mine".*
     refuse "short: $arrived of $bytes bytes"
   fi
-  is_record "$run/supervisor.log" || rm -rf "$run/supervisor.log"
+  is_record "$run/supervisor.log" || clear_away "$run/supervisor.log"
   exec 2>>"$run/supervisor.log"
-  # The supervisor claims for itself: a claim names a process that lives, or once lived. The seal goes to it
-  # by its stdin: no file, no command line and no environment ever has it.
-  leave "$7" "$SELF" _supervise "$run" "$mine" "$4" "$5" "$6" "$7" "${8:--}" "$umask_was" "$LC_SET" "$LC_WAS" <<END
-$seal
-END
+  submit "$4" "$5" "$6" "$7" "${8:-}"
+  ;;
+_lead) # COMMAND...
+  shift
+  find_helper
+  become "$@"
   ;;
 _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
   run=$2 mine=$3 timeout=$4 signal=$5 grace=$6 shell=$7 lock=$8
   trap : TERM HUP PIPE # caught, not ignored: the agent gets the defaults
   IFS= read -r seal
+  rm -f "$mine.seal"
   exec </dev/null
   note_means
   umask 077
@@ -401,7 +466,7 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
   find_process $$
   supervised=$started
   make_cell
-  printf '%s %s %s %s %s ok\n' $$ "$started" "$boot" "$lock" "${cell:--}" >"$mine.claim" || {
+  printf '%s %s %s %s %s %s ok\n' $$ "$started" "$boot" "$lock" "${cell:--}" "$job" >"$mine.claim" || {
     rm -f "$mine".*
     [ -z "$cell" ] || rmdir "$cell"
     refuse "cannot write down the claim; $room"
@@ -413,7 +478,7 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
     printf 'S exists %s\n' "$state"
     exit 0
   fi
-  rm -rf "$run/out" "$run/err" "$run/pid" "$run/prompt" # of whoever was here before there was a run
+  clear_away "$run/out" "$run/err" "$run/pid" "$run/prompt" # of whoever was here before there was a run
   : >>"$run/out"
   : >>"$run/err"
   printf 'S started running %s\n' "$lock"
@@ -432,12 +497,14 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
     watchdog=$!
     trap : TERM
   fi
+  attend "$run" "$signal" "$grace"
   read_clock
   began=$clock
   shift 8
   lead "$shell" "$SELF" _become "$run" "$mine" "$cell" "$@"
   code=$?
   read_clock
+  [ -z "$attendant" ] || { kill -KILL "$attendant" && wait "$attendant"; } 2>/dev/null
   if [ -n "$watchdog" ]; then
     kill -TERM "$watchdog" 2>/dev/null
     [ -f "$run/cancel" ] || wait "$watchdog" 2>/dev/null
@@ -468,6 +535,7 @@ stat) # ROOT ID...
   enter "$2"
   is_record events && [ -r events ] && [ -w events ] || rm -rf events
   : >>events
+  ask_queue
   # The size first: what ends after this is in the events after it.
   printf 'S %s %s\n' "$(count events)" "$root"
   shift 2
@@ -481,6 +549,7 @@ cancel) # ROOT ID SIGNAL GRACE WHY LOCK; stdin: the seal of that lock
   enter "$2" "$3"
   trap '' HUP PIPE
   mkdir -p "$run"
+  ask_queue
   find_state "$run"
   case $state in
   done*) ;;
@@ -489,16 +558,16 @@ cancel) # ROOT ID SIGNAL GRACE WHY LOCK; stdin: the seal of that lock
     find_process $$
     rm -rf "$run/by.$$.claim"
     # With the lock: whoever looks before the end is written must see whose claim it is.
-    printf '%s %s %s %s - ok\n' $$ "$started" "$boot" "$7" >"$run/by.$$.claim"
+    printf '%s %s %s %s - - ok\n' $$ "$started" "$boot" "$7" >"$run/by.$$.claim"
     if [ ! -e "$run/claim" ] && ln "$run/by.$$.claim" "$run/claim" 2>/dev/null; then
-      end_all "$run" "$4" "$5" # its folder may have been removed under it
+      end_there "$run" "$4" "$5" # its folder may have been removed under it
       put_exit "$run" 143 0 "$6" "$seal"
     fi
     rm -f "$run/by.$$.claim"
     ;;
   esac
   # Also of a run that is said to be over: somebody else may have written that.
-  end_all "$run" "$4" "$5"
+  end_there "$run" "$4" "$5"
   turn=0
   while get "$run" claim && set -- $record && is_alive "$1" "${2:-}" && [ "$1" != $$ ] && [ "$turn" -lt 200 ]; do
     [ "$turn" -gt 0 ] || kill -CONT "$1" 2>/dev/null # the agent may have stopped it
@@ -506,9 +575,10 @@ cancel) # ROOT ID SIGNAL GRACE WHY LOCK; stdin: the seal of that lock
     nap 0.05 # its supervisor writes the exit
     turn=$((turn + 1))
   done
+  ask_queue
   find_state "$run"
   case $state in
-  lost | rebooted) # nobody is left to write it
+  lost* | rebooted) # nobody is left to write it
     why=cancelled
     get "$run" cancel && why=$record
     put_exit "$run" 143 0 "$why" "$seal"
@@ -521,10 +591,11 @@ cancel) # ROOT ID SIGNAL GRACE WHY LOCK; stdin: the seal of that lock
 rm) # ROOT ID...
   enter "$2"
   shift 2
+  ask_queue
   for id in "$@"; do
     find_state "$root/$id"
     case $state in
-    running* | orphan*) refuse "$id is alive" ;;
+    running* | orphan* | queued* | ending*) refuse "$id is alive" ;;
     absent | past) ;;
     *)
       note_past "$id" && mv "$root/$id" "$root/.gone.$$" && rm -rf "$root/.gone.$$" || { # never half a run
@@ -546,6 +617,7 @@ rm) # ROOT ID...
   ;;
 ls) # ROOT
   enter "$2"
+  ask_queue
   printf 'S\n'
   for run in "$root"/*/; do
     run=${run%/}

@@ -50,6 +50,8 @@ _Login = Annotated[str, AfterValidator(_as_it_is)]
 ForgeTime = Annotated[datetime, AfterValidator(_in_utc)]
 """A time, in UTC."""
 _Commit = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})?$")]
+OWN_CONTEXTS = "reconciler/"
+"""Commit statuses of ours begin so; they are no checks."""
 GHOST = "ghost"
 """Name that forges show for a deleted account."""
 
@@ -153,7 +155,7 @@ class PullAnswer(ForgeAnswer):
     def state_of_people(self) -> "PullAnswer":
         """It without what the forge computes by itself, so that a change is somebody's."""
         base = self.base.model_copy(update={"sha": ""})
-        return self.model_copy(update={"mergeable": None, "base": base})
+        return self.model_copy(update={"mergeable": None, "base": base, "checks": ()})
 
     @property
     def is_merged(self) -> bool:
@@ -289,6 +291,7 @@ class CommentAnswer(ForgeAnswer):
     on_pull: bool | None = None
     """Whether it is on a pull request, where these have numbers of their own."""
     created_at: ForgeTime
+    updated_at: ForgeTime | None = None
 
     @property
     def number(self) -> int:
@@ -308,6 +311,7 @@ class CommentAnswer(ForgeAnswer):
             body=self.body,
             key=mark[1] if mark else "",
             created_at=self.created_at,
+            updated_at=self.updated_at,
         )
 
 

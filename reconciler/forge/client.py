@@ -182,6 +182,17 @@ class ForgeClient:
         """Return one thing."""
         return self.read(shape, path, (await self._ask("GET", path, params)).value)
 
+    async def find(self, path: str, shape: type[T]) -> T | None:
+        """Return one thing; None if it was deleted, or moved to another repository as issues can be."""
+        try:
+            return await self.get(path, shape)
+        except Declined as declined:
+            if declined.status not in GONE_CODES:
+                raise
+        except Moved:
+            await self.send("GET", f"/repos/{self.forge.repo}")  # raises if all of it has moved
+        return None
+
     async def pages(
         self,
         path: str,
@@ -290,8 +301,8 @@ class ForgeClient:
         request = (path, *sorted((params or {}).items())) if method == "GET" else None
         kind = _kind_of(method, path)
         headers = await self._authorization(kind)
-        if tag := self._cache.tag(request):
-            headers["If-None-Match"] = tag
+        if kept := self._cache.find(request):
+            headers["If-None-Match"] = kept[0]
         try:
             async with (
                 asyncio.timeout(_TIMEOUT),
@@ -305,8 +316,9 @@ class ForgeClient:
             raise Outage(f"{self._where}: {self._harmless(str(error)) or type(error).__name__}") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unavailable(f"{self._where}: {self._harmless(str(error))}") from None
-        if tag and reply.status_code == _UNCHANGED:
-            return self._cache.get(request)
+        if kept and reply.status_code == _UNCHANGED:
+            self._cache.keep(request, *kept)
+            return kept[1]
         status = self._dialect.status(method, path, reply.status_code)
         try:
             answer = self._checked(f"{method} {path}", status, reply.headers, raw)

@@ -21,14 +21,9 @@ class AnswerCache(Generic[R]):
         self._most = most
         self._answers: OrderedDict[Hashable, tuple[str, R]] = OrderedDict()
 
-    def tag(self, request: Hashable) -> str:
-        """Return the tag of the answer that is kept; empty if there is none."""
-        return self._answers[request][0] if request in self._answers else ""
-
-    def get(self, request: Hashable) -> R:
-        """Return the answer that is kept."""
-        self._answers.move_to_end(request)
-        return self._answers[request][1]
+    def find(self, request: Hashable) -> tuple[str, R] | None:
+        """Return the tag and the answer that is kept; None if there is none."""
+        return self._answers.get(request)
 
     def keep(self, request: Hashable, tag: str, answer: R) -> None:
         """Keep an answer, and let go of the one that was not used for longest."""

@@ -3,13 +3,15 @@ Dialects: where the APIs of the forges differ.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from reconciler.core.model.forge import ForgeView, MergeRefusal
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from reconciler.core.model.runs import ReviewNote
     from reconciler.forge.answers import PullAnswer, StatusAnswer
     from reconciler.forge.client import ForgeClient
@@ -63,6 +65,8 @@ class Dialect:
     """Return what the status of an answer means, given the method and the path: some use another for it."""
     headers: Headers = field(default_factory=lambda: {"Accept": "application/json"})
     """Sent with each request."""
+    at_once: int = 4
+    """Pull requests that are read, or written to, at a time: a forge takes a second to open one."""
     scheme: str = "token"
     """Word before the token in the header that has it."""
     size_parameter: str = "limit"
@@ -110,6 +114,8 @@ class Dialect:
     """Whether `mergeable: false` always means a conflict; if not, it may still be being computed."""
     computing: str = "try again later"
     """Part of the message of a merge that is declined because the forge still computes, in lower case."""
+    passing: Collection[str] = ()
+    """Messages of a merge that is declined because of what ends by itself."""
     more_checks: "Callable[[ForgeClient, str], Awaitable[Sequence[StatusAnswer]]] | None" = None
     """Read what says something of a commit beside its statuses."""
     inline_comments: "Callable[[ForgeClient, int], Awaitable[Mapping[int, Sequence[ReviewNote]]]] | None" = (
@@ -164,6 +170,10 @@ class Dialect:
     They are about number 0, which is nothing: a forge looks at the rights first,
     and tells whoever has them that it is not there.
     """
+    account_right: str = "read:user"
+    """What a token needs to tell whose it is."""
+    expires_on: "Callable[[ForgeClient], Awaitable[date | None]] | None" = None
+    """Read when the token expires, where it can be asked."""
     protection: str = "no pushes, and 1 approval to merge"
     """How `--protect` protects a base branch."""
     probe: str = "version"

@@ -5,7 +5,7 @@ The forges of the fleet: Forgejo, and forges with a compatible API.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -24,7 +24,7 @@ from reconciler.core.model.forge import (
 from reconciler.core.model.specs import Forge
 from reconciler.forge.answers import BranchAnswer, CommentAnswer, DeliveryAnswer, HookAnswer, IssueAnswer
 from reconciler.forge.app import AppSignature, AppToken
-from reconciler.forge.client import GONE_CODES, Declined, ForgeClient, Rest
+from reconciler.forge.client import ForgeClient, Rest
 from reconciler.forge.dialect import Dialect
 from reconciler.forge.dialects import DIALECTS
 from reconciler.forge.issues import IssueReader
@@ -55,8 +55,8 @@ class _RepositoryClients:
     pulls: PullRequestReader
     writer: ForgeWriter
     issues: IssueReader
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Serializes calls: a read and the write that depends on it must not interleave with others."""
+    calls: asyncio.Semaphore
+    """Limits the calls at a time; each is about one thing, and nobody has two about the same."""
 
 
 class ForgeRegistry:
@@ -91,11 +91,11 @@ class ForgeRegistry:
         return clients.client.denials if clients else ()
 
     async def pulls(
-        self, forge: Forge, branches: Collection[str], fresh: Collection[int]
+        self, forge: Forge, branches: Collection[str], fresh: Collection[int], *, refreshes: bool = True
     ) -> Mapping[str, PullRequestSnapshot | Unavailable]:
         """Return the newest pull request of each head branch that has one, an open one first; or why not."""
         async with self._at(forge) as clients:
-            return await clients.pulls.of(branches, fresh)
+            return await clients.pulls.of(branches, fresh, refreshes=refreshes)
 
     async def show(self, forge: Forge, want: ForgeView) -> PullRequestSnapshot | None:
         """Make the forge show the view of a task; return its pull request, if it has one."""
@@ -108,14 +108,10 @@ class ForgeRegistry:
             return await clients.issues.open(label)
 
     async def issue(self, forge: Forge, number: int) -> Issue | None:
-        """Return an issue as it is now, open or closed; None if it was deleted."""
+        """Return an issue as it is now, open or closed; None if it was deleted or transferred."""
         async with self._at(forge) as clients:
-            try:
-                return (await clients.client.get(f"issues/{number}", IssueAnswer)).issue
-            except Declined as declined:
-                if declined.status in GONE_CODES:
-                    return None
-                raise
+            answer = await clients.client.find(f"issues/{number}", IssueAnswer)
+            return answer.issue if answer else None
 
     async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
         """Return the comments written or edited at or after a time, oldest first."""
@@ -129,12 +125,8 @@ class ForgeRegistry:
     async def branch_head(self, forge: Forge, branch: str) -> str | None:
         """Return the commit of a branch; None if there is no such branch."""
         async with self._at(forge) as clients:
-            try:
-                return (await clients.client.get(f"branches/{quote(branch)}", BranchAnswer)).commit.id
-            except Declined as declined:
-                if declined.status in GONE_CODES:
-                    return None
-                raise
+            answer = await clients.client.find(f"branches/{quote(branch)}", BranchAnswer)
+            return answer.commit.id if answer else None
 
     async def upsert_comment(self, forge: Forge, number: int, note: ManagedComment, *, on_pull: bool) -> bool:
         """Create or update our comment with that key; return whether it is new."""
@@ -209,7 +201,7 @@ class ForgeRegistry:
         if forge not in self._clients_by_place:
             self._clients_by_place[forge] = self._clients(forge)
         clients = self._clients_by_place[forge]
-        async with clients.lock:
+        async with clients.calls:
             yield clients
 
     def _clients(self, forge: Forge) -> _RepositoryClients:
@@ -217,7 +209,8 @@ class ForgeRegistry:
         client = ForgeClient(forge, self._tokens(forge, dialect), self._pause, dialect, self._rest_of(forge))
         pulls = PullRequestReader(client, dialect, self._clock)
         issues = IssueReader(client, dialect, forge.repo.partition("/")[0], self._clock)
-        return _RepositoryClients(client, dialect, pulls, ForgeWriter(client, dialect, pulls), issues)
+        writer, calls = ForgeWriter(client, dialect, pulls), asyncio.Semaphore(dialect.at_once)
+        return _RepositoryClients(client, dialect, pulls, writer, issues, calls)
 
     def _rest_of(self, forge: Forge) -> Rest:
         """Return what is shared by all repositories that one token is used for."""

@@ -244,9 +244,7 @@ class _Entry(ForgeAnswer):
     @property
     def refusal(self) -> MergeRefusal:
         state = self.state.replace("_", " ").lower()
-        return MergeRefusal(
-            f"it is in the merge queue, at position {self.position} ({state})", is_passing=True
-        )
+        return MergeRefusal(f"it is in the merge queue, at position {self.position} ({state})", kind="queued")
 
 
 class _Item(ForgeAnswer):
@@ -345,6 +343,7 @@ _EVENTS = (
 
 GITHUB = Dialect(
     headers={"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"},
+    at_once=1,  # it asks for requests one after another, and limits who does not
     scheme="Bearer",
     size_parameter="per_page",
     rights="see the rights for GitHub in docs/forge.md",

@@ -19,14 +19,14 @@ Forgejo's shape. What is another thing there:
 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
 from reconciler.core.times import EARLIEST
 from reconciler.forge.answers import ForgeAnswer, JsonLine
-from reconciler.forge.client import Declined, ForgeClient, UnexpectedAnswer
+from reconciler.forge.client import Declined, Forbidden, ForgeClient, UnexpectedAnswer
 from reconciler.forge.dialect import Dialect, Headers
 from reconciler.forge.gitlab_answers import (
     COMPUTING,
@@ -39,6 +39,7 @@ from reconciler.forge.gitlab_answers import (
     GitLabIssue,
     GitLabNote,
     GitLabStatus,
+    GitLabToken,
     GitLabUser,
     Json,
     MergeRequest,
@@ -155,6 +156,15 @@ async def _repository(request: ForgeRequest) -> ForgeReply:
 
 async def _project(client: ForgeClient) -> Any:
     return await _get(client, "", ProjectAnswer)
+
+
+async def _expires_on(client: ForgeClient) -> date | None:
+    """Return when the token expires; None if it does not, or may not say so."""
+    try:
+        token: GitLabToken = await _get(client, "/personal_access_tokens/self", GitLabToken)
+    except (Declined, Forbidden):
+        return None
+    return token.expires_at
 
 
 async def _may_write(client: ForgeClient, name: str) -> bool:
@@ -305,12 +315,13 @@ def _refusal(state: str, declined: Declined) -> tuple[int, str]:
 
 _MAY_NOT = "the account of the token may not merge into this branch; what protects it names who may"
 _NOT_MERGED = frozenset({405, 406, 409, 422})
+_RUNNING = "a pipeline is still running"
 _STILL = "it is still computed whether it can be merged"
 _REFUSALS: Mapping[str, str] = {
     "blocked_status": "another merge request has to be merged first",
     "merge_request_blocked": "another merge request has to be merged first",
     "ci_must_pass": "the project merges only what a pipeline succeeded for",
-    "ci_still_running": "a pipeline is still running",
+    "ci_still_running": _RUNNING,
     "commits_status": "its source branch is gone, or has no commits",
     "discussions_not_resolved": "the project merges only once all threads are resolved",
     "draft_status": "it is a draft",
@@ -344,21 +355,18 @@ _APPROVED, _REQUESTED = "approved this merge request", "requested changes"
 
 @on("GET", "pulls/{number}/reviews")
 async def _reviews(request: ForgeRequest) -> ForgeReply:
-    """Return the approvals and requests for changes as they stand, and the notes on lines, oldest first."""
+    """
+    Return the approvals and requests for changes as they stand, and the notes on lines, oldest first.
+
+    The notes are read last: those of a review come before its verdict.
+    """
     client, path = request.client, f"merge_requests/{request.names['number']}"
-    notes = await _pages(client, f"{path}/notes", GitLabNote, {"sort": "asc", "order_by": "created_at"})
-    verdicts = await _verdicts(client, path, notes)
-    lines = [note.review for note in notes if note.position and not note.system and not note.resolved]
-    return _only(sorted([*verdicts, *lines], key=lambda review: review["submitted_at"] or EARLIEST))
-
-
-async def _verdicts(client: ForgeClient, path: str, notes: Sequence[GitLabNote]) -> list[Json]:
     approvals = (await _get(client, f"{path}/approvals", ApprovalsAnswer)).approved_by
     reviewers = await _pages(client, f"{path}/reviewers", ReviewerAnswer)
     requests = [each.user for each in reviewers if each.state == "requested_changes"]
-    if not approvals and not requests:
-        return []
-    versions = await _pages(client, f"{path}/versions", MergeRequestVersion)
+    is_judged = bool(approvals or requests)
+    versions = await _pages(client, f"{path}/versions", MergeRequestVersion) if is_judged else []
+    notes = await _pages(client, f"{path}/notes", GitLabNote, {"sort": "asc", "order_by": "created_at"})
     approved = [
         _verdict("APPROVED", each.user, _system_note(notes, each.user, _APPROVED), each.approved_at, versions)
         for each in approvals
@@ -367,7 +375,9 @@ async def _verdicts(client: ForgeClient, path: str, notes: Sequence[GitLabNote])
         _verdict("REQUEST_CHANGES", user, _system_note(notes, user, _REQUESTED), None, versions)
         for user in requests
     ]
-    return [*approved, *requested]
+    lines = [note.review for note in notes if note.position and note.is_open]
+    reviews = [*approved, *requested, *lines]
+    return _only(sorted(reviews, key=lambda review: review["submitted_at"] or EARLIEST))
 
 
 def _system_note(notes: Sequence[GitLabNote], user: GitLabUser, beginning: str) -> GitLabNote | None:
@@ -434,9 +444,14 @@ async def _set_status(request: ForgeRequest) -> ForgeReply:
 
 @on("GET", "issues")
 async def _issues(request: ForgeRequest) -> ForgeReply:
-    """Return open issues; where there are none, find out whether there can be any."""
+    """
+    Return open issues; where there are none, find out whether there can be any.
+
+    Confidential ones are not: their text would be shown in the specs and on the merge request.
+    """
     query = {name: value for name, value in request.params.items() if name in {"labels", "order_by", "sort"}}
-    reply = await _page(request, "issues", GitLabIssue, "issue", {**query, "state": "opened", "scope": "all"})
+    query |= {"state": "opened", "scope": "all", "confidential": "false"}
+    reply = await _page(request, "issues", GitLabIssue, "issue", query)
     if not reply.value and not (await _project(request.client)).issues_enabled:
         raise Declined("issues", 404, "issues are switched off")
     return reply
@@ -490,7 +505,7 @@ async def _edit_issue(request: ForgeRequest) -> ForgeReply:
 
 @on("GET", "{kind}/{number}/comments")
 async def _comments(request: ForgeRequest) -> ForgeReply:
-    """Return one page of a conversation, without what the system says and without notes on lines."""
+    """Return one page of a conversation: no notes of the system, none on lines, and no internal ones."""
     path = f"{_ticket(request)}/notes"
     query = {**_paging(request.params), "sort": "asc", "order_by": "created_at"}
     reply = await request.client.request("GET", path, query)
@@ -501,7 +516,7 @@ async def _comments(request: ForgeRequest) -> ForgeReply:
 
 
 def _is_said(note: Any) -> bool:
-    return not isinstance(note, dict) or not (note.get("system") or note.get("position"))
+    return not isinstance(note, dict) or not any(map(note.get, ("system", "position", "internal")))
 
 
 def _ticket(request: ForgeRequest) -> str:
@@ -690,7 +705,10 @@ GITLAB = Dialect(
     draft_title=re.compile(r"(?i)(?:draft:|\[draft\]|\(draft\))\s*"),
     is_sure_of_conflicts=True,
     computing=_STILL,
+    passing={_RUNNING},
     may_write=_may_write,
+    expires_on=_expires_on,
+    account_right="read_user",
     pending_text="it is not done yet; the merge request tells more",
     open_issues={"order_by": "created_at", "sort": "asc"},
     has_owner_labels=False,

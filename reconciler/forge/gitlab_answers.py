@@ -3,6 +3,7 @@ Answers of GitLab: the fields that are read, and what they are in Forgejo's shap
 """
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 from reconciler.core.fields import Id
@@ -92,7 +93,6 @@ class MergeRequest(GitLabIssue):
     target_project_id: Id
     sha: str = ""
     reviewers: tuple[GitLabUser, ...] = ()
-    user_notes_count: Id | None = None
     head_pipeline: Pipeline | None = None
 
     @property
@@ -104,7 +104,12 @@ class MergeRequest(GitLabIssue):
 
     @property
     def pull(self) -> Json:
-        """The merge request in Forgejo's shape."""
+        """
+        The merge request in Forgejo's shape.
+
+        How many notes there were is left out: those of a review that is submitted now come
+        before its verdict, and have to be read after that.
+        """
         head = {"id": self.source_project_id} if self.source_project_id is not None else None
         return {
             **self.shared,
@@ -116,7 +121,6 @@ class MergeRequest(GitLabIssue):
             "head": {"ref": self.source_branch, "sha": self.sha, "repo": head},
             "base": {"ref": self.target_branch, "sha": "", "repo": {"id": self.target_project_id}},
             "requested_reviewers": [each.account for each in self.reviewers],
-            "comments": self.user_notes_count,
         }
 
 
@@ -138,10 +142,16 @@ class GitLabNote(ForgeAnswer):
     author: GitLabUser | None = None
     created_at: ForgeTime
     system: bool = False
+    internal: bool = False
     resolved: bool = False
     position: NotePosition | None = None
     noteable_type: str = ""
     noteable_iid: Id | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is said by somebody, to all, and not settled."""
+        return not (self.system or self.internal or self.resolved)
 
     @property
     def comment(self) -> Json:
@@ -265,6 +275,12 @@ class GitLabAccount(ForgeAnswer):
     id: Id
     username: JsonLine
     access_level: Id = 0
+
+
+class GitLabToken(ForgeAnswer):
+    """A token, as it may say of itself."""
+
+    expires_at: date | None = None
 
 
 class AccessLevel(ForgeAnswer):

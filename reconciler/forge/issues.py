@@ -2,10 +2,11 @@
 The issues of a repository on a forge.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from datetime import datetime, timedelta
 
 from reconciler.controller.ports import Clock
+from reconciler.core.bounded import BoundedDict
 from reconciler.core.model.forge import Issue
 from reconciler.forge.answers import IssueAnswer, LabelAnswer
 from reconciler.forge.client import GONE_CODES, Declined, Forbidden, ForgeClient
@@ -13,6 +14,8 @@ from reconciler.forge.dialect import Dialect
 
 _RECHECKED = timedelta(minutes=10)
 """For so long it is believed that a label stands in one place, or in two."""
+
+_MOST_LABELS = 100
 
 
 class IssueReader:
@@ -23,7 +26,7 @@ class IssueReader:
         self._dialect = dialect
         self._owner = owner
         self._clock = clock
-        self._twins: dict[str, tuple[datetime, bool]] = {}
+        self._twins: MutableMapping[str, tuple[datetime, bool]] = BoundedDict(_MOST_LABELS)
         """By label: whether there are two of it, and until when that is believed."""
 
     async def open(self, label: str) -> Sequence[Issue] | None:

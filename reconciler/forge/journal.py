@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from reconciler.controller.ports import Clock
+from reconciler.core.bounded import BoundedDict
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import Hint
 from reconciler.core.times import parse_time
@@ -93,7 +94,7 @@ class Journal:
         self._lock = threading.Lock()
         self._last = deque(_read(self._path), _KEPT)
         self._rejections = deque(_read_rejections(self._rejections_path), _REJECTIONS)
-        self._rejected_at: dict[str, datetime] = {}
+        self._rejected_at: MutableMapping[str, datetime] = BoundedDict(_REJECTIONS)
         """When one was written last, by its place; these are few."""
 
     def add(self, hint: Hint, digest: str) -> KeptOutcome:

@@ -3,9 +3,11 @@ The members of a repository on a forge: who may work on it.
 """
 
 import logging
+from collections.abc import MutableMapping
 from datetime import datetime, timedelta
 
 from reconciler.controller.ports import Clock
+from reconciler.core.bounded import BoundedDict
 from reconciler.forge.answers import ForgeUser
 from reconciler.forge.client import Broken, Declined, Forbidden, ForgeClient, UnexpectedAnswer
 from reconciler.forge.dialect import Dialect
@@ -16,6 +18,7 @@ _LASTS = timedelta(minutes=10)
 """For so long it is believed that an account is a member."""
 _LASTS_WITHOUT = timedelta(minutes=1)
 """And for so long that it is none."""
+_MOST_ACCOUNTS = 1000
 
 
 class MemberReader:
@@ -30,7 +33,7 @@ class MemberReader:
         self._client = client
         self._may_write = dialect.may_write
         self._clock = clock
-        self._answers: dict[str, tuple[datetime, bool]] = {}
+        self._answers: MutableMapping[str, tuple[datetime, bool]] = BoundedDict(_MOST_ACCOUNTS)
         """When an account was asked for, and whether it is a member."""
         self._members: frozenset[str] = frozenset()
         self._read_at: datetime | None = None

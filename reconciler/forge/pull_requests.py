@@ -4,23 +4,26 @@ Pull requests of one repository, read through a cache.
 A look is one request when nothing moved: the list of what changed last, as far
 back as the last look. Details are read of what moved. What changes without
 moving anything (a commit status, a review that is dismissed, a base branch that
-makes a conflict) is found by reading a few open ones anew at each look, those
-first that were not read for longest: a look costs one request and at most
-three for each of `REFRESHED` pull requests, however many there are.
+makes a conflict) is found by reading a few open ones anew, those first that
+were not read for longest: such a look costs one request and at most three for
+each of `REFRESHED` pull requests, however many there are.
 """
 
+import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from reconciler.controller.ports import Clock
+from reconciler.core.bounded import BoundedDict
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import Checks, Comment, PullRequestSnapshot, Review
 from reconciler.core.model.runs import ReviewNote
 from reconciler.core.text import one_line
 from reconciler.forge.answers import (
+    OWN_CONTEXTS,
     CommentAnswer,
     CommitsAnswer,
     EntryAnswer,
@@ -38,7 +41,7 @@ from reconciler.forge.members import MemberReader
 log = logging.getLogger(__name__)
 
 REFRESHED = 8
-"""Open pull requests that are read anew at each look though they did not move."""
+"""Open pull requests that are read anew at a look though they did not move."""
 _LOOK_PAGES = 20
 """Most pages of a look; at the first it bounds the past: older pull requests are found by number only."""
 _FEW = 5
@@ -51,9 +54,11 @@ After this time of "cannot be merged" with the same head and base it is called a
 
 Forgejo says the same while it computes, which takes moments.
 """
+_COMPUTED = 10
+"""Open pull requests that a forge under load computes in that time, after their base has moved."""
+_MOST_KEPT = 1000
+"""Pull requests, commits and reviews of which something is kept that is read once."""
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
-OWN_CONTEXTS = "reconciler/"
-"""Commit statuses of ours begin so; they are no checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +88,28 @@ class PullRequestReader:
         """In the order in which they were read."""
         self._current: set[int] = set()
         """Pull requests that are as they were read last, by the last look."""
+        self._sought: frozenset[str] = frozenset()
+        """Branches whose pull requests the last look was for."""
         self._unreadable: dict[int, Unavailable] = {}
         """Why a pull request could not be read the last time."""
-        self._inline: dict[tuple[int, int | None], tuple[ReviewNote, ...]] = {}
+        self._inline: MutableMapping[tuple[int, int | None], tuple[ReviewNote, ...]] = BoundedDict(_MOST_KEPT)
         """By id of the review and number of its comments."""
-        self._pushers: dict[str, str] = {}
+        self._pushers: MutableMapping[str, str] = BoundedDict(_MOST_KEPT)
         """By commit."""
-        self._unmergeable: dict[int, tuple[tuple[str, str], datetime]] = {}
+        self._unmergeable: MutableMapping[int, tuple[tuple[str, str], datetime]] = BoundedDict(_MOST_KEPT)
         """Head and base that could not be merged, and since when."""
 
     async def of(
-        self, branches: Collection[str], fresh: Collection[int]
+        self, branches: Collection[str], fresh: Collection[int], *, refreshes: bool = True
     ) -> Mapping[str, PullRequestSnapshot | Unavailable]:
         """Return the newest pull request of each branch; see `Forges.pulls`."""
         await self.look()
         unknown = set(fresh) - self._listed.keys()
         await self._read_all(sorted(unknown))
         newest = self._newest(set(branches))
-        await self._read_all(self._due(newest.values(), set(fresh) - unknown))
+        rest = REFRESHED if refreshes else 0
+        await self._read_all(self._due(newest.values(), set(fresh) - unknown, rest))
+        self._sought = frozenset(branches)
         self._current = {answer.number for answer in newest.values() if answer.number in self._details}
         seen = {branch: self._last_seen(answer.number) for branch, answer in newest.items()}
         return {branch: pull for branch, pull in seen.items() if pull is not None}
@@ -109,6 +118,10 @@ class PullRequestReader:
         """Return a pull request as it was last read, or why it cannot be; None if it was not."""
         detail = self._details.get(number)
         return detail.pull if detail else self._unreadable.get(number)
+
+    def was_sought(self, branch: str) -> bool:
+        """Return whether the last look was for the pull request of a branch: the forge has no other."""
+        return branch in self._sought
 
     async def look(self) -> None:
         """Read the list of pull requests, and which of them changed."""
@@ -222,36 +235,35 @@ class PullRequestReader:
                 newest[answer.head.branch] = answer
         return newest
 
-    def _due(self, wanted: Iterable[PullAnswer], fresh: set[int]) -> list[int]:
-        """Return the numbers to read: those that moved, those asked for, and a few of the rest in turn."""
+    def _due(self, wanted: Iterable[PullAnswer], fresh: set[int], most: int) -> list[int]:
+        """Return the numbers to read: those that moved, those asked for, and so many of the rest in turn."""
         rest = {answer.number: answer.is_open for answer in wanted}
         moved = {number for number in rest if self._has_moved(number)} | fresh
         still = [number for number in self._details if rest.get(number) and number not in moved]
-        return sorted(moved) + still[:REFRESHED]
+        return sorted(moved) + still[:most]
 
     def _has_moved(self, number: int) -> bool:
         detail, listed = self._details.get(number), self._listed.get(number)
         return detail is None or listed is None or detail.listed.state_of_people != listed.state_of_people
 
-    async def _read_all(self, numbers: Iterable[int]) -> None:
+    async def _read_all(self, numbers: Sequence[int]) -> None:
         """
         Read pull requests; one that cannot be read costs itself, and none of the others.
 
         Raises Unavailable if it is the forge that cannot be asked.
         """
         outages = 0
-        for number in numbers:
-            self._unreadable.pop(number, None)
-            try:
-                await self._try_to_read(number)
-                outages = 0
-            except (*ABOUT_ONE, Outage) as error:
-                outages += isinstance(error, Outage)
-                if outages >= _MOST_OUTAGES:
-                    raise
-                log.warning("pull request %d cannot be read now: %s", number, error)
-                self._details.pop(number, None)
-                self._unreadable[number] = error
+        for some in _chunks(numbers, self._dialect.at_once):
+            errors = await asyncio.gather(*map(self._try_to_read, some), return_exceptions=True)
+            for number, error in zip(some, errors, strict=True):
+                self._unreadable.pop(number, None)
+                outages = outages + 1 if isinstance(error, Outage) else 0
+                if isinstance(error, (*ABOUT_ONE, Outage)) and outages < _MOST_OUTAGES:
+                    log.warning("pull request %d cannot be read now: %s", number, error)
+                    self._details.pop(number, None)
+                    self._unreadable[number] = error
+                elif error is not None:
+                    raise error
 
     async def _try_to_read(self, number: int) -> None:
         try:
@@ -269,12 +281,13 @@ class PullRequestReader:
     async def _detail(self, answer: PullAnswer) -> PullRequestDetail:
         number = answer.number
         statuses = (*await self._checks(answer.head.sha), *answer.checks)
+        reviews = await self._reviews(answer)
         pull = self._pull(
             answer,
             pusher=await self._pusher(answer.head.sha),
             by=await self._closer(answer),
-            reviews=await self._reviews(answer),
-            comments=await self._conversation(answer),
+            reviews=reviews,
+            comments=await self._conversation(answer, reviews),
             checks=_combined_status(statuses),
             failed_checks=tuple(_failed(statuses)),
         )
@@ -335,7 +348,11 @@ class PullRequestReader:
         if before != sides:
             since = now
         self._unmergeable[answer.number] = (sides, since)
-        return False if now - since >= _SETTLES else None
+        return False if now - since >= self._settling_time() else None
+
+    def _settling_time(self) -> timedelta:
+        """Return after which time it is a conflict: what is open is computed one after another."""
+        return _SETTLES * max(1, sum(answer.is_open for answer in self._listed.values()) // _COMPUTED)
 
     async def _pusher(self, commit: str) -> str:
         """Return the author of a commit: forges do not say who pushed it."""
@@ -382,9 +399,15 @@ class PullRequestReader:
             return None
         return await self._dialect.inline_comments(self._client, pull.number)
 
-    async def _conversation(self, pull: PullAnswer) -> tuple[Comment, ...]:
-        """Return the comments in the conversation of an open pull request."""
-        if not pull.is_open or pull.comments == 0:
+    async def _conversation(self, pull: PullAnswer, reviews: Sequence[Review]) -> tuple[Comment, ...]:
+        """
+        Return the comments in the conversation of an open pull request.
+
+        They are read after the reviews: what was written before a request for
+        changes is there then, whatever the pull request said before of their number.
+        """
+        asks = any(review.verdict == "changes_requested" for review in reviews)
+        if not pull.is_open or (pull.comments == 0 and not asks):
             return ()
         answers = self._client.pages(f"{self._dialect.pull_ticket}/{pull.number}/comments", CommentAnswer)
         comments = [answer.comment("") async for answer in answers]
@@ -449,6 +472,10 @@ _VERDICTS: Mapping[str, _Verdict] = {
     "DISMISSED": "comment",  # GitHub does not say what it was
 }
 """Verdict by the state of a review; requested and pending reviews have none."""
+
+
+def _chunks(numbers: Sequence[int], size: int) -> Iterable[Sequence[int]]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
 def _note(answer: InlineAnswer) -> ReviewNote:

@@ -8,6 +8,7 @@ changes nothing.
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import date
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -185,6 +186,16 @@ class ForgeSetup:
     async def account(self) -> str:
         """Return the name of the account that the token is of. Raises Forbidden if it may not say."""
         return (await self.client.get("/user", ForgeUser)).login
+
+    async def expires_on(self) -> date | None:
+        """Return when the token expires; None where that is not told."""
+        read = self._dialect.expires_on
+        return await read(self.client) if read else None
+
+    @property
+    def account_right(self) -> str:
+        """What the token needs to tell whose it is."""
+        return self._dialect.account_right
 
     async def repository(self) -> RepositoryDetail:
         """Return the repository. Raises Declined if the account does not see it."""

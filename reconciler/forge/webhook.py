@@ -21,7 +21,7 @@ from reconciler.core.fields import Id
 from reconciler.core.model.forge import Hint
 from reconciler.core.text import one_line
 from reconciler.forge import gitlab_webhook as gitlab
-from reconciler.forge.answers import ForgeAnswer, ForgeTime, ForgeUser, JsonLine, name_of
+from reconciler.forge.answers import OWN_CONTEXTS, ForgeAnswer, ForgeTime, ForgeUser, JsonLine, name_of
 
 _FAMILIES = ("forgejo", "gitea", "github")
 _SIGNATURES = ("x-hub-signature-256", "x-forgejo-signature", "x-gitea-signature")
@@ -152,6 +152,8 @@ class _Body(ForgeAnswer):
     is_pull: bool = False
     run: _Run | None = None
     commit: _Commit | None = None
+    context: JsonLine = ""
+    """Of a commit status."""
     check_run: _Checked | None = None
     check_suite: _Checked | None = None
     workflow_run: _Checked | None = None
@@ -265,6 +267,8 @@ def _checked(body: _Body) -> _Match | None:
         return {"commit": body.run.commit_sha}
     if checked := body.check_run or body.check_suite or body.workflow_run:
         return {"commit": checked.head_sha}
+    if body.context.startswith(OWN_CONTEXTS):  # no check
+        return None
     return {"commit": body.commit.id} if body.commit else None
 
 

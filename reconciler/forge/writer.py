@@ -9,6 +9,7 @@ the last one we gave. Labels and reviewers are set when the pull request is
 opened or adopted; until that is done the mark says `new`.
 """
 
+import asyncio
 import hashlib
 import logging
 import re
@@ -36,7 +37,7 @@ from reconciler.forge.answers import (
     StatusAnswer,
     mark_of,
 )
-from reconciler.forge.client import GONE_CODES, Broken, Declined, Forbidden, ForgeClient
+from reconciler.forge.client import Broken, Declined, Forbidden, ForgeClient
 from reconciler.forge.dialect import Dialect
 from reconciler.forge.pull_requests import PullRequestDetail, PullRequestReader
 
@@ -53,7 +54,7 @@ _MOST_TITLE = 240
 _MOST_DESCRIPTION = 140
 _NOT_NOW = frozenset({404, 405, 409, 412, 422})
 _CONFLICT = 409
-_COMPUTING = MergeRefusal("it computes whether it can be merged", is_passing=True)
+_COMPUTING = MergeRefusal("it computes whether it can be merged", kind="computing")
 _MERGE_WAITS = (0.5, 1.0, 1.5, 2.0)
 """
 Seconds before a merge is asked for again that the forge still computes.
@@ -75,6 +76,8 @@ class ForgeWriter:
         """Whether the forge was done computing the last time that a merge waited for it."""
         self._labels: dict[str, int] = {}
         """Ids of the repository's labels, as far as they are known."""
+        self._labels_lock = asyncio.Lock()
+        """Held while labels are made: forges make a second one of the same name."""
 
     async def show(self, want: ForgeView) -> PullRequestSnapshot | None:
         """Carry it out; see `Forges.show`."""
@@ -147,7 +150,8 @@ class ForgeWriter:
 
     async def _find_or_open(self, want: ForgeView) -> PullRequestDetail | None:
         newest = self._pulls.newest(want.branch)
-        if newest is None or (want.opens and not newest.is_open):  # one may have come since the last look
+        is_missing = newest is None or (want.opens and not newest.is_open)
+        if is_missing and not self._pulls.was_sought(want.branch):
             await self._pulls.look()
             newest = self._pulls.newest(want.branch)
         if newest is not None and (newest.is_open or not want.opens):
@@ -256,7 +260,7 @@ class ForgeWriter:
             ):
                 return place
             why = declined.message or f"it is not allowed now ({declined.status}), without a reason"
-            return MergeRefusal(why)
+            return MergeRefusal(why, "running" if why in self._dialect.passing else "refused")
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.
             log.warning("%s", broken)
@@ -323,8 +327,11 @@ class ForgeWriter:
         return labels
 
     async def _ensure_labels(self, names: Iterable[str]) -> None:
-        if self._same(names) <= self._labels.keys():
-            return
+        async with self._labels_lock:
+            if not self._same(names) <= self._labels.keys():
+                await self._make_labels(names)
+
+    async def _make_labels(self, names: Iterable[str]) -> None:
         same, labels = self._dialect.same_label, self._client.pages("labels", LabelAnswer)
         self._labels = {same(label.name): label.id async for label in labels}
         for name in names:
@@ -340,12 +347,9 @@ class ForgeWriter:
     # --- The issue ---------------------------------------------------------
 
     async def _answer_issue(self, want: ForgeView, number: int) -> None:
-        try:
-            issue = await self._client.get(f"issues/{number}", IssueAnswer)
-        except Declined as declined:
-            if declined.status in GONE_CODES:
-                return
-            raise
+        issue = await self._client.find(f"issues/{number}", IssueAnswer)
+        if issue is None:
+            return
         await self._set_phase(
             self._ticket(number, on_pull=False), [label.name for label in issue.labels], want.phase
         )

@@ -49,6 +49,7 @@ class AppriseSender:
             async with asyncio.timeout(self._limit):
                 await answer
         except TimeoutError:
+            self._stuck = {name: each for name, each in self._stuck.items() if each.is_alive()}
             self._stuck[target] = thread
             raise Unavailable(f"there was no answer within {self._limit:g} s") from None
 

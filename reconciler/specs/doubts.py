@@ -70,6 +70,10 @@ def _host(spec: HostSpec) -> Iterator[Mistake]:
     if spec.address is None:
         for field in ("port", "user", "host_key", "identity", "jump", "agent_forwarding", "ssh_config"):
             yield from _idle(spec, field, "without `address` runs are local subprocesses")
+    elif spec.scheduler:
+        yield from _idle(
+            spec, "agent_forwarding", "the nodes of a cluster do not reach the login node's agent"
+        )
     if not spec.drain:
         yield from _idle(spec, "drain_until", "it needs `drain: true`")
     else:
@@ -321,13 +325,13 @@ def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
     """Yield why no host can ever take a task: the first requirement that no host meets, or not together."""
     hosts = list(shared.hosts.values())
     wanted = {*task.requires}
-    if any(wanted <= _labels(host.labels, host.name) and _fits(host, task) for host in hosts):
+    if any(wanted <= _labels(host.capabilities, host.name) and _fits(host, task) for host in hosts):
         return
     for at, label in enumerate(task.requires):
-        if not any(label in _labels(host.labels, host.name) for host in hosts):
+        if not any(label in _labels(host.capabilities, host.name) for host in hosts):
             yield Mistake(("requires", at), f"no host has the label {label!r}", _near_label(shared, label))
             return
-    fitting = [host for host in hosts if wanted <= _labels(host.labels, host.name)]
+    fitting = [host for host in hosts if wanted <= _labels(host.capabilities, host.name)]
     for field, message, fits in (
         ("requires", "no host has all of these labels", lambda _: True),
         ("adapter", f"no host that fits offers the adapter {task.adapter!r}", lambda h: _offers(h, task)),
@@ -358,16 +362,16 @@ def _may_work_on(host: Host, task: Task) -> bool:
     return task.repo is None or host.repos is None or task.repo in host.repos
 
 
-def _labels(labels: tuple[str, ...], name: str) -> set[str]:
+def _labels(labels: Collection[str], name: str) -> set[str]:
     return {*labels, name}
 
 
 def _somebody_has(shared: SharedSpecs, label: str) -> bool:
-    hosts = (_labels(host.labels, host.name) for host in shared.hosts.values())
+    hosts = (_labels(host.capabilities, host.name) for host in shared.hosts.values())
     agents = (_labels(agent.capabilities, agent.name) for agent in shared.agents.values())
     return any(label in labels for labels in (*hosts, *agents))
 
 
 def _near_label(shared: SharedSpecs, label: str) -> str:
-    labels = {each for host in shared.hosts.values() for each in _labels(host.labels, host.name)}
+    labels = {each for host in shared.hosts.values() for each in _labels(host.capabilities, host.name)}
     return nearest(label, labels)

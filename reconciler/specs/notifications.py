@@ -83,7 +83,7 @@ def _nobody_doubts(
 ) -> Iterator[Mistake]:
     """Yield the labels and the names of tasks that nothing has now."""
     if rule.labels:
-        labels = {label for host in shared.hosts.values() for label in (*host.labels, host.name)}
+        labels = {label for host in shared.hosts.values() for label in (*host.capabilities, host.name)}
         labels |= {label for task in tasks.values() for label in (*task.requires, *task.labels)}
         for at, label in enumerate(rule.labels):
             if label not in labels:

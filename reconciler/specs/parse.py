@@ -124,12 +124,8 @@ def _key(kind: Kind | None, name: str, file: File) -> _Key:
 
 def is_ignored(path: str) -> bool:
     """Tell whether a file below `specs/` is for people or tools only."""
-    parts = path.split("/")
-    return (
-        parts[-1] == "README.md"
-        or parts[-1].endswith(".example")
-        or any(part.startswith(".") for part in parts)
-    )
+    name = path[path.rfind("/") + 1 :]
+    return name == "README.md" or name.endswith(".example") or "/." in f"/{path}"
 
 
 def locate(path: str) -> tuple[Kind, str] | Problem:

@@ -27,6 +27,8 @@ _TAKEN = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 _UNQUOTABLE = re.compile(r"[\x7f-\xa0\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that JSON leaves unescaped and YAML does not allow."""
 _CONSTANTS = frozenset({"true", "false", "null"})
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+"""One for all: `json.dumps` makes an encoder for each text."""
 _LINE = re.compile(r"( *)(- )?([a-z][a-z0-9_]*):(?: (.+))?\Z")
 
 
@@ -89,8 +91,7 @@ def _row(row: Mapping[str, Any], indent: str) -> Iterator[str]:
 def _scalar(value: object) -> str:
     if isinstance(value, str) and _is_word(value):
         return value
-    written = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return _UNQUOTABLE.sub(lambda odd: f"\\u{ord(odd[0]):04x}", written)
+    return _UNQUOTABLE.sub(lambda odd: f"\\u{ord(odd[0]):04x}", _ENCODE(value))
 
 
 def _is_word(text: str) -> bool:

@@ -4,6 +4,7 @@ Repositories on a GitLab connected to a fleet by one command.
 
 import pytest
 
+from reconciler import clock
 from tests.cli.test_forge import TOKEN, results, steps
 from tests.forge.gitlab import DEVELOPER, GitLabDouble, Rules
 
@@ -74,6 +75,23 @@ def test_called_again_it_changes_nothing(fleet, gitlab, root, address):
 
     assert set(results(again).values()) == {"already so"}
     assert {method for method, _ in gitlab.requests[asked:]} == {"GET", "PUT"}  # a right is tried by use
+
+
+def test_when_the_token_expires_is_told(fleet, gitlab, root):
+    gitlab.expires_on = "2099-05-01"
+
+    done = fleet.run("forge", "connect", root, CODE, *TOKEN, "--no-webhooks")
+
+    assert steps(done)[f"{CODE} account"] == ("already so", "bot; its token expires on 2099-05-01")
+
+
+def test_a_token_that_expires_soon_is_told_by_doctor(fleet, gitlab, root):
+    fleet.run("forge", "connect", root, CODE, *TOKEN, "--no-webhooks")
+    gitlab.expires_on = str(clock.now().date())
+
+    done = fleet.run("doctor")
+
+    assert f"code: its token expires on {gitlab.expires_on}" in done.output
 
 
 def test_a_base_that_nothing_protects_is_protected_if_that_is_wanted(fleet, gitlab, root):

@@ -117,6 +117,17 @@ def test_explain_tells_where_each_value_comes_from_and_where_it_would_run(fleet)
     assert any(line.split()[:2] == ["local", "chosen"] for line in text.splitlines())
 
 
+def test_explain_says_what_a_task_waits_for(fleet):
+    fleet.write("specs/hosts/local.yaml", "slots: 0\n")
+    fleet.commit()
+    fleet.reconcile()
+
+    document = json.loads(fleet.run("explain", "task", "hello", "-o", "json").stdout)
+
+    assert document["waiting"]["reason"] == "Host"
+    assert document["waiting"]["message"] in fleet.run("explain", "task", "hello").stdout
+
+
 def test_explain_prints_json_and_knows_unknown_names(fleet):
     document = json.loads(fleet.run("explain", "task", "hello", "-o", "json").stdout)
 

@@ -146,6 +146,18 @@ def test_a_repository_that_is_not_on_this_machine_is_warned_of(folder):
     assert done.exit_code == 0
 
 
+def test_a_repository_that_no_folder_could_be_ends_nothing(folder):
+    (folder / "specs" / "repos").mkdir()
+    for name, url in {"long": "x" * 5000, "deep": "d/" * 5000, "file": "fleet.yaml/x"}.items():
+        (folder / "specs" / "repos" / f"{name}.yaml").write_text(f"url: ./{url}\n")
+
+    done = validate("specs/repos")
+
+    assert done.exit_code == 0
+    assert done.stdout.count("warning: url: there is no repository at") == 3
+    assert max(map(len, done.stdout.splitlines())) < 400
+
+
 @pytest.mark.parametrize("place", ["file://{}", "{}"])
 def test_of_a_repository_without_a_work_tree_the_branch_is_validated(fleet, tmp_path, place):
     fleet.write("specs/tasks/bad.yaml", "goal: x\nretry: 3\n")

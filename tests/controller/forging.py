@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from reconciler.core.adapter import Secret
@@ -33,6 +33,12 @@ class Counting(FakeForges):
         self.asked = Counter()
         self.fresh = []
         self.refuses_merges = False
+        self.refusal = None
+        """What a refused merge is answered."""
+        self.merge_time = timedelta(0)
+        """How long a merge takes."""
+        self.refreshes = []
+        """Whether what gave no sign was to be read too, each time."""
         self.lag = 0
         self.odd = ""
         """A task that cannot be shown."""
@@ -41,8 +47,9 @@ class Counting(FakeForges):
         self.asked["whoami"] += 1
         return await super().whoami(forge)
 
-    async def pulls(self, forge, branches, fresh):
+    async def pulls(self, forge, branches, fresh, *, refreshes=True):
         self.asked["pulls"] += 1
+        self.refreshes.append(refreshes)
         self.fresh.append(set(fresh))
         found = await super().pulls(forge, branches, fresh)
         await turns(self.lag)  # what was read is old when it arrives
@@ -55,7 +62,9 @@ class Counting(FakeForges):
         if self.refuses_merges:
             self.at(forge).heads.setdefault(want.branch, "0" * 40)
             pull = self.at(forge).newest(want.branch)
-            return self.at(forge).seen(pull) if want.merges and pull else await super().show(forge, want)
+            if want.merges and pull:
+                return replace(self.at(forge).seen(pull), refusal=self.refusal)
+        self.clock.time += self.merge_time if want.merges else timedelta(0)
         return await super().show(forge, want)
 
 

@@ -1,5 +1,7 @@
 """A push to the branch of a task is a sign of life, with a pull request and without."""
 
+from dataclasses import replace
+
 import pytest
 
 from reconciler.controller.branches import SETTLES, BranchController
@@ -165,3 +167,42 @@ async def test_our_own_pushes_to_the_state_branch_make_nobody_look(scene):
     assert polled["d-1"] is not None
     assert (polled["d-2"], polled["d-3"]) == (None, None)
     assert pushes.done == ["d-1"]
+
+
+class NoWalk(dict):
+    """A mapping that nobody may walk over."""
+
+    def __iter__(self):
+        raise AssertionError("walked over")
+
+    items = values = keys = __iter__
+
+
+async def test_the_tasks_of_a_branch_are_found_without_a_walk_over_all(scene):
+    scene.push(
+        make_task("a", repo="web"),
+        make_task("b", repo="web", branch_name="their/own"),
+        make_task("c", repo="web", branch_name="task/b"),
+        make_task("their/own"),
+    )
+    await scene.start()
+    cache = scene.loop.cache
+
+    cache.desired = replace(cache.desired, tasks=NoWalk(cache.desired.tasks))
+    cache.statuses = NoWalk(dict(cache.statuses))
+
+    assert cache.on_branch("web", "task/a") == ["a"]
+    assert cache.on_branch("web", "their/own") == ["b"]
+    assert cache.on_branch("web", "task/b") == ["c"]
+    assert cache.on_branch("web", "main") == cache.on_branch("other", "task/a") == []
+
+
+async def test_a_renamed_task_is_found_by_the_branch_of_its_run(scene):
+    scene.push(make_task("a", repo="web", generation="a" * 40))
+    await scene.start()
+
+    scene.push(make_task("b", repo="web", generation="a" * 40))
+    await scene.pass_time(SETTLES)
+
+    assert scene.loop.cache.on_branch("web", "task/a") == ["b"]
+    assert scene.loop.cache.on_branch("web", "task/b") == []

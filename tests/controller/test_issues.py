@@ -502,6 +502,22 @@ async def test_what_cannot_be_done_is_answered_with_why_and_with_what_can(taken_
     assert "/agent status" in taken_up.answers[0]
 
 
+async def test_a_command_on_a_pull_request_that_is_being_opened_waits_until_that_is_on_record(taken_up):
+    path = "specs/tasks/web/fix.yaml"
+    taken_up.branch.content[path] = "goal: g\n"
+    taken_up.is_on_record(Phase.REVIEW_PENDING, "web/fix")
+    taken_up.write("/agent cancel", 12)
+
+    await taken_up.look()
+    before = list(taken_up.answers)
+    taken_up.is_on_record(Phase.REVIEW_PENDING, "web/fix", pull_request={"number": 12, "url": "u"})
+    await taken_up.look()
+
+    assert before == []
+    assert taken_up.branch.content[path] == "goal: g\ndesired: cancelled\n"
+    assert len(taken_up.answers) == 1
+
+
 async def test_a_command_of_yesterday_is_followed_after_a_start_and_an_older_one_is_not(scene):
     scene.add(issue())
     scene.write("/agent model old", ago=timedelta(hours=30))

@@ -233,17 +233,18 @@ async def test_a_task_that_is_settled_has_its_own_host_swept_and_no_other(stage)
 
     stage.dispatch = Noting()
     hosts = {name: Host(name=name) for name in ("one", "other")}
-    stage.specs.push(make_desired(hosts=hosts))
+    stage.specs.push(make_desired(make_task("a"), hosts=hosts))
     loop = await stage.run()
+    await loop.run("idle")
     first = set(swept)
     swept.clear()
-    stage.specs.push(make_desired(make_task("a"), hosts=hosts))
+    stage.specs.push(make_desired(make_task("a"), make_task("b"), hosts=hosts))
     loop.inbox.notify()
 
     await loop.run("idle")
 
     assert first == {"one", "other"}
-    assert set(swept) == {stage.state.statuses["a"].assigned_host}
+    assert set(swept) == {stage.state.statuses["b"].assigned_host}
 
 
 async def test_a_mistake_at_one_host_is_told_and_stalls_nothing(stage, caplog):

@@ -203,3 +203,19 @@ async def test_a_latch_is_released_with_the_subject_that_goes(scene):
     await scene.send()
 
     assert done == [1]
+
+
+async def test_polls_that_begin_together_soon_come_apart_and_none_comes_later_for_it(scene):
+    scene.poller.spread = 0.25
+    scene.subjects = {f"h{number}": f"h{number}" for number in range(200)}
+    most, last = [], dict.fromkeys(scene.subjects, scene.clock.time)
+
+    for _ in range(600):
+        polled = await scene.send(timedelta(seconds=1))
+        assert all(scene.clock.time - last[name] <= MINUTE + timedelta(seconds=2) for name in polled)
+        last |= dict.fromkeys(polled, scene.clock.time)
+        most.append(len(polled))
+
+    assert most[0] == 200
+    assert max(most[300:]) < 50
+    assert all(scene.clock.time - time <= MINUTE + timedelta(seconds=2) for time in last.values())

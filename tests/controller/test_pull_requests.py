@@ -7,9 +7,10 @@ from datetime import timedelta
 import pytest
 
 from reconciler.controller import pull_requests
+from reconciler.controller.merge_turns import MERGE_TURN
 from reconciler.controller.pull_requests import MEMORY
 from reconciler.core.errors import Conflict, Unavailable
-from reconciler.core.model.forge import Hint
+from reconciler.core.model.forge import Hint, MergeRefusal
 from reconciler.core.model.status import Phase
 from tests.controller.forging import FORGE, REPO, Scene, reviewed, turns
 
@@ -66,6 +67,81 @@ async def test_a_merge_that_the_forge_was_not_ready_for_is_asked_for_again_soon(
     await scene.pass_time(timedelta(seconds=6))
 
     assert scene.status("a").phase is Phase.COMPLETED
+
+
+async def test_a_merge_that_is_refused_is_asked_for_again_when_something_is_new_or_after_a_time(scene):
+    scene.forges.refuses_merges, scene.forges.refusal = True, MergeRefusal("2 approvals")
+    scene.push(reviewed("a"), repo=REPO.model_copy(update={"merge": "when_approved"}))
+    await scene.start()
+    number = scene.status("a").review.pull_request.number
+    scene.site.review(number, "approved")
+    scene.webhooks(number)
+    await turns()
+    refused = scene.forges.asked["show"]
+
+    for _ in range(10):
+        scene.webhooks(number)
+        await turns()
+    quiet = scene.forges.asked["show"]
+    scene.forges.refuses_merges = False
+    scene.site.review(number, "approved", author="bea")
+    scene.webhooks(number)
+    await turns()
+
+    assert quiet == refused
+    assert scene.status("a").phase is Phase.COMPLETED
+
+
+async def test_merges_that_take_long_leave_their_turn_to_what_is_new(scene):
+    names = "abcdef"
+    scene.push(*map(reviewed, names), repo=REPO.model_copy(update={"merge": "when_approved"}))
+    await scene.start()
+    for name in names:
+        scene.site.review(scene.status(name).review.pull_request.number, "approved")
+    scene.forges.merge_time = MERGE_TURN * 0.6
+    scene.webhooks()
+    scene.forges.shown.clear()
+    scene.push(*map(reviewed, "abcdefg"), repo=REPO.model_copy(update={"merge": "when_approved"}))
+
+    await scene.pass_time(timedelta(minutes=1))
+
+    order = [view.task for view in scene.forges.shown if view.merges or view.opens]
+    assert set(order) == set("abcdefg")
+    assert order.index("g") < len(names) - 1
+    assert {scene.status(name).phase for name in names} == {Phase.COMPLETED}
+
+
+async def test_what_gave_no_sign_is_read_in_its_turn_however_often_hints_come(scene):
+    scene.push(reviewed("a"))
+    await scene.start()
+    scene.forges.refreshes.clear()
+
+    for _ in range(20):
+        scene.webhooks()
+        await scene.pass_time(timedelta(seconds=6))
+
+    assert len(scene.forges.refreshes) >= 20
+    assert 2 <= sum(scene.forges.refreshes) <= 4
+
+
+async def test_a_check_is_looked_for_at_the_pull_request_of_its_commit(scene):
+    scene.push(reviewed("a"), reviewed("b"))
+    await scene.start()
+    status = scene.status("b")
+    scene.forges.fresh.clear()
+
+    hint = Hint(
+        delivery="d-9",
+        event="status",
+        place=FORGE.repo,
+        repos=("web",),
+        commit=status.head_commit,
+        sender="bot",
+    )
+    scene.loop.controllers.pulls.notify(hint)
+    await turns()
+
+    assert scene.forges.fresh == [{status.review.pull_request.number}]
 
 
 async def test_one_task_that_cannot_be_shown_keeps_no_other_waiting(scene, caplog):

@@ -44,7 +44,7 @@ BOT = "fleet-bot"
 HEAD, OTHER = "a" * 40, "b" * 40
 LATER, BEFORE = NOW + timedelta(minutes=1), NOW - timedelta(minutes=1)
 REPO = Repo(name="shop", url="r.git", failed_checks="fix", base_moved="merge")
-REFUSAL, PLACE = MergeRefusal("2 approvals"), MergeRefusal("at position 1", is_passing=True)
+REFUSAL, PLACE = MergeRefusal("2 approvals"), MergeRefusal("at position 1", kind="queued")
 MERGES = Repo(name="shop", url="r.git", merge="when_approved")
 LAZY = Repo(name="shop", url="r.git")
 KNOWN = PullRequest(number=12, url="https://code.example.org/shop/pulls/12")
@@ -280,6 +280,18 @@ def test_what_people_say_beside_reviews_is_in_the_next_round_and_in_no_later_one
     assert [note.text for note in event.reviews] == ["change it", "use tabs"]
     assert [note.text for note in again.reviews] == ["change it", "use tabs"]
     assert (event.last_comment, again.last_comment) == (4, 5)
+
+
+def test_a_comment_that_was_edited_since_the_last_round_is_in_the_next_one_again():
+    talk = (a_comment(1), a_comment(2, body="and no spaces"))
+    (_, *_), status = closure(a_pull(reviews=(a_review(7),), comments=talk), a_status())
+    later = changed(status, phase=Phase.REVIEW_PENDING)
+    edited = (a_comment(1, body="use spaces", updated_at=LATER), talk[1])
+
+    again = seen(a_pull(reviews=(a_review(7), a_review(8)), comments=edited), later)
+
+    assert status.review.last_edit == NOW
+    assert sorted(note.text for note in again.reviews) == ["change it", "use spaces"]
 
 
 def test_talk_alone_starts_no_round():
@@ -531,7 +543,7 @@ APPROVED = {"mergeable": True, "checks": "success"}
         ("when_green", {"checks": "pending"}, False),
         ("when_green", {"reviews": ()}, True),
         ("when_approved", {"reviews": ()}, False),
-        ("when_approved", {"mergeable": None}, False),
+        ("when_approved", {"mergeable": None}, True),
         ("when_approved", {"is_draft": True}, False),
         ("when_approved", {"is_conflicting": True}, False),
         ("when_approved", {"state": "closed"}, False),

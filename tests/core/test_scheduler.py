@@ -13,6 +13,8 @@ from reconciler.core.lifecycle import fold
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.specs import Desired, FleetSpec, Host, Repo, Task
 from reconciler.core.model.status import Observed, Phase, Reason
+from reconciler.core.planning import scheduler
+from reconciler.core.planning.placement import place
 from reconciler.core.planning.plan import StartRun, StopRun
 from tests.statuses import make_status
 from tests.strategies import NOW, SUCCESS, World, blob, plan
@@ -49,6 +51,30 @@ def test_live_runs_hold_the_slots_they_were_given():
     )
 
     assert planned.waiting["b"].message == "no free slot on any host that fits"
+
+
+@pytest.mark.parametrize(("repos_of_host", "looks"), [(None, 1), (("r0",), 6)], ids=["any", "some"])
+def test_hosts_are_looked_at_once_for_all_repos_unless_they_are_for_some_only(
+    monkeypatch, repos_of_host, looks
+):
+    placed = []
+
+    def noting(task, *args, **options):
+        placed.append(task.repo)
+        return place(task, *args, **options)
+
+    monkeypatch.setattr(scheduler, "place", noting)
+    specs = [make_task(f"t{n}", repo=f"r{n}") for n in range(6)]
+    full = {"local": Host(name="local", slots=1, repos=repos_of_host)}
+    statuses = {"busy": live("busy"), **{spec.name: created(spec.name) for spec in specs}}
+    repos = {f"r{n}": Repo(name=f"r{n}", url="/r") for n in range(6)}
+
+    planned = planned_for(make_task("busy"), *specs, statuses=statuses, hosts=full, repos=repos)
+
+    assert len(placed) == looks
+    assert planned.waiting["t0"].message == "no free slot on any host that fits"
+    other = "may not work on r5" if repos_of_host else "has no free slot"
+    assert planned.placements["t5"].rejected == {"local": other}
 
 
 def test_free_slots_are_kept_for_a_large_task_that_came_first():

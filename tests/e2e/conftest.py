@@ -41,7 +41,7 @@ class Playground:
 
     @property
     def env(self) -> dict[str, str]:
-        places = {"RECONCILER_DATA_DIR": str(self.root / "data"), "XDG_STATE_HOME": str(self.root / "state")}
+        places = {"RECONCILER_DATA_DIR": str(self.root / "data"), "XDG_STATE_HOME": str(self.root / "xdg")}
         return {**os.environ, **IDENTITY, **places, "NO_COLOR": "1"}
 
     @property

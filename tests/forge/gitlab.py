@@ -69,6 +69,7 @@ class Note(Comment):
     """A note; one of the system, or one on a line."""
 
     system: bool = False
+    internal: bool = False
     position: dict[str, Any] | None = None
     resolved: bool = False
 
@@ -112,6 +113,9 @@ class GitLabDouble(ForgejoDouble):
         """Whether approvals say when they were given; older servers do not."""
         self.limits: list[tuple[int, dict[str, str], Any]] = []
         """Answers (status, headers, body) to the next requests."""
+        self.confidential: set[int] = set()
+        """Numbers of issues."""
+        self.expires_on: str | None = None
         self.token_error = ""
         """What is wrong with every token, such as that it is expired."""
         self.signs = False
@@ -565,6 +569,7 @@ class Request:
             "created_at": time(note.created),
             "updated_at": time(note.updated),
             "system": getattr(note, "system", False),
+            "internal": getattr(note, "internal", False),
             "noteable_id": 900 + ticket.number,
             "noteable_iid": ticket.number,
             "noteable_type": "MergeRequest" if is_pull else "Issue",
@@ -624,6 +629,11 @@ def _whoami(request: Request) -> Answer:
         )
     me = request.user(request.who)
     return 200, {name: me[name] for name in ("id", "username", "name", "state", "avatar_url", "web_url")}, {}
+
+
+@route("GET", "/personal_access_tokens/self")
+def _token(request: Request) -> Answer:
+    return 200, {"id": 1, "name": "fleet", "scopes": ["api"], "expires_at": request.forge.expires_on}, {}
 
 
 @route("GET", "/users")
@@ -908,6 +918,8 @@ def _issues(request: Request) -> Answer:
     state = states.get(request.query.get("state", "all"))
     issues = [each for each in issues if state in {None, each.state}]
     issues = [each for each in issues if wanted <= {label.name for label in each.labels}]
+    if request.query.get("confidential") == "false":
+        issues = [each for each in issues if each.number not in request.forge.confidential]
     issues.sort(key=lambda each: each.number, reverse=request.query.get("sort") != "asc")
     return request.page(issues, request.issue)
 

@@ -1,5 +1,6 @@
 """Pull requests and issues on the double: what it costs to look, and what goes wrong at a forge."""
 
+import asyncio
 import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -383,7 +384,7 @@ async def test_a_merge_waits_for_a_forge_that_computes_but_not_for_one_that_neve
     last = await forges.show(spec, want(branch="task/b", merges=heads[2]))
 
     assert merged.is_merged
-    assert last.refusal.is_passing
+    assert last.refusal.kind == "computing"
     assert [requests.count(merges) for requests in stuck] == [5, 1]
 
 
@@ -613,6 +614,29 @@ async def test_an_issue_that_others_block_says_so_and_rests(double, forges, spec
     assert "this cannot be closed" in comment.body
 
 
+@pytest.mark.parametrize("status", [301, 307, 404, 410])
+async def test_an_issue_that_was_transferred_or_deleted_is_gone_and_its_task_is_shown_without_it(
+    double, forges, spec, status
+):
+    double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    number = double.open_issue(REPO, "Mend it", "Please.")
+    double.always_broken[f"GET /repos/{REPO}/issues/{number}"] = status
+
+    pull = await forges.show(spec, want(issue=number, closes_issue=True))
+
+    assert pull.state == "open"
+    assert await forges.issue(spec, number) is None
+
+
+async def test_an_issue_of_a_repository_that_has_moved_is_not_gone(double, forges, spec):
+    number = double.open_issue(REPO, "Mend it", "Please.")
+    for path in (f"/repos/{REPO}/issues/{number}", f"/repos/{REPO}"):
+        double.always_broken[f"GET {path}"] = 301
+
+    with pytest.raises(Unavailable, match="it has moved"):
+        await forges.issue(spec, number)
+
+
 async def test_the_conversation_comes_with_a_pull_request(double, forges, spec):
     opened(double, BRANCH)
     double.comment(REPO, 1, "use tabs", author="ann")
@@ -620,6 +644,18 @@ async def test_the_conversation_comes_with_a_pull_request(double, forges, spec):
     seen = await forges.pulls(spec, [BRANCH], [])
 
     assert [(comment.author, comment.body) for comment in seen[BRANCH].comments] == [("ann", "use tabs")]
+
+
+async def test_a_comment_that_comes_while_a_request_for_changes_is_read_is_there(double, forges, spec):
+    opened(double, BRANCH)
+    double.comment(REPO, 1, "use tabs")
+    double.review(REPO, 1, "rejected", "See above.")
+    double.odd[f"GET /repos/{REPO}/pulls/1"] = lambda answer: {**answer, "comments": 0}
+
+    seen = await forges.pulls(spec, [BRANCH], [])
+
+    assert [comment.body for comment in seen[BRANCH].comments] == ["use tabs"]
+    assert seen[BRANCH].comments[0].updated_at is not None
 
 
 async def test_where_a_forge_lists_its_deliveries_the_last_answer_is_told(double, forges, spec):
@@ -659,3 +695,17 @@ async def test_where_members_are_not_told_nobody_is_one_and_all_else_is_read(dou
     seen = (await forges.pulls(spec, [BRANCH], []))[BRANCH]
 
     assert [each.is_by_member for each in seen.comments] == [False]
+
+
+async def test_many_that_are_shown_at_once_make_a_label_once(double, forges, spec):
+    branches = [f"task/{number}" for number in range(6)]
+    for branch in branches:
+        double.push_as_person(REPO, branch, {f"{branch[5:]}.txt": "1\n"})
+
+    shows = [forges.show(spec, want(branch=branch, labels=("robot",))) for branch in branches]
+    before = len(double.requests)
+    pulls = await asyncio.gather(*shows)
+
+    assert len({pull.number for pull in pulls}) == len(branches)
+    assert {frozenset(pull.labels) for pull in pulls} == {frozenset({"robot", "agent/review_pending"})}
+    assert double.requests[before:].count(("POST", f"/repos/{REPO}/labels")) == len(["robot", "the phase"])

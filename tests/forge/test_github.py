@@ -278,7 +278,7 @@ async def test_what_goes_by_the_merge_queue_is_put_there_once_and_says_where_it_
     github.finish_queue(REPO)
     merged = await forges.show(spec, want(merges=head))
 
-    place = MergeRefusal("it is in the merge queue, at position 1 (awaiting checks)", is_passing=True)
+    place = MergeRefusal("it is in the merge queue, at position 1 (awaiting checks)", kind="queued")
     assert first.refusal == again.refusal == place
     assert (asked, enqueued(github)) == (2, 3)
     assert (merged.is_merged, merged.by) == (True, "github-merge-queue[bot]")

@@ -131,6 +131,31 @@ async def test_changes_are_asked_for_by_the_state_of_a_reviewer(gitlab, forges, 
     assert [each.body for each in again.comments] == ["Not yet.", "Still not."]
 
 
+READS = ("", "/approvals", "/reviewers", "/versions", "/notes")
+"""What is read of a merge request; a review comes after one of them was answered."""
+
+
+@pytest.mark.parametrize("read", READS)
+async def test_a_review_that_comes_while_it_is_read_has_its_words(gitlab, forges, spec, head, read):
+    await forges.show(spec, want())
+    gitlab.review(REPO, FIRST, "approved", author="bob")
+
+    def reviewed(answer):
+        gitlab.odd.clear()
+        gitlab.review(REPO, FIRST, "rejected", "Not yet.", (("mend.txt", 1, "A typo."),))
+        return answer
+
+    gitlab.odd[f"GET {AT}/merge_requests/{FIRST}{read}"] = reviewed
+    pulls = [await pull_now(forges, spec) for _ in range(2)]
+
+    for pull in pulls:
+        quoted = {each.text for review in pull.reviews for each in review.notes}
+        quoted |= {each.body for each in pull.comments}
+        is_asked = "changes_requested" in {each.verdict for each in pull.reviews}
+        assert quoted >= {"Not yet.", "A typo."} or not is_asked
+    assert is_asked
+
+
 async def test_words_of_people_are_no_verdict(gitlab, forges, spec, head):
     await forges.show(spec, want())
     for text in ("requested changes", "approved this merge request"):
@@ -253,6 +278,21 @@ async def test_issues_that_are_switched_off_are_not_none_left(gitlab, forges, sp
     assert await forges.issues(spec, "agent") is None
 
 
+async def test_what_is_not_for_all_is_neither_taken_up_nor_quoted(gitlab, forges, spec, head):
+    for title in ("Mend it", "Secret"):
+        gitlab.open_issue(REPO, title, labels=("agent",))
+    gitlab.confidential.add(2)
+    await forges.show(spec, want())
+    gitlab.note(REPO, ours(gitlab), "Between us.", "ann", internal=True)
+    position = gitlab.position(ours(gitlab), "mend.txt", 1)
+    gitlab.note(REPO, ours(gitlab), "Here, too.", "ann", internal=True, position=position)
+
+    pull = await pull_now(forges, spec)
+
+    assert [issue.title for issue in await forges.issues(spec, "agent")] == ["Mend it"]
+    assert (pull.comments, pull.reviews) == ((), ())
+
+
 # --- What an agent wrote -----------------------------------------------------------------
 
 
@@ -370,7 +410,7 @@ async def test_why_it_is_not_merged_is_told(gitlab, forges, spec, head, case):
     pull = await forges.show(spec, want(merges=head, merge_style="squash"))
 
     assert not pull.is_merged
-    assert why in pull.refusal
+    assert why in pull.refusal.message
     assert forges.denials(spec) == []
 
 
@@ -380,7 +420,9 @@ async def test_a_running_pipeline_is_told(gitlab, forges, spec, head):
     await forges.show(spec, want())
     gitlab.job(REPO, head, "build", "running")
 
-    assert (await forges.show(spec, want(merges=head))).refusal == "a pipeline is still running"
+    refusal = (await forges.show(spec, want(merges=head))).refusal
+
+    assert (refusal.message, refusal.kind) == ("a pipeline is still running", "running")
 
 
 async def test_a_reason_of_tomorrow_is_told_as_gitlab_calls_it(gitlab, forges, spec, head):
@@ -389,7 +431,9 @@ async def test_a_reason_of_tomorrow_is_told_as_gitlab_calls_it(gitlab, forges, s
     gitlab.always_broken[f"PUT {path}/merge"] = 405
     gitlab.odd[f"GET {path}"] = lambda shown: {**shown, "detailed_merge_status": "moon_is_full"}
 
-    assert (await forges.show(spec, want(merges=head))).refusal == "GitLab says: moon is full"
+    refusal = (await forges.show(spec, want(merges=head))).refusal
+
+    assert (refusal.message, refusal.kind) == ("GitLab says: moon is full", "refused")
 
 
 async def test_a_conflict_is_a_conflict_and_is_asked_for_no_merge(gitlab, forges, spec, head):
@@ -425,7 +469,7 @@ async def test_a_style_that_the_project_has_not_is_not_replaced_by_another(gitla
     pull = await forges.show(spec, want(merges=head, merge_style="rebase"))
 
     assert not pull.is_merged
-    assert "merge method" in pull.refusal
+    assert "merge method" in pull.refusal.message
 
 
 async def test_what_has_to_be_rebased_says_so(gitlab, forges, spec, head):
@@ -434,7 +478,7 @@ async def test_what_has_to_be_rebased_says_so(gitlab, forges, spec, head):
     await forges.show(spec, want())
     gitlab.push_as_person(REPO, "main", {"other.txt": "one\n"})
 
-    assert "base_moved" in (await forges.show(spec, want(merges=head))).refusal
+    assert "base_moved" in (await forges.show(spec, want(merges=head))).refusal.message
 
 
 async def test_a_draft_is_a_draft_until_somebody_made_it_ready(gitlab, forges, spec, head):
@@ -448,7 +492,7 @@ async def test_a_draft_is_a_draft_until_somebody_made_it_ready(gitlab, forges, s
     ready = await forges.show(spec, want(is_draft=True, title="Mend it all", merges=head))
 
     assert (opened.title, opened.is_draft, renamed.title) == ("Draft: Mend it", True, "Draft: Mend it all")
-    assert refused.refusal == "it is a draft"
+    assert refused.refusal.message == "it is a draft"
     assert ready.is_merged
 
 
@@ -459,7 +503,7 @@ async def test_a_branch_that_was_deleted_leaves_the_merge_request_open(gitlab, f
 
     pull = await forges.show(spec, want(merges=head))
 
-    assert (pull.state, pull.refusal) == ("open", "its source branch is gone, or has no commits")
+    assert (pull.state, pull.refusal.message) == ("open", "its source branch is gone, or has no commits")
 
 
 async def test_a_merge_request_that_is_being_merged_is_open_still(gitlab, forges, spec, head):
@@ -518,10 +562,12 @@ async def test_one_from_a_fork_with_that_branch_is_another(gitlab, forges, spec,
 
 
 async def test_reviewers_are_asked_and_those_that_cannot_be_are_told_of(gitlab, forges, spec, head):
-    pull = await forges.show(spec, want(reviewers=("ann", "bob", "nobody")))
+    await forges.show(spec, want(reviewers=("ann", "bob", "nobody")))
+    pull = await pull_now(forges, spec)
 
     assert set(ours(gitlab).reviewers) == {"ann", "bob"}
-    assert any("nobody cannot be asked" in each.body for each in pull.comments)
+    seen = (await forges.pulls(spec, [BRANCH], [pull.number]))[BRANCH]
+    assert any("nobody cannot be asked" in each.body for each in seen.comments)
 
 
 async def test_of_hundreds_of_open_ones_only_what_moved_is_asked_for(gitlab, forges, spec, head):

@@ -102,6 +102,13 @@ def test_checks_say_which_commit(name):
     assert len(hint.commit) == 40
 
 
+def test_our_own_commit_status_is_no_check():
+    headers, raw = sample("status.gitea")
+    body = json.loads(raw) | {"context": "reconciler/task"}
+
+    assert read_hint(headers, json.dumps(body).encode()) is None
+
+
 @pytest.mark.parametrize("name", ["push.tag_create", "create.tag", "repository.created"])
 def test_what_nobody_here_cares_for_is_no_hint(name):
     headers, raw = sample(name)

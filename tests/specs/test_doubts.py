@@ -211,6 +211,11 @@ CANNOT_WORK = [
 ]  # fmt: skip
 HAS_NO_EFFECT = [
     (HOST, "user: me\n", "1:1: warning: user: has no effect: without `address`"),
+    (
+        HOST,
+        "address: h\nscheduler: {slurm: {}}\nagent_forwarding: true\n",
+        "3:1: warning: agent_forwarding: has no effect: the nodes of a cluster do not reach the login node's agent",
+    ),
     (HOST, "drain_until: 2030-01-01\n", "1:1: warning: drain_until: has no effect: it needs `drain: true`"),
     (HOST, "daily_budget: {}\n", "1:15: warning: daily_budget: limits nothing"),
     (AGENT, "capabilities: [a]\n", "1:1: warning: has no `token_hash`"),

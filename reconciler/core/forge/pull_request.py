@@ -31,7 +31,16 @@ from reconciler.core.forge.markdown import visible_text
 from reconciler.core.model.forge import Comment, MergeRefusal, PullRequestSnapshot, Review
 from reconciler.core.model.runs import FailureClass, ReviewNote
 from reconciler.core.model.specs import DesiredState, Repo, Task
-from reconciler.core.model.status import MERGE_REASONS, Failure, Phase, PullRequest, Reason, Status, Waiting
+from reconciler.core.model.status import (
+    MERGE_REASONS,
+    Failure,
+    Phase,
+    PullRequest,
+    Reason,
+    ReviewState,
+    Status,
+    Waiting,
+)
 from reconciler.core.text import head, one_line
 
 CHECKS, CONFLICT, LEFT_OUT = "checks", "conflict", "left out"
@@ -135,6 +144,8 @@ def _blockers(
     """
     Yield what keeps a pull request from its merge, the most lasting first.
 
+    A forge that does not know yet whether it can be merged is asked for it: that is the quickest answer.
+
     An approval counts for the commit that was reviewed and for no later one,
     and only from a reviewer the forge counts as official; a request for changes
     stands until the same person takes it back.
@@ -163,8 +174,6 @@ def _blockers(
     yield from _missing_checks(pull, repo)
     if repo.merge != "when_green":
         yield from map(_Blocker, _missing_approval(pull, bot))
-    if not pull.mergeable:
-        yield _Blocker("")
 
 
 def _missing_checks(pull: PullRequestSnapshot, repo: Repo) -> Iterator[_Blocker]:
@@ -317,7 +326,7 @@ def _waiting_for_merge(case: _Reading, status: Status) -> Waiting | None:
 
 def _refusal(refusal: MergeRefusal) -> _Blocker:
     """Return what the forge said when it was asked for the merge."""
-    if refusal.is_passing:
+    if refusal.kind != "refused":
         return _Blocker(f"{_PASSING}: {refusal.message}")
     return _Blocker(f"{_REFUSED}: {refusal.message}", Reason.BLOCKED)
 
@@ -384,6 +393,7 @@ def _requested_changes(case: _Reading) -> Event | None:
     why = ", ".join([*reasons, *(reason for reason, _ in problems)])
     who, reviewed = authors[-1] if authors else "", tuple(review.id for review in case.pull.reviews)
     last_comment = max((comment.id for comment in case.pull.comments), default=0)
+    last_edit = max((comment.at for comment in case.pull.comments), default=None)
     notes = tuple(_quoted(case, [note for _, note in problems]))
     done, most = case.status.review.count, case.task.max_reviews
     if done >= most:
@@ -396,6 +406,7 @@ def _requested_changes(case: _Reading) -> Event | None:
             reviews=notes,
             reviewed=reviewed,
             last_comment=last_comment,
+            last_edit=last_edit,
         )
     return ChangesRequested(
         task=case.name,
@@ -403,6 +414,7 @@ def _requested_changes(case: _Reading) -> Event | None:
         reviews=notes,
         reviewed=reviewed,
         last_comment=last_comment,
+        last_edit=last_edit,
         head=case.pull.head,
     )
 
@@ -480,10 +492,17 @@ def _written(case: _Reading) -> Iterator[_Remark]:
             note = ReviewNote(author=review.author, text="(requested changes without saying which)")
             yield _Remark(at, counts, note)
     for comment in case.pull.comments:
-        is_new = comment.id > case.status.review.last_comment and comment.author != case.bot
-        if is_new and comment.body.strip() and parse_command(comment.body) is None:
+        if comment.author == case.bot or not _is_unquoted(case.status.review, comment):
+            continue
+        if comment.body.strip() and parse_command(comment.body) is None:
             note = ReviewNote(author=comment.author, text=comment.body)
-            yield _Remark(comment.created_at, _counts(case, comment, official), note)
+            yield _Remark(comment.at, _counts(case, comment, official), note)
+
+
+def _is_unquoted(review: ReviewState, comment: Comment) -> bool:
+    """Return whether a comment came, or was edited, after the last round."""
+    is_edited = review.last_edit is not None and comment.at > review.last_edit
+    return comment.id > review.last_comment or is_edited
 
 
 def _counts(case: _Reading, entry: Review | Comment, official: Collection[str]) -> bool:

@@ -44,8 +44,8 @@ class MergeRefusal:
     """Why a forge did not merge a pull request when it was asked to."""
 
     message: str
-    is_passing: bool = False
-    """Whether that ends by itself: the forge computes, or has it in its merge queue."""
+    kind: Literal["refused", "queued", "running", "computing"] = "refused"
+    """All but `refused` end by themselves: it is in a merge queue, a pipeline runs, or it is over in moments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +106,13 @@ class Comment:
     is_by_member: bool = True
     """Whether its author may work on the repository; told of comments on pull requests."""
     created_at: datetime
+    updated_at: datetime | None = None
+    """When it was changed last, if the forge says so."""
+
+    @property
+    def at(self) -> datetime:
+        """When it got the text that it has."""
+        return self.updated_at or self.created_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,6 +160,8 @@ class RunRequest(Frozen):
     session_totals: Usage = Usage.model_construct()
     """The CLI's running totals of that session before this round."""
     validation: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    """Labels that the task requires; the scheduler of its host may have options for them."""
     timeout: Duration
     stall_timeout: Duration
     commit_message: str

@@ -4,13 +4,14 @@ Desired state: what people write, resolved.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from reconciler.core.adapter import Adapter, Budget, Secret
 from reconciler.core.errors import Problem
@@ -223,7 +224,12 @@ class Task(TaskSpec):
     @property
     def branch(self) -> str:
         """Where the work goes: the branch that was named, or `task/<name>`."""
-        return self.branch_name or f"task/{self.name}"
+        return self.branch_name or default_branch(self.name)
+
+
+def default_branch(task: str) -> str:
+    """Return the branch of a task that names none."""
+    return f"task/{task}"
 
 
 def work_id(spec: TaskSpec) -> str:
@@ -244,6 +250,50 @@ class HostAdapter(Frozen):
     """Folder or file of the CLI on that host, if it is not on the PATH."""
     version: Text | None = None
     """Required range on this host, in place of the adapter's."""
+
+
+_RESERVED_OPTION = re.compile(
+    r"--(?:array|chdir|clusters|error|help|input|job-name|(?:no-)?requeue|open-mode|output|parsable|test-only"
+    r"|usage|version|wait|wrap)\Z"
+)
+"""Options of sbatch that are ours, or with which it would not submit one job here."""
+
+
+def _job_option(option: str) -> str:
+    """Return an option of sbatch. Raises ValueError for one that is no option, or not to be had."""
+    if not re.fullmatch(r"--[a-z][a-z0-9-]*(=.+)?", option):
+        raise ValueError(f"{option!r} is no long option of sbatch with its value, such as `--gres=gpu:1`")
+    name = option.partition("=")[0]
+    if _RESERVED_OPTION.match(name):
+        raise ValueError(f"{name} cannot be set: each run is one job under its own name, started once")
+    return option
+
+
+JobOptions = Annotated[Strings, AfterValidator(lambda options: tuple(map(_job_option, options)))]
+
+
+class SlurmSpec(Frozen):
+    """A Slurm cluster, whose queue takes the runs of a host. In `scheduler` of a host."""
+
+    partition: Text | None = None
+    """Partition of the jobs, or several with commas between; the site's default if left out."""
+    account: Text | None = None
+    """Account that the jobs are charged to; the user's default if left out."""
+    time: Period | None = None
+    """Time limit of a job in Slurm; the `timeout` of the task and five minutes if left out."""
+    options: JobOptions = ()
+    """More options of sbatch for each job, one each, such as `--mem=8G`."""
+    requires: dict[Name, JobOptions] = Field(default_factory=dict)
+    """Options for jobs of tasks that require a label: `{gpu: ["--gres=gpu:1"]}`; the host has them."""
+    queue_timeout: Period | None = None
+    """How long a job may wait in the queue before it is placed elsewhere; as long as it takes if left out."""
+
+
+class SchedulerSpec(Frozen):
+    """What starts the runs of a host in place of the host itself. In `scheduler` of a host."""
+
+    slurm: SlurmSpec
+    """Slurm: each run is a job in its queue; the host is a login node. See [Slurm](slurm.md)."""
 
 
 class HostSpec(Frozen):
@@ -279,6 +329,8 @@ class HostSpec(Frozen):
     """Environment of every run on this host."""
     adapters: dict[Name, HostAdapter] | None = None
     """Which agent CLIs are there; any, if left out."""
+    scheduler: SchedulerSpec | None = None
+    """What starts runs in its place: `{slurm: {…}}`. Left out, they are processes of the host."""
     desired: Literal["active", "suspended"] = "active"
     """`suspended`: takes no new runs and is not probed; live ones go on."""
     cordon: bool = False
@@ -302,6 +354,11 @@ class Host(HostSpec):
     def is_local(self) -> bool:
         """Whether runs there are subprocesses of this machine."""
         return self.address is None
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What tasks may require of it: its labels, and those that its scheduler has options for."""
+        return frozenset(self.labels).union(self.scheduler.slurm.requires if self.scheduler else ())
 
 
 class AgentSpec(Frozen):

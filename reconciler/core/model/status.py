@@ -61,6 +61,8 @@ class Reason(StrEnum):
     """Its code repository does not answer, or was not asked yet."""
     RETRYING = "Retrying"
     """A step of its live run is tried again and again."""
+    QUEUE = "Queue"
+    """Its run waits in the queue of its host's scheduler."""
     AGENT = "Agent"
     SUSPENDED = "Suspended"
     BACKOFF = "Backoff"
@@ -147,6 +149,8 @@ class ReviewState(Frozen):
     """
     last_comment: Id = 0
     """Id of the last comment in the conversation that an agent was given; later ones have higher ids."""
+    last_edit: datetime | None = None
+    """When the comments that an agent was given were changed last; what is changed later is given again."""
 
 
 QUESTION_LINE = 300
@@ -224,6 +228,7 @@ FLAT: dict[str, Mapping[str, str]] = {
         "notes": "reviews",
         "answered": "reviewed",
         "last_comment": "last_comment",
+        "last_edit": "last_edit",
     },
     "session": {"id": "session_id", "totals": "session_totals"},
     "run": {

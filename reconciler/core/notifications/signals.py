@@ -163,7 +163,7 @@ def _host_signal(host: HostView) -> Signal:
         state=status.state if status else "",
         since=status.since if status else None,
         needs_person=True,
-        labels=frozenset({*host.spec.labels, host.name}),
+        labels=host.spec.capabilities | {host.name},
     )
 
 

@@ -19,8 +19,8 @@ from reconciler.core.planning.limits import spent_today
 RESUMES = 100.0
 """For the host that holds the agent's session: going on there saves the story being told anew."""
 
-FAILED_HERE = -100.0
-"""For the host of the failed attempt: another may do better."""
+FAILED_HERE = -10_000.0
+"""For the host of the failed attempt: another may do better, be it one with far fewer slots."""
 
 ELSEWHERE = "does not have the workspace of the task"
 """Why no other host will do while an answered task goes back to its own."""
@@ -145,7 +145,7 @@ def _why_not_or_fault(task: Task, host: Host, desired: Desired, observed: Observ
 def _why_not(task: Task, host: Host, desired: Desired, observed: Observed) -> str:
     """Return every reason, busy slots and money apart, why the host cannot take the task; empty if it can."""
     probe = observed.hosts.get(host.name)
-    lacking = [label for label in task.requires if label not in host.labels and label != host.name]
+    lacking = [label for label in task.requires if label not in host.capabilities and label != host.name]
     offers = host.adapters is None or task.adapter in host.adapters
     reasons = {
         f"lacks {', '.join(lacking)}": lacking,
@@ -192,7 +192,7 @@ def _why_not_now(task: Task, host: Host, free: int, kept: Mapping[str, str]) -> 
 
 def _candidate(task: Task, status: Status | None, host: Host, free: int, load: float | None) -> Candidate:
     preferences = [
-        preference for preference in task.prefer if preference in host.labels or preference == host.name
+        preference for preference in task.prefer if preference in host.capabilities or preference == host.name
     ]
     terms = {
         f"{free} free, weight {host.weight:g}": free * host.weight,

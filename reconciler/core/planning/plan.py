@@ -662,7 +662,17 @@ def _live_wait(context: PlanContext, status: Status) -> Wait | None:
         return Wait(Reason.CHECK, retry_reason or CHECKING) if is_to_check(status) else None
     if status.phase.is_live and (message := _host_silence(context, status)):
         return Wait(Reason.HOST, message)
-    return Wait(Reason.RETRYING, retry_reason) if retry_reason else None
+    if retry_reason:
+        return Wait(Reason.RETRYING, retry_reason)
+    return _queue_wait(status)
+
+
+def _queue_wait(status: Status) -> Wait | None:
+    """Return what the scheduler of its host said last of why a live run has not begun."""
+    waiting = status.waiting
+    if not status.phase.is_live or waiting is None or waiting.reason is not Reason.QUEUE:
+        return None
+    return Wait(Reason.QUEUE, waiting.message)
 
 
 def _merge_wait(context: PlanContext, name: str, status: Status) -> Wait | None:

@@ -251,6 +251,7 @@ class _SlotPool:
         self._lease_queue = LeaseQueue(context.desired, context.observed.lease_requests, context.statuses)
         self._kept: dict[str, str] = {}
         """Hosts whose free slots are kept for a task that takes several."""
+        self._has_hosts_of_repos = any(host.repos is not None for host in context.desired.hosts.values())
         self._refused: dict[_Kind, Placement] = {}
         self._keeping: set[_Kind] = set()
 
@@ -331,13 +332,16 @@ class _SlotPool:
     def _place(self, spec: Task, status: Status, *, is_ready: bool) -> Placement:
         """Place the task; once its kind was refused, nothing behind it in the queue has a chance."""
         home = self._home(spec, status)
-        kind = spec.adapter, spec.repo, spec.requires, spec.slots, home
-        placement = self._refused.get(kind)
+        # Each refusal is a look at every host: repos that no host minds share one.
+        repo = spec.repo if self._has_hosts_of_repos else None
+        refused = spec.adapter, repo, spec.requires, spec.slots, home
+        placement = self._refused.get(refused)
         if placement is None:
             desired = self._context.desired
             placement = place(spec, status, desired, self._observed, self._used, kept=self._kept, only=home)
         if placement.chosen is None:
-            self._refused[kind] = placement
+            self._refused[refused] = placement
+            kind = spec.adapter, spec.repo, spec.requires, spec.slots, home
             if is_ready and spec.slots > 1 and kind not in self._keeping:
                 self._keeping.add(kind)
                 self._keep(spec, placement)

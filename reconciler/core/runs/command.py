@@ -72,6 +72,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         session_id=session,
         session_totals=status.session.totals if session and status.session else Usage(),
         validation=task.validation,
+        requires=task.requires,
         timeout=min(task.timeout, adapter.limits.time or task.timeout),
         stall_timeout=task.stall_timeout,
         commit_message=_commit_message(task, status),

@@ -1,0 +1,86 @@
+"""Merges of a repo take turns: in the order in which a forge is ready for them, and never for long."""
+
+from datetime import timedelta
+
+import pytest
+
+from reconciler.controller.merge_turns import MERGE_TURN, MOST_COMPUTING, PAUSE, MergeTurns
+from reconciler.core.model.forge import MergeRefusal
+from tests.fakes import FakeClock
+
+COMPUTING, REFUSED = MergeRefusal("computing", kind="computing"), MergeRefusal("2 approvals")
+LONGEST = timedelta(minutes=1)
+
+
+class Visits:
+    """Visits of a repo whose forge answers merges as it is told to."""
+
+    def __init__(self, numbers, time=timedelta(0)):
+        self.numbers, self.time, self.clock = dict(numbers), time, FakeClock()
+        self.turns = MergeTurns(self.clock, lambda: LONGEST)
+        self.answers = {}
+
+    async def visit(self):
+        """Return the tasks that were asked for, and after which time the next visit is due."""
+        asked = []
+
+        async def merge(name):
+            asked.append(name)
+            self.clock.time += self.time
+            if (refusal := self.answers.get(name)) is None:
+                del self.numbers[name]
+            return refusal
+
+        return asked, await self.turns.merge("web", dict(self.numbers), merge)
+
+
+def many(count):
+    return {f"t{number}": number for number in range(1, count + 1)}
+
+
+async def test_all_are_merged_by_their_numbers_while_the_forge_is_ready():
+    visits = Visits({"z": 1, "a": 2, "m": 3})
+
+    assert await visits.visit() == (["z", "a", "m"], None)
+
+
+async def test_a_visit_ends_after_a_time_and_the_next_one_goes_on_at_once_where_it_was():
+    visits = Visits(many(5), time=MERGE_TURN / 2)
+    visits.answers["t1"] = REFUSED
+
+    assert await visits.visit() == (["t1", "t2"], timedelta(0))
+    assert (await visits.visit())[0] == ["t3", "t4"]
+    assert (await visits.visit())[0] == ["t5", "t1"]
+
+
+async def test_a_forge_that_computes_is_left_alone_for_longer_and_longer_and_each_has_its_turn():
+    visits = Visits(many(MOST_COMPUTING + 2))
+    visits.answers = dict.fromkeys(visits.numbers, COMPUTING)
+
+    first, second = await visits.visit(), await visits.visit()
+    last = [(await visits.visit())[1] for _ in range(8)][-1]
+
+    assert first == (["t1", "t2", "t3", "t4"], PAUSE)
+    assert second == (["t5", "t6", "t1", "t2"], 2 * PAUSE)
+    assert last == LONGEST
+
+
+async def test_after_a_merge_the_forge_is_asked_again_soon():
+    visits = Visits(many(2))
+    visits.answers["t1"] = COMPUTING
+    for _ in range(4):
+        await visits.visit()
+
+    visits.numbers["t3"] = 3
+
+    assert (await visits.visit())[1] == PAUSE
+
+
+@pytest.mark.parametrize("kind", ["refused", "queued"])
+async def test_what_is_refused_or_queued_holds_up_no_other(kind):
+    visits = Visits(many(20))
+    visits.answers = dict.fromkeys(visits.numbers, MergeRefusal("no", kind=kind))
+
+    asked, again = await visits.visit()
+
+    assert (len(asked), again) == (20, None)
