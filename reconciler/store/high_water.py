@@ -249,7 +249,11 @@ class HighWaterMarks:
 
         One that has none of the commits that were acted on, nor a mark of its own.
         """
-        if (await self._repository.git.run("for-each-ref", "--count=1", _LOCAL, _THEIRS)).strip():
+        if (
+            await self._repository.git.run(
+                "for-each-ref", "--count=1", "--format=%(refname)", _LOCAL, _THEIRS
+            )
+        ).strip():
             return False
         for mark in {mark for file in self._of_place for mark in file.marks.values()}:
             if await self.has(mark):

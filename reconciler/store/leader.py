@@ -223,9 +223,25 @@ class LeaderLease:
         before = expected or "0" * len(value)
         args = ("update-ref", self._ref, value, before) if value else ("update-ref", "-d", self._ref, before)
         moved = await self._repository.git.attempt(*args)
+        if moved.code != 0 and self._remove_damaged():
+            moved = await self._repository.git.attempt(*args)
         if moved.code != 0:
             is_anothers = self._repository.read_ref(self._ref) != expected
             raise (Conflict if is_anothers else Unavailable)(f"{self._ref} cannot be moved: {moved.message}")
+
+    def _remove_damaged(self) -> bool:
+        """
+        Remove what a loss of power left of the ref, or of its lock; return whether anything was there.
+
+        Reconcilers alone write the ref, and in a folder one at a time: who has the lock on the record.
+        """
+        file = self._repository.git_dir / self._ref
+        damaged = [file] if file.is_file() and self._repository.read_ref(self._ref) is None else []
+        left = [path for path in (*damaged, file.with_name(f"{file.name}.lock")) if path.is_file()]
+        for path in left:
+            log.warning("%s is damaged, or was left by who is gone: it is removed", path)
+            path.unlink(missing_ok=True)
+        return bool(left)
 
     async def _look(self) -> tuple[str | None, Holder | None]:
         return await holder_of(self._repository, self._theirs)

@@ -340,3 +340,17 @@ async def test_a_ref_that_cannot_be_written_is_told_and_not_tried_for_ever(lease
 
     with pytest.raises(Unavailable):
         await one.take()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 41, b"oops\n"])
+async def test_a_ref_that_a_loss_of_power_damaged_is_taken_in_a_folder(lease, bare, content):
+    ref = bare / REF
+    ref.parent.mkdir(parents=True)
+    ref.write_bytes(content)
+    ref.with_name(f"{ref.name}.lock").touch()
+
+    one = await lease(elsewhere("one"), place=bare)
+    await one.take()
+
+    assert one.is_held
+    assert named(bare) == "one"

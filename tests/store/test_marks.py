@@ -463,3 +463,12 @@ async def test_a_line_that_goes_on_while_it_is_looked_at_did_not_go_back(
     marks = HighWaterMarks(repository, tmp_path / "data", tmp_path / "machine")
 
     assert await marks.rewind("record", BRANCH, before) is None
+
+
+async def test_a_mark_whose_commit_is_lost_is_told_and_ends_no_look(bare, remember, look):
+    made = line(bare, 3)
+    put(bare, made[-1])
+    await remember(bare, made[-1])
+    (bare / MARK).write_text(f"{'12' * 20}\n")
+
+    assert "not in the repository any more" in str(await look(bare))
