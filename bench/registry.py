@@ -16,6 +16,7 @@ BENCHMARKS = (
     "specs",
     "store",
     "look",
+    "planner",
     "backlog",
     "latency",
     "start",
