@@ -17,6 +17,7 @@ BENCHMARKS = (
     "store",
     "record",
     "look",
+    "planner",
     "backlog",
     "latency",
     "start",
