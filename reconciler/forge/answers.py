@@ -335,3 +335,21 @@ class DeliveryAnswer(ForgeAnswer):
 
     status: JsonLine = ""
     status_code: Id = 0
+
+
+class ProtectionRule(ForgeAnswer):
+    """A rule that protects branches."""
+
+    rule_name: str = ""
+    branch_name: str = ""
+    required_approvals: Id = 0
+    enable_merge_whitelist: bool = False
+    merge_whitelist_usernames: tuple[str, ...] = ()
+    merge_whitelist_teams: tuple[str, ...] = ()
+    enable_status_check: bool = False
+    status_check_contexts: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The branch or pattern that it is for."""
+        return self.rule_name or self.branch_name

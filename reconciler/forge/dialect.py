@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from reconciler.core.model.runs import ReviewNote
-    from reconciler.forge.answers import PullAnswer, StatusAnswer
+    from reconciler.forge.answers import ProtectionRule, PullAnswer, StatusAnswer
     from reconciler.forge.client import ForgeClient
     from reconciler.forge.operations import Operations
 
@@ -176,6 +176,10 @@ class Dialect:
     """Read when the token expires, where it can be asked."""
     protection: str = "no pushes, and 1 approval to merge"
     """How `--protect` protects a base branch."""
+    protection_rules: "Callable[[ForgeClient, str], Awaitable[Sequence[ProtectionRule]]] | None" = None
+    """Read the rules that a branch is under, where they are not in one list of the repository."""
+    protect: "Callable[[ForgeClient, str], Awaitable[None]] | None" = None
+    """Protect a branch, where that is not an entry in such a list."""
     probe: str = "version"
     """Path by which a person sees whether the API answers."""
     hook_page: str = "settings/hooks/{id}"

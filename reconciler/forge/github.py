@@ -29,6 +29,7 @@ from reconciler.forge.answers import (
 )
 from reconciler.forge.client import Declined, Forbidden, ForgeClient, page_of
 from reconciler.forge.dialect import Dialect, Headers
+from reconciler.forge.github_protection import protect, protection_rules
 
 T = TypeVar("T", bound=ForgeAnswer)
 
@@ -368,6 +369,13 @@ GITHUB = Dialect(
     listed_events=_EVENTS,
     lists_deliveries=True,
     renews_hook_secret=True,
+    tries={
+        "`Pull requests: write`": ("PATCH", "pulls/0"),
+        "`Issues: write`": ("PATCH", "issues/0"),
+    },
+    protection="changes by pull requests alone, and 1 approval to merge",
+    protection_rules=protection_rules,
+    protect=protect,
     probe="meta",
 )
 """

@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Unavailable, UsageError
-from reconciler.core.fields import Id
 from reconciler.core.model.specs import Forge, ForgeKind
 from reconciler.core.model.status import Phase
 from reconciler.core.text import one_line
-from reconciler.forge.answers import ForgeAnswer, ForgeUser, JsonLine, LabelAnswer
+from reconciler.forge.answers import ForgeAnswer, ForgeUser, JsonLine, LabelAnswer, ProtectionRule
 from reconciler.forge.client import Declined, Forbidden, ForgeClient, Moved, UnexpectedAnswer
 from reconciler.forge.dialect import Dialect
 from reconciler.forge.dialects import DIALECTS
@@ -68,24 +67,6 @@ class RepositoryDetail(ForgeAnswer):
 
 class _Version(ForgeAnswer):
     version: JsonLine = ""
-
-
-class _Rule(ForgeAnswer):
-    """A rule that protects branches."""
-
-    rule_name: str = ""
-    branch_name: str = ""
-    required_approvals: Id = 0
-    enable_merge_whitelist: bool = False
-    merge_whitelist_usernames: tuple[str, ...] = ()
-    merge_whitelist_teams: tuple[str, ...] = ()
-    enable_status_check: bool = False
-    status_check_contexts: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The branch or pattern that it is for."""
-        return self.rule_name or self.branch_name
 
 
 # --- Where a forge is ------------------------------------------------------------
@@ -240,26 +221,41 @@ class ForgeSetup:
     ) -> Sequence[SetupStep]:
         """Look at what protects the base branch; with `protects`, protect it if nothing does."""
         try:
-            rules = [each async for each in self.client.pages("branch_protections", _Rule)]
+            ours = await self._rules(base)
         except (Forbidden, Declined) as error:
-            return [_protection("skipped", f"not seen: {error}")]
-        ours = [rule for rule in rules if rule.name == base]
+            return [_protection("failed" if protects else "skipped", f"not seen: {error}")]
         if problems := [problem for rule in ours for problem in _problems(rule, account)]:
             return [_protection("failed", problem) for problem in problems]
         if ours:
-            return [_protection("already so", f"{base}: approvals required: {ours[0].required_approvals}")]
+            most = max(rule.required_approvals for rule in ours)
+            return [_protection("already so", f"{base}: approvals required: {most}")]
         if not protects:
             return [_protection("skipped", f"nothing protects {base}")]
-        if not is_dry:
+        if is_dry:
+            return [_protection("would", f"{base}: {self._dialect.protection}")]
+        return [await self._protect(base)]
+
+    async def _rules(self, base: str) -> Sequence[ProtectionRule]:
+        if self._dialect.protection_rules:
+            return await self._dialect.protection_rules(self.client, base)
+        rules = [each async for each in self.client.pages("branch_protections", ProtectionRule)]
+        return [rule for rule in rules if rule.name == base]
+
+    async def _protect(self, base: str) -> SetupStep:
+        if self._dialect.protect:
+            await self._dialect.protect(self.client, base)
+        else:
             await self.client.send("POST", "branch_protections", _rule_body(base))
-        return [_protection("would" if is_dry else "done", f"{base}: {self._dialect.protection}")]
+        if not await self._rules(base):
+            return _protection("failed", f"the forge took it, but nothing protects {base}: protect it there")
+        return _protection("done", f"{base}: {self._dialect.protection}")
 
 
 def _protection(result: StepResult, message: str) -> SetupStep:
     return SetupStep("protection", result, message)
 
 
-def _problems(rule: _Rule, account: str) -> Iterator[str]:
+def _problems(rule: ProtectionRule, account: str) -> Iterator[str]:
     """Yield what in a rule would keep pull requests of tasks from being merged."""
     for context in rule.status_check_contexts if rule.enable_status_check else ():
         if context in {"*", "reconciler/*", "reconciler/task"}:

@@ -51,7 +51,7 @@ class Description:
         self._document = document
         self._paths = [
             (re.compile(_pattern(path)), path)
-            for path in sorted(document["paths"], key=lambda path: path.count("{"))
+            for path in sorted(document["paths"], key=lambda path: (path.count("{"), -len(path)))
         ]
         self._strict: dict[str, Any] = {}
 

@@ -95,6 +95,40 @@ class Shapes:
             "ssh_url": f"git@127.0.0.1:{self.repo_name}.git",
         }
 
+    def whole_repo(self, role: str) -> dict[str, Any]:
+        """Return the repository as it is answered by itself, to somebody of that role."""
+        may = {"admin": role == "admin", "push": role != "read", "pull": True}
+        counts = dict.fromkeys(("network_count", "subscribers_count"), 0)
+        return {**self.repo(), **counts, "has_discussions": False, "permissions": may}
+
+    def protection(self, branch: str, rule: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the protection of a branch, given the body that made it."""
+        url = f"{self.url}/branches/{branch}/protection"
+        answer: dict[str, Any] = {"url": url}
+        if reviews := rule.get("required_pull_request_reviews"):
+            flags = {"dismiss_stale_reviews": False, "require_code_owner_reviews": False}
+            answer["required_pull_request_reviews"] = {"url": f"{url}/reviews", **flags, **reviews}
+        if checks := rule.get("required_status_checks"):
+            each = [{"context": name, "app_id": None} for name in checks["contexts"]]
+            answer["required_status_checks"] = {
+                "strict": False,
+                "contexts": checks["contexts"],
+                "checks": each,
+            }
+        if (who := rule.get("restrictions")) is not None:
+            urls = {f"{kind}_url": f"{url}/restrictions/{kind}" for kind in ("users", "teams", "apps")}
+            users = [self.user(name) for name in who["users"]]
+            answer["restrictions"] = {
+                "url": f"{url}/restrictions",
+                **urls,
+                "users": users,
+                "teams": [],
+                "apps": [],
+            }
+        return answer | {
+            "enforce_admins": {"url": f"{url}/admins", "enabled": rule.get("enforce_admins", False)}
+        }
+
     def fork(self) -> dict[str, Any]:
         return {**self.repo(), "id": 2, "full_name": "mallory/fork", "owner": self.user("mallory")}
 
