@@ -6,6 +6,7 @@ by the same fields, and the dialect of any other makes them.
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -122,6 +123,12 @@ class StatusAnswer(ForgeAnswer):
     target_url: str | None = None
 
 
+class _Team(ForgeAnswer):
+    """A team."""
+
+    name: JsonLine
+
+
 class PullAnswer(ForgeAnswer):
     """A pull request."""
 
@@ -140,11 +147,20 @@ class PullAnswer(ForgeAnswer):
     head: Side
     base: Side
     requested_reviewers: tuple[ForgeUser, ...] | None = None
+    requested_teams: tuple[_Team, ...] | None = Field(
+        None, validation_alias=AliasChoices("requested_reviewers_teams", "requested_teams")
+    )
     comments: Id | None = None
     """How many there are in its conversation; None where that is not told."""
     checks: tuple[StatusAnswer, ...] = ()
     """What says something of its head and is no status of that commit, where it comes with it."""
     updated_at: ForgeTime
+
+    @property
+    def asked(self) -> Sequence[str]:
+        """Who is asked for a review, such as the owners of the code: accounts, then teams."""
+        teams = [f"team {team.name}" for team in self.requested_teams or ()]
+        return [*(account.login for account in self.requested_reviewers or ()), *teams]
 
     @property
     def is_open(self) -> bool:

@@ -55,6 +55,8 @@ _MOST_DESCRIPTION = 140
 _NOT_NOW = frozenset({404, 405, 409, 412, 422})
 _CONFLICT = 409
 _COMPUTING = MergeRefusal("it computes whether it can be merged", kind="computing")
+_OF_REVIEWS = re.compile(r"(?i)review|approv|owner")
+"""In the message of a merge that is declined because somebody has to look at it first."""
 _MERGE_WAITS = (0.5, 1.0, 1.5, 2.0)
 """
 Seconds before a merge is asked for again that the forge still computes.
@@ -261,7 +263,8 @@ class ForgeWriter:
             ):
                 return place
             why = declined.message or f"it is not allowed now ({declined.status}), without a reason"
-            return MergeRefusal(why, "running" if why in self._dialect.passing else "refused")
+            is_passing = why in self._dialect.passing
+            return MergeRefusal(why, "running") if is_passing else _refused(why, detail)
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.
             log.warning("%s", broken)
@@ -369,6 +372,15 @@ class ForgeWriter:
             why = declined.message or "the forge does not say why; does it depend on one that is open?"
             text = f"The work is done, but this cannot be closed: {why}"
             await self.upsert_comment(number, ManagedComment(key="open", text=text), on_pull=False)
+
+
+def _refused(why: str, detail: PullRequestDetail) -> MergeRefusal:
+    """Return the refusal of a merge; for want of a review, with who is asked for one and did not approve."""
+    approved = {each.author for each in detail.pull.reviews if each.verdict == "approved"}
+    names = [name for name in detail.answer.asked if name not in approved]
+    if names and _OF_REVIEWS.search(why):
+        why = f"{why} (asked for a review: {', '.join(names)})"
+    return MergeRefusal(why)
 
 
 def _is_new(pull: PullAnswer) -> bool:

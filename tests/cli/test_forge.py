@@ -58,6 +58,17 @@ def test_one_command_connects_a_repository_and_says_of_each_step_what_it_came_to
     assert forge.token not in done.output + fleet.git("log", "-p", "--all")
 
 
+@pytest.mark.parametrize("path", ["/git", "/git/acme/code", "/git/api/v1"])
+def test_one_below_a_path_is_found_too(fleet, forge, root, path):
+    forge.root = "/git"
+
+    done = fleet.run("forge", "connect", f"{root}{path}", "acme/code", *TOKEN, "--no-webhooks", "--protect")
+
+    assert done.exit_code == 0, done.output
+    assert steps(done)["forge"] == ("already so", f"gitea at {root}/git/api/v1")
+    assert len(forge.repos["acme/code"].protections) == 1
+
+
 def test_to_connect_once_more_changes_nothing_and_says_so(fleet, forge, root):
     call = ("forge", "connect", root, "acme/code", *TOKEN, "--webhook-url", "http://127.0.0.1:1", "--protect")
     fleet.run(*call)

@@ -85,9 +85,12 @@ def answer(
     """Answer a request."""
     if forge.answers_502:
         return 502, {"message": "bad gateway"}, {}
-    path, query = urlsplit(target).path.removeprefix("/api/v1"), dict(parse_qsl(urlsplit(target).query))
+    if not target.startswith(f"{forge.root}/"):
+        return 404, None, {}  # another server
+    target = target.removeprefix(forge.root).removeprefix("/api/v1")
+    path, query = urlsplit(target).path, dict(parse_qsl(urlsplit(target).query))
     with forge.lock:
-        forge.requests.append((method, target.removeprefix("/api/v1")))
+        forge.requests.append((method, target))
         if (broken := forge.broken.pop(f"{method} {path}", None)) is not None:
             return broken[0], {"message": "as the test wants it"}, broken[1]
         if (status := forge.always_broken.get(f"{method} {path}")) is not None:
@@ -258,15 +261,17 @@ def pull_json(request: Request, pull: PullTicket) -> dict[str, Any]:
         "requested_reviewers": [
             user(review.author) for review in pull.reviews if review.state == "REQUEST_REVIEW"
         ],
+        "requested_reviewers_teams": [{"id": 1, "name": team} for team in pull.teams],
     }
 
 
 def _ticket_json(request: Request, ticket: Ticket) -> dict[str, Any]:
     kind = "pulls" if isinstance(ticket, PullTicket) else "issues"
+    page = request.forge.api.removesuffix("/api/v1")
     return {
         "id": 900 + ticket.number,
         "number": ticket.number,
-        "html_url": f"http://127.0.0.1:{request.forge.port}/{request.repo_name}/{kind}/{ticket.number}",
+        "html_url": f"{page}/{request.repo_name}/{kind}/{ticket.number}",
         "title": ticket.title,
         "body": ticket.body,
         "user": user(ticket.author),
@@ -350,6 +355,11 @@ def _merge(request: Request, number: str) -> Answer:
         raise Refusal(405, "Please try again later")
     if re.match(r"(?i)wip:|\[wip\]", pull.title):
         raise Refusal(405, "Work in progress PRs cannot be merged")
+    answered = {review.author for review in pull.reviews if review.state == "APPROVED"}
+    if any(rule.get("block_on_official_review_requests") for rule in request.repo.protections) and any(
+        review.state == "REQUEST_REVIEW" and review.author not in answered for review in pull.reviews
+    ):
+        raise Refusal(405, "There are official review requests")
     request.forge.merge(request.repo_name, pull, request.body["Do"], request.who)
     return 200, None, {}
 

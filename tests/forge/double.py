@@ -66,6 +66,8 @@ class ForgejoDouble:
         """How many requests it takes to know whether a pull request can be merged."""
         self.webhooks = "normal"
         self.largest_page = 50
+        self.root = ""
+        """Path that it is served below, such as `/git`."""
         self.now: Callable[[], datetime] = lambda: clock.now().replace(microsecond=0)
         self.repos: dict[str, CodeRepo] = {}
         self.tokens: dict[str, str] = {}
@@ -119,7 +121,7 @@ class ForgejoDouble:
 
     @property
     def api(self) -> str:
-        return f"http://127.0.0.1:{self.port}/api/v1"
+        return f"http://127.0.0.1:{self.port}{self.root}/api/v1"
 
     def answer(self, method: str, target: str, headers: Mapping[str, str], raw: bytes) -> Answer:
         """Answer a request."""

@@ -48,6 +48,8 @@ class Rules:
 
     approvals: int = 0
     checks: tuple[str, ...] = ()
+    owners: frozenset[str] = frozenset()
+    """Owners of the code, whose approval is required."""
     styles: tuple[str, ...] = ("merge", "squash", "rebase")
     queue: bool = False
     """Whether it goes by the merge queue."""
@@ -648,6 +650,8 @@ def _refusal(request: Request, pull: PullTicket) -> str:
     good = {run["name"] for run in request.forge.check_runs if run["conclusion"] == "success"}
     if missing := [name for name in rules.checks if name not in good]:
         return f'Required status check "{missing[0]}" is expected.'
+    if rules.owners - approvals:
+        return f"Waiting on code owner review from {' and '.join(sorted(rules.owners - approvals))}."
     if len(approvals) < rules.approvals:
         return f"At least {rules.approvals} approving review is required by reviewers with write access."
     return "Changes must be made through the merge queue" if rules.queue else ""

@@ -81,6 +81,8 @@ class PullTicket(Ticket):
     merged_by: str | None = None
     merge_commit: str | None = None
     reviews: list[Review] = field(default_factory=list)
+    teams: list[str] = field(default_factory=list)
+    """That are asked for a review."""
 
 
 @dataclass

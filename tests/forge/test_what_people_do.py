@@ -11,6 +11,8 @@ from reconciler.core.forge.pull_request import follow, may_merge
 from reconciler.core.model.specs import Repo, Task
 from reconciler.core.model.status import Phase, PullRequest
 from tests.forge.conftest import REPO, TOKEN
+from tests.forge.github import Rules
+from tests.forge.state import Review
 from tests.forge.test_contract import BRANCH, want
 from tests.statuses import make_status
 
@@ -29,6 +31,9 @@ class Site:
     async def open(self, **fields):
         pull = await self.forges.show(self.spec, want(**fields))
         self.number = pull.number
+
+    async def merge(self):
+        return await self.forges.show(self.spec, want(merges=self.head))
 
     async def read(self):
         return (await self.forges.pulls(self.spec, [BRANCH], [self.number]))[BRANCH]
@@ -123,6 +128,38 @@ async def test_a_request_for_changes_starts_a_round_and_an_approval_lets_it_merg
     assert isinstance(asked, ChangesRequested)
     assert approved
     assert not await site.is_to_be_merged()
+
+
+async def test_a_forge_below_a_path_is_asked_nothing_outside_of_it(connect, double):
+    double.root, double.computing = "/git", 0
+    site = Site(double, connect)
+    await site.open()
+    double.review(REPO, site.number, "approved", author="ann")
+    before = await site.read()
+
+    merged = await site.merge()
+
+    assert f":{double.port}/git/{REPO}/pulls/" in before.url
+    assert merged.is_merged
+
+
+async def test_who_owns_the_code_and_did_not_approve_is_named_until_they_did(site):
+    if site.forge.kind == "github":
+        site.forge.roles["rev"] = "write"
+        site.forge.rules[REPO] = Rules(owners=frozenset({"rev"}))
+    else:
+        site.forge.repos[REPO].protections.append({"block_on_official_review_requests": True})
+    pull = site.forge.repos[REPO].pull(site.number)
+    pull.reviews.append(Review(1, "rev", "REQUEST_REVIEW", "", pull.head, site.forge.now()))
+    site.forge.review(REPO, site.number, "approved", author="ann")
+
+    refused = await site.merge()
+    site.forge.review(REPO, site.number, "approved", author="rev")
+    merged = await site.merge()
+
+    assert refused.refusal.kind == "refused"
+    assert "(asked for a review: rev)" in refused.refusal.message
+    assert merged.is_merged
 
 
 @pytest.mark.parametrize("hours", [-2, 2])
