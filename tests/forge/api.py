@@ -143,7 +143,7 @@ def _check_scope(forge: "ForgejoDouble", method: str, path: str) -> None:
 
 
 def _time(time: datetime) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time.isoformat().replace("+00:00", "Z")
 
 
 # --- The forge -------------------------------------------------------------

@@ -580,7 +580,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, body, more = self.server.double.answer(self.command, self.path, self.headers, raw)
         text = b"" if body is None else json.dumps(body).encode()
         self.send_response_only(status)
-        for name, value in {"Date": self.date_time_string(), **more}.items():
+        date = self.date_time_string(self.server.double.now().timestamp())
+        for name, value in {"Date": date, **more}.items():
             self.send_header(name, value)
         if status != 204:
             self.send_header("Content-Type", "application/json;charset=utf-8")
