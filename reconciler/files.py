@@ -2,10 +2,16 @@
 Durable files: atomic writes that survive a loss of power, and reads that survive damage.
 """
 
+import asyncio
 import json
 import os
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, BinaryIO
+from threading import Thread
+from typing import Any, BinaryIO, TypeVar
+
+T = TypeVar("T")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -14,6 +20,31 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+async def read_in_time(read: Callable[[], T], name: str, seconds: float) -> T:
+    """
+    Read a file that a spec names, by a function that blocks, in a thread of its own.
+
+    A file that never answers, such as a named pipe without a writer or a mount
+    that is gone, then holds none of the threads that all share, nor the end of
+    the process. Raises what the function does, and OSError after `seconds`.
+    """
+    content = Future[T]()
+    content.set_running_or_notify_cancel()  # so that its thread may settle it whenever it comes back
+    Thread(target=_settle, args=(content, read), daemon=True).start()
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.wrap_future(content)
+    except TimeoutError:
+        raise OSError(0, f"did not answer within {seconds:g} s", name) from None
+
+
+def _settle(content: Future[T], read: Callable[[], T]) -> None:
+    try:
+        content.set_result(read())
+    except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits for it gets it
+        content.set_exception(error)
 
 
 def sync_folder(folder: Path) -> None:

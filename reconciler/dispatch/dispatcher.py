@@ -41,7 +41,7 @@ Key = tuple[str, int]
 _LOGS_EVERY = timedelta(hours=1)
 _MEBIBYTE = 2**20
 _LASTING = 10.0
-"""Seconds for which a step is retried before that is reported."""
+"""Seconds for which a step waits or is retried before that is reported."""
 _MOST_REMEMBERED = 512
 """Tasks whose secrets are kept in memory; those of others are masked as after a restart."""
 _FAREWELL = 10.0
@@ -99,7 +99,7 @@ class Dispatcher:
         self._farewell = farewell
         self._lasting = lasting
         self._retries: dict[Key, tuple[float, str]] = {}
-        """Since when steps of orders are retried, and the first error."""
+        """Since when steps of orders wait or are retried, and for what or why."""
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._stops: dict[Key, asyncio.Task[None]] = {}
         self._sites: dict[str, HostSession] = {}
@@ -117,7 +117,7 @@ class Dispatcher:
 
     @property
     def retry_reasons(self) -> Mapping[str, str]:
-        """Steps of live runs that are tried again for a while now; see controller.ports.Dispatch."""
+        """Steps of live runs that wait or are tried again for a while now; see controller.ports.Dispatch."""
         latest = asyncio.get_running_loop().time() - self._lasting
         return {run: why for (run, _), (since, why) in self._retries.items() if since <= latest}
 
@@ -267,11 +267,12 @@ class Dispatcher:
         self._tell(order, report, emit)
 
     def _note_retry(self, key: Key, why: str | None) -> None:
-        """Remember the first error of a step that is retried; forget it once the step succeeded."""
+        """Remember what a step waits for, since when it does; forget it once the step succeeded."""
         if why is None:
             self._retries.pop(key, None)
         else:
-            self._retries.setdefault(key, (asyncio.get_running_loop().time(), why))
+            since, _ = self._retries.get(key, (asyncio.get_running_loop().time(), ""))
+            self._retries[key] = since, why
 
     async def _report(
         self,

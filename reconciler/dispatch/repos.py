@@ -150,7 +150,7 @@ class CodeRepository:
             if not await self._has(start_from):
                 raise self._failed(
                     FailureClass.CONFIG,
-                    f"commit {start_from}, to go on from, is not in {self._place} any more",
+                    f"commit {start_from}, to go on from, is not in {self.place} any more",
                 )
             return start_from
 
@@ -534,7 +534,7 @@ class CodeRepository:
         try:
             return await git.attempt(*args, timeout=_NETWORK_TIMEOUT, silence=silence)
         except Unavailable as error:
-            raise Unavailable(f"repo {self.repo.name}: {self._place} does not answer: {error}") from error
+            raise Unavailable(f"repo {self.repo.name}: {self.place} does not answer: {error}") from error
 
     async def _has(self, commit: str) -> bool:
         return (await self._git.attempt("cat-file", "-e", f"{commit}^{{commit}}")).code == 0
@@ -550,13 +550,14 @@ class CodeRepository:
         return f"refs/heads/{self.repo.base}"
 
     @property
-    def _place(self) -> str:
+    def place(self) -> str:
+        """Its address, without credentials."""
         return without_credentials(self.url)
 
     def _error(self, what: str, reason: str, *, who: str = _OURS) -> Exception:
-        message = f"repo {self.repo.name}: {what} {self._place}: {reason}"
+        message = f"repo {self.repo.name}: {what} {self.place}: {reason}"
         if remedy := next((remedy for sign, remedy in _UNFIT.items() if sign in reason), None):
-            return StepFailed(FailureClass.CONFIG, f"{message}; {remedy.format(place=self._place)}")
+            return StepFailed(FailureClass.CONFIG, f"{message}; {remedy.format(place=self.place)}")
         if _NOT_ALLOWED.search(reason):
             return StepFailed(FailureClass.AUTH, f"{message}; give {who} access")
         if _DECLINED.search(reason):

@@ -213,7 +213,7 @@ class Round:
         )
         if self.repository is not None and self.order.round == 1:  # before an agent is paid
             way_back = partial(self.repository.see_way_back, self.order.branch, self.order.expected_head)
-            await retry_until_reachable(way_back, patience=self.patience)
+            await retry_until_reachable(way_back, patience=self.patience, doing=_waits_for(self.repository))
         stdin = b"" if self.order.adapter.prompt == "argument" else self.order.prompt.encode()
         return prepared, await self._start_agent(await self._agent_job(prepared), stdin)
 
@@ -258,7 +258,9 @@ class Round:
         """Look up the agent's secrets, and remember them for masking."""
         adapter, host, transport = self.order.adapter, self.order.host, self.host_session.transport
         secrets = await retry_until_reachable(
-            lambda: find_secrets(adapter, host, transport, self._environment()), patience=self.patience
+            lambda: find_secrets(adapter, host, transport, self._environment()),
+            patience=self.patience,
+            doing=f"looks up the secrets of adapter {adapter.name}" if adapter.secrets else None,
         )
         await asyncio.to_thread(self.secrets.keep, self._agent, secrets.values(), self.logs)
         return secrets
@@ -514,7 +516,7 @@ class Round:
         """Fetch the work, check it, push it; return the head of its branch and the number of commits."""
         base, order = taken.base, self.order
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
-        await self._reach(lambda: repository.check_base(base, order.start_from), there)
+        await self._reach(repository, lambda: repository.check_base(base, order.start_from), there)
         bundle = await retry_until_reachable(
             lambda: self.host_session.workspaces.bundle(order, repository, base)
         )
@@ -531,14 +533,18 @@ class Round:
         )
         here = f"{head} in {repository.folder}, on the machine of the reconciler"
         delivered = await self._reach(
-            lambda: repository.deliver(head, order.branch, order.expected_head, push, stack=order.stack), here
+            repository,
+            lambda: repository.deliver(head, order.branch, order.expected_head, push, stack=order.stack),
+            here,
         )
         return delivered, commits
 
-    async def _reach(self, step: Callable[[], Awaitable[T]], kept: str) -> T:
+    async def _reach(self, repository: CodeRepository, step: Callable[[], Awaitable[T]], kept: str) -> T:
         """Run a step that needs the forge; its error names where the work is kept."""
         try:
-            return await retry_until_reachable(step, patience=self.delivery_patience)
+            return await retry_until_reachable(
+                step, patience=self.delivery_patience, doing=_waits_for(repository)
+            )
         except StepFailed as error:
             message = f"{error}; the work is kept: commit {kept}"
             raise StepFailed(error.kind, message, touched=error.touched) from error
@@ -679,3 +685,7 @@ def withheld(verdict: Verdict, mask: Mask) -> Verdict:
     texts = {"message": mask.withhold(verdict.message), "text": mask.withhold(verdict.text)}
     notes = (mask.withheld,) if verdict.notes else ()
     return verdict.model_copy(update={**texts, "notes": notes})
+
+
+def _waits_for(repository: CodeRepository) -> str:
+    return f"repo {repository.repo.name}: waits for an answer of {repository.place}"

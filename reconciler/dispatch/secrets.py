@@ -29,7 +29,7 @@ from reconciler.dispatch import environ
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.retrying import StepFailed
 from reconciler.dispatch.transport import Transport
-from reconciler.files import parse_json
+from reconciler.files import parse_json, read_in_time
 from reconciler.subprocesses import end, start
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,9 @@ async def find_secret(what: str, secret: Secret) -> str:
             return _from_environment(secret.env)
         if secret.command:
             return _without_line_end(await _output(secret.command))
-        return _without_line_end(await asyncio.to_thread(_file(secret).read_text))
+        file = _file(secret)
+        content = await read_in_time(file.read_bytes, str(file), _COMMAND_TIMEOUT)
+        return _without_line_end(content.decode())
     except KeyError as error:
         raise _missing(what, f"the environment of the reconciler has no {error.args[0]}") from None
     except OSError as error:

@@ -3,7 +3,7 @@ What in an adapter, as it lies over the built-in one, can never work or has no e
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output
@@ -26,6 +26,7 @@ def useless_parts(adapter: Adapter) -> Iterator[Mistake]:
     """Yield what in an adapter does nothing, or fails every run, its built-in part included."""
     yield from _command(adapter)
     yield from _arguments(adapter)
+    yield from _unfilled(adapter)
     yield from _rules(adapter.output)
     yield from _patterns(adapter.output)
     yield from _places(adapter)
@@ -84,6 +85,19 @@ def _arguments(adapter: Adapter) -> Iterator[Mistake]:
             yield Mistake((field,), f"has no effect: `command` has no {{{group}}}", at_key=True)
         if argv and field in GROUPS and not any(f"{{{field}}}" in element for element in argv):
             yield Mistake((field,), f"has no {{{field}}}, so that all tasks get the same", at_key=True)
+
+
+def _unfilled(adapter: Adapter) -> Iterator[Mistake]:
+    """Yield placeholders of `command` in commands that are run as they stand."""
+    probes = {"version": adapter.version, "health": adapter.health}
+    commands: dict[Path, Sequence[str]] = {
+        (name, "command"): probe.command for name, probe in probes.items() if probe is not None
+    }
+    commands |= {("secrets", name, "command"): each.command or () for name, each in adapter.secrets.items()}
+    for path, argv in commands.items():
+        for at, element in enumerate(argv):
+            for name in sorted({*PLACEHOLDER.findall(element)} & (VALUES["command"] | GROUPS)):
+                yield Mistake((*path, at), f"{{{name}}} is filled in nowhere but in the adapter's `command`")
 
 
 # --- Output ------------------------------------------------------------------

@@ -217,6 +217,7 @@ class Builder:
             yield Mistake(("repo",), *shared.missing("repo", task.repo, shared.repos))
         if adapter := shared.adapters.get(task.adapter):
             yield from _script_mistakes(task, adapter)
+            yield from _template_mistakes(task, adapter, shared.repos.get(task.repo or ""))
         elif _names_adapter(self._specs[task.name]):
             yield Mistake(("adapter",), *shared.missing("adapter", task.adapter, shared.adapters))
         yield from self._dependency_mistakes(task)
@@ -390,3 +391,15 @@ def _script_mistakes(task: Task, adapter: Adapter) -> Iterator[Mistake]:
             "`adapter: claude-code`, here or for all tasks in specs/fleet.yaml"
         )
         yield Mistake(("script",), message)
+
+
+def _template_mistakes(task: Task, adapter: Adapter, repo: Repo | None) -> Iterator[Mistake]:
+    """Yield why the prompt's template, wherever it comes from, cannot be printed for a task."""
+    is_pulled = task.execution_mode is ExecutionMode.HTTP_PULL
+    source = task.template or (None if is_pulled else adapter.template)
+    if source is None or (repo is None) != (task.repo is None):
+        return
+    from reconciler.core.runs.prompt import try_for  # noqa: PLC0415 - few tasks have one, and it is heavy
+
+    whose = "" if task.template else f"of adapter {adapter.name!r}: "
+    yield from (Mistake(("template",), f"{whose}{each}") for each in try_for(source, task, repo))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.core.adapter import Secret
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import RunEnded, RunSeen
 from reconciler.core.model.runs import FailureClass
@@ -296,6 +297,27 @@ async def test_a_step_that_is_tried_again_is_told_in_the_words_of_its_first_try_
 
     assert found[0] == RUN
     assert "cannot fetch from http://127.0.0.1:9/code.git" in found[1]
+    assert dispatcher.retry_reasons == {}
+    await dispatcher.close()
+
+
+async def test_a_step_that_waits_for_somebody_who_is_silent_says_for_whom(world):
+    gate, hook = world.folder / "gate", world.code / "hooks/pre-receive"
+    os.mkfifo(gate)
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\nread line <'{gate}'\n")
+    hook.chmod(0o755)
+    key = Secret(command=("sh", "-c", f"read line <'{gate}'; echo \"$line\""))
+    order = world.order("echo x >x", adapter={"secrets": {"KEY": key}})
+    dispatcher, facts = world.dispatcher(lasting=0.0), asyncio.Queue()
+    dispatcher.follow(order, facts.put_nowait)
+
+    for told in ("looks up the secrets of adapter script", "repo code: waits for an answer of "):
+        await until(lambda told=told: dispatcher.retry_reasons.get(RUN, "").startswith(told))
+        await asyncio.to_thread(gate.write_text, "a secret\n")
+    report = await ended(facts)
+
+    assert report.verdict.outcome == "success"
     assert dispatcher.retry_reasons == {}
     await dispatcher.close()
 

@@ -3,7 +3,9 @@ Secrets reach the agent and nothing else.
 """
 
 import asyncio
+import os
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -212,6 +214,20 @@ async def test_a_mistake_of_ours_does_not_tell_secrets(world):
 
     assert "ValueError" in report.verdict.message
     assert "secret" not in report.verdict.message
+
+
+async def test_files_that_never_answer_hold_no_thread_that_others_need(monkeypatch, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(secrets, "_COMMAND_TIMEOUT", 0.2)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    secret = Secret(file=str(tmp_path / "pipe"))
+    looks = asyncio.gather(*(secrets.find_secret("it", secret) for _ in range(3)), return_exceptions=True)
+
+    assert await asyncio.to_thread(lambda: "others go on") == "others go on"
+    assert {str(error) for error in await looks} == {
+        f"it cannot be had: {tmp_path}/pipe: did not answer within 0.2 s; fix it, then retry the task"
+    }
+    os.close(os.open(tmp_path / "pipe", os.O_WRONLY))  # the threads come back
 
 
 async def test_a_helper_that_hangs_is_ended_with_all_that_it_started(monkeypatch, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.specs import Host
 from reconciler.dispatch.pool import TransportPool
+from reconciler.dispatch.ssh import connection
 from reconciler.dispatch.ssh.connection import ConnectLimiter, SingleFlight
 from reconciler.dispatch.ssh.diagnosis import fingerprint
 from reconciler.dispatch.ssh.route import Hop
@@ -111,6 +112,16 @@ async def test_a_key_with_a_passphrase_belongs_into_the_agent(servers: Yard, tmp
 
     assert "Passphrase must be specified" in told
     assert "goes into the SSH agent" in told
+
+
+async def test_an_identity_that_never_answers_is_told_and_holds_no_thread(servers, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "key")
+    monkeypatch.setattr(connection, "_IDENTITY_TIMEOUT", 0.1)
+
+    told = await why(servers.sshd().host(identity=str(tmp_path / "key")))
+
+    os.close(os.open(tmp_path / "key", os.O_WRONLY))  # the thread comes back
+    assert "key did not answer within 0.1 s; fix `identity`" in told
 
 
 async def test_a_key_the_host_does_not_know_is_refused(servers: Yard, tmp_path: Path):

@@ -74,6 +74,25 @@ CANNOT_WORK = [
     (TASK, _WORK + "template: 'Do {{ task.gaol }}'\n", "3:11: error: template: Task has no field 'gaol'"),
     (TASK, _WORK + "template: 'Do {{ failed_check.output }}'\n", "3:11: error: template: "),
     (TASK, _WORK + "template: 'Do {{ repo.url }}'\n", "3:11: error: template: "),
+    (
+        TASK,
+        _WORK + "template: '{% if attempt > 9 %}{{ failure.gaol }}{% endif %}'\n",
+        "3:11: error: template: Failure has no field 'gaol'",
+    ),
+    (
+        TASK,
+        _WORK + "template: '{{ task.constraints[0] }}'\n",
+        "3:11: error: template: tuple object has no element 0",
+    ),
+    (TASK, _WORK + "template: '{{ task.model | length }}'\n", "3:11: error: template: object of type 'NoneType'"),
+    *(
+        (ADAPTER, f"command: [x]\n{field}: {value}\n", f"2:{column}: error: {words}")
+        for field, value, column, words in (
+            ("version", "{command: [x, '{model}'], range: '>=1'}", 24, "version.command.1: {model} is filled in nowhere but"),
+            ("health", "{command: [x, '{prompt}']}", 23, "health.command.1: {prompt} is filled in nowhere but"),
+            ("secrets", "{A: {command: [x, 'a={workdir}']}}", 28, "secrets.A.command.1: {workdir} is filled in nowhere"),
+        )
+    ),
     (TASK, _WORK + "review: merge\n", "3:9: error: review: merge needs a `repo`"),
     *(
         (ADAPTER, f"command: [x, '{text}']\n", f"1:10: error: command: {text} is no placeholder; write {{{name}}}")
@@ -395,3 +414,23 @@ def test_two_hosts_in_one_place_are_warned_of(one, other, is_warned):
 
     assert desired.problems == ()
     assert ["is where host 'y' is" in str(each) for each in desired.warnings] == [True] * is_warned
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {ADAPTER: "command: [x]\ntemplate: '{{ repo.url }}'\n", TASK: "goal: x\nadapter: x\n"},
+            "of adapter 'x': 'None' has no attribute 'url'",
+        ),
+        ({FLEET: "template: '{{ repo.url }}'\n", TASK: _WORK}, "'None' has no attribute 'url'"),
+        (
+            {FLEET: "template: '{{ task.constraints[0] }}'\n", TASK: _WORK},
+            "tuple object has no element 0",
+        ),
+    ],
+)
+def test_a_template_that_comes_from_elsewhere_is_tried_for_each_task(files, message):
+    problems = [each for each in map(str, built(files).problems) if each.startswith(TASK)]
+
+    assert problems == [f"{TASK}:1:1: error: template: {message}"]

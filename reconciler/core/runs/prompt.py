@@ -19,6 +19,7 @@ from jinja2 import StrictUndefined, Template, TemplateError, nodes, pass_context
 from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel
 
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.model.runs import Check, FailureClass
@@ -257,13 +258,44 @@ def try_template(source: str, *, has_repo: bool = True) -> Sequence[str]:
         return [
             f"unknown variable {one_line(name)!r}{_meant(name)}; known here: {variables}" for name in unknown
         ]
+    if missing := _missing_fields(source):
+        return missing
+    return _tried(source, _sample_task(), Repo(name="sample", url="sample") if has_repo else None)
+
+
+def try_for(source: str, task: Task, repo: Repo | None) -> Sequence[str]:
+    """Return why a template that can be used cannot be printed for this task, one line each."""
+    return _tried(source, task, repo)
+
+
+def _tried(source: str, task: Task, repo: Repo | None) -> Sequence[str]:
     wrong = []
-    for values in _samples(has_repo=has_repo):
+    for values in _samples(task, repo):
         try:
             _print(_compile(source), values)
         except (TemplateError, TypeError, ValueError) as error:
             wrong.append(_NO_FIELD.sub(_no_field, one_line(str(error))))
     return wrong[:1]
+
+
+def _missing_fields(source: str) -> Sequence[str]:
+    """Return the fields that what a template names does not have, also where it is not printed at first."""
+    used = _environment().parse(source).find_all(nodes.Getattr)
+    of = [(_MODELS.get(each.node.name), each.attr) for each in used if isinstance(each.node, nodes.Name)]
+    return [
+        f"{model.__name__} has no field {one_line(name)!r}"
+        for model, name in of
+        if model is not None and name not in model.model_fields and not hasattr(model, name)
+    ]
+
+
+_MODELS: Mapping[str, type[BaseModel]] = {
+    "task": Task,
+    "repo": Repo,
+    "failed_check": Check,
+    "failure": Failure,
+}
+"""What stands behind a variable of a template, where it is there."""
 
 
 _NO_FIELD = re.compile(r"'reconciler\.core\.[\w.]+\.(\w+) object' has no attribute '(\w+)'")
@@ -278,12 +310,14 @@ def _meant(name: str) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _samples(*, has_repo: bool) -> Iterator[dict[str, Any]]:
-    """Yield the values of a first round, and of one after a failed check, a failure and a review."""
+def _sample_task() -> Task:
     lists = dict.fromkeys(("constraints", "context", "validation", "requires", "depends_on"), ("sample",))
     texts = dict.fromkeys(("goal", "title", "repo", "model", "script", "issue", "name"), "sample")
-    task = Task.model_validate({**texts, **lists, "generation": "0" * 40, "work": "0" * 12})
-    repo = Repo(name="sample", url="sample") if has_repo else None
+    return Task.model_validate({**texts, **lists, "generation": "0" * 40, "work": "0" * 12})
+
+
+def _samples(task: Task, repo: Repo | None) -> Iterator[dict[str, Any]]:
+    """Yield the values of a first round, and of one after a failed check, a failure and a review."""
     first = {**VARIABLES, "task": task, "repo": repo, "branch": task.branch, "attempt": 1, "round": 1}
     failed = Check(command="make", exit_code=1, seconds=1.0, output="failed")
     failure = Failure(kind=FailureClass.VALIDATION, message="failed")

@@ -10,6 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +20,7 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.text import one_line
 from reconciler.dispatch.ssh.diagnosis import Class, Finding, Seen, Try, diagnose, fingerprint
 from reconciler.dispatch.ssh.route import SSH_PORT, Hop
+from reconciler.files import read_in_time
 
 T = TypeVar("T")
 
@@ -32,6 +34,8 @@ ALGORITHMS = {
 """Signature algorithms of each type of host key, the preferred type first."""
 
 _CLOSE_TIMEOUT = 2.0
+_IDENTITY_TIMEOUT = 10.0
+"""Seconds for reading an identity file."""
 _MOST_LOGINS = 3
 """Connections made for one login whose right key may be one of many: more of them, and sshd bars us."""
 _MOST_OUTPUT = 16 * 1024
@@ -426,7 +430,7 @@ class SshConnector:
         """Yield the keys to log in with: the identity's, else the agent's; None for those of ssh_config."""
         hop = self.hop
         if hop.identity:
-            identity = await asyncio.to_thread(read_identity, hop, hop.identity)
+            identity = await _identity(hop, hop.identity)
             if not isinstance(identity, InAgent):
                 yield identity
                 return
@@ -586,6 +590,14 @@ class InAgent:
                 "`ssh-add` its private key, or name a private key without a passphrase"
             )
         return matching
+
+
+async def _identity(hop: Hop, path: str) -> Sequence[asyncssh.SSHKeyPair] | InAgent:
+    """Return what an identity file holds, as `read_identity` does, also if it never answers."""
+    try:
+        return await read_in_time(partial(read_identity, hop, path), path, _IDENTITY_TIMEOUT)
+    except OSError as error:
+        raise Unavailable(f"host {hop}: identity {path} {error.strerror}; fix `identity`") from None
 
 
 def read_identity(hop: Hop, path: str) -> Sequence[asyncssh.SSHKeyPair] | InAgent:
