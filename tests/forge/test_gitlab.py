@@ -572,7 +572,7 @@ async def test_reviewers_are_asked_and_those_that_cannot_be_are_told_of(gitlab, 
 
 async def test_of_hundreds_of_open_ones_only_what_moved_is_asked_for(gitlab, forges, spec, head):
     await forges.show(spec, want())
-    for number in range(120):
+    for number in range(500):
         gitlab.open_pull(REPO, "main", f"Other {number}", author="ann")
     await forges.pulls(spec, [BRANCH], [FIRST])
     gitlab.requests.clear()

@@ -179,7 +179,7 @@ async def test_among_many_open_pull_requests_ours_is_found_and_a_look_stays_chea
     site.forge.push_as_person(REPO, "people/work", {"c.txt": "1\n"})
     began, seconds = clock.now().replace(microsecond=0), itertools.count()
     site.forge.now = lambda: began + timedelta(seconds=next(seconds))
-    for number in range(120):
+    for number in range(500):
         site.forge.open_pull(REPO, "people/work", f"Work {number}")
     await site.read()
     before = len(site.forge.requests)
