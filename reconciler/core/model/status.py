@@ -149,7 +149,7 @@ class ReviewState(Frozen):
     """
     last_comment: Id = 0
     """Id of the last comment in the conversation that an agent was given; later ones have higher ids."""
-    last_edit: datetime | None = None
+    last_edit: Time | None = None
     """When the comments that an agent was given were changed last; what is changed later is given again."""
 
 
