@@ -63,16 +63,27 @@ def repair(git_dir: Path) -> bool:
     bad = list(_bad_files(git_dir))
     for path in bad:
         log.warning("%s is damaged, or a lock that was left behind: it is removed", path)
-        with suppress(FileNotFoundError):
-            path.unlink()
+        remove(path)
     head = git_dir / "HEAD"
     if git_dir.is_dir() and any(git_dir.iterdir()) and not head.exists():
         head.write_bytes(_HEAD)
     return bool(bad)
 
 
+def remove(path: Path) -> None:
+    """Remove whatever is at a path, if anything is. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _bad_files(git_dir: Path) -> Iterator[Path]:
-    refs = [path for path in git_dir.glob("refs/**/*") if path.is_file()]
+    found = list(git_dir.glob("refs/**/*"))
+    refs = [path for path in found if path.is_file()]
+    for path in (*git_dir.glob("*"), *found):
+        if path.exists() and not path.is_file() and not path.is_dir():  # whoever opens a pipe waits
+            yield path
     for path in (git_dir / "HEAD", *refs):
         content = None if path.name.endswith(".lock") else _content(path)
         if content is not None and not _REF.match(content):
@@ -80,7 +91,7 @@ def _bad_files(git_dir: Path) -> Iterator[Path]:
     packed = _content(git_dir / "packed-refs")
     if packed is not None and not all(map(_PACKED.match, packed.splitlines())):
         yield git_dir / "packed-refs"
-    locks = [*git_dir.glob("*.lock"), *(path for path in refs if path.name.endswith(".lock"))]
+    locks = [*git_dir.glob("*.lock"), *(path for path in found if path.name.endswith(".lock"))]
     yield from _stale(git_dir, locks)
 
 
@@ -98,7 +109,7 @@ def _stale(folder: Path, locks: Sequence[Path]) -> Iterator[Path]:
 
 def _content(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return path.read_bytes() if path.is_file() else None
     except OSError:
         return None
 
@@ -111,10 +122,7 @@ async def _fault(git: Git) -> str:
 
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(path)
 
 
 async def _init(git: Git, url: str, *options: str) -> str:

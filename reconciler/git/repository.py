@@ -89,6 +89,8 @@ class Repository:
         _check_url(url)
         git_dir = cache_dir / _clone_name(url)
         try:
+            if not git_dir.is_dir():  # a file or a link that leads nowhere: neither is a clone
+                clone.remove(git_dir)
             git_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(

@@ -34,12 +34,24 @@ WRECKS = {
     "no objects": lambda clone: shutil.rmtree(clone / "objects"),
     "a lock that was left behind": lambda clone: _old(clone / "refs/remotes/origin/main.lock"),
     "a lock of the config": lambda clone: _old(clone / "config.lock"),
+    "a folder for a lock": lambda clone: _old_folder(clone / "HEAD.lock"),
+    "a folder for a lock of a ref": lambda clone: _old_folder(clone / "refs/remotes/origin/main.lock"),
+    "a pipe for a ref": lambda clone: os.mkfifo(clone / "refs/heads/pipe"),
+    "a pipe for HEAD": lambda clone: ((clone / "HEAD").unlink(), os.mkfifo(clone / "HEAD")),
+    "a pipe for the config": lambda clone: ((clone / "config").unlink(), os.mkfifo(clone / "config")),
+    "a file in its place": lambda clone: (shutil.rmtree(clone), clone.write_bytes(b"")),
+    "a link to nowhere in its place": lambda clone: (shutil.rmtree(clone), clone.symlink_to("/nowhere")),
     "nothing at all": lambda clone: (shutil.rmtree(clone), clone.mkdir()),
 }
 
 
 def _old(path):
     path.write_bytes(b"")
+    os.utime(path, (1, 1))
+
+
+def _old_folder(path):
+    (path / "x").mkdir(parents=True)
     os.utime(path, (1, 1))
 
 
