@@ -26,7 +26,7 @@ def task_details(view: TaskView, age: Age) -> str:
         parts.append(table(("CONDITION", "STATUS"), rows))
     if view.status and view.status.checks:
         parts.append(table(("VALIDATION", "EXIT", "SECONDS"), map(_check_row, view.status.checks)))
-    parts.extend(str(problem) for problem in view.problems)
+    parts.extend(text for text in map(str, view.problems) if text not in parts[0])  # what is no reason yet
     return "\n\n".join(parts)
 
 

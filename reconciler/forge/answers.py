@@ -157,7 +157,7 @@ class PullAnswer(ForgeAnswer):
     updated_at: ForgeTime
 
     @property
-    def asked(self) -> Sequence[str]:
+    def reviewers(self) -> Sequence[str]:
         """Who is asked for a review, such as the owners of the code: accounts, then teams."""
         teams = [f"team {team.name}" for team in self.requested_teams or ()]
         return [*(account.login for account in self.requested_reviewers or ()), *teams]

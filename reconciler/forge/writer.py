@@ -377,7 +377,7 @@ class ForgeWriter:
 def _refused(why: str, detail: PullRequestDetail) -> MergeRefusal:
     """Return the refusal of a merge; for want of a review, with who is asked for one and did not approve."""
     approved = {each.author for each in detail.pull.reviews if each.verdict == "approved"}
-    names = [name for name in detail.answer.asked if name not in approved]
+    names = [name for name in detail.answer.reviewers if name not in approved]
     if names and _OF_REVIEWS.search(why):
         why = f"{why} (asked for a review: {', '.join(names)})"
     return MergeRefusal(why)

@@ -79,9 +79,9 @@ def remove(path: Path) -> None:
 
 
 def _bad_files(git_dir: Path) -> Iterator[Path]:
-    found = list(git_dir.glob("refs/**/*"))
-    refs = [path for path in found if path.is_file()]
-    for path in (*git_dir.glob("*"), *found):
+    below = list(git_dir.glob("refs/**/*"))
+    refs = [path for path in below if path.is_file()]
+    for path in (*git_dir.glob("*"), *below):
         if path.exists() and not path.is_file() and not path.is_dir():  # whoever opens a pipe waits
             yield path
     for path in (git_dir / "HEAD", *refs):
@@ -91,7 +91,7 @@ def _bad_files(git_dir: Path) -> Iterator[Path]:
     packed = _content(git_dir / "packed-refs")
     if packed is not None and not all(map(_PACKED.match, packed.splitlines())):
         yield git_dir / "packed-refs"
-    locks = [*git_dir.glob("*.lock"), *(path for path in found if path.name.endswith(".lock"))]
+    locks = [*git_dir.glob("*.lock"), *(path for path in below if path.name.endswith(".lock"))]
     yield from _stale(git_dir, locks)
 
 

@@ -99,3 +99,13 @@ def test_what_programs_read_says_which_version_of_the_format_it_is_in(fleet, arg
     document = json.loads(fleet.run(*args, "-o", "json").stdout)
 
     assert {each["format"] for each in (document if isinstance(document, list) else [document])} == {3}
+
+
+def test_what_is_wrong_with_a_spec_is_told_once(fleet):
+    fleet.write("specs/tasks/bad.yaml", "goal: x\nmax_attempts: 1\nmore: 2\n")
+    fleet.commit()
+
+    shown = fleet.run("describe", "bad").stdout
+
+    assert shown.count("max_attempts: unknown field") == 1
+    assert shown.count("more: unknown field") == 1
