@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
+from reconciler.core.fields import Id
 from reconciler.forge.answers import ForgeAnswer, JsonLine, ProtectionRule
 from reconciler.forge.client import GONE_CODES, Declined, ForgeClient
 
@@ -18,7 +19,7 @@ class _Checks(ForgeAnswer):
 
 
 class _Reviews(ForgeAnswer):
-    required_approving_review_count: int = 0
+    required_approving_review_count: Id = 0
 
 
 class _Account(ForgeAnswer):
@@ -62,7 +63,7 @@ class _Check(ForgeAnswer):
 
 
 class _Parameters(ForgeAnswer):
-    required_approving_review_count: int = 0
+    required_approving_review_count: Id = 0
     required_status_checks: tuple[_Check, ...] = ()
 
 
