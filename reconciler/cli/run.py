@@ -5,7 +5,7 @@ Commands that reconcile: `run`, `serve`.
 import asyncio
 import logging
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,21 +32,26 @@ LISTEN = "127.0.0.1:8420"
 _take_over = click.option(
     "--take-over", is_flag=True, help="Restart here the local runs of a machine that is gone for good."
 )
-_allowed_signers = click.option(
+
+
+def _file_option(name: str, purpose: str) -> Callable[[Any], Any]:
+    """Return the option of a file that must be there; a variable may name it too."""
+    return click.option(
+        name,
+        type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
+        envvar=f"RECONCILER_{name.strip('-').replace('-', '_').upper()}",
+        show_envvar=True,
+        metavar="FILE",
+        help=purpose,
+    )
+
+
+_allowed_signers = _file_option(
     "--allowed-signers",
-    type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
-    envvar="RECONCILER_ALLOWED_SIGNERS",
-    show_envvar=True,
-    metavar="FILE",
-    help="Act only on specs signed by one of these, or by a GPG key of this user: git's allowed signers.",
+    "Act only on specs signed by one of these, or by a GPG key of this user: git's allowed signers.",
 )
-_signing_key = click.option(
-    "--signing-key",
-    type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
-    envvar="RECONCILER_SIGNING_KEY",
-    show_envvar=True,
-    metavar="FILE",
-    help="SSH key with which the reconciler signs its own commits to the specs.",
+_signing_key = _file_option(
+    "--signing-key", "SSH key with which the reconciler signs its own commits to the specs."
 )
 _verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 

@@ -23,14 +23,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
+from tests.forge.routes import Answer, Routes
 from tests.forge.state import CodeRepo, Comment, Hook, Label, PullTicket, Refusal, Review, Ticket, user
 
 if TYPE_CHECKING:
     from tests.forge.double import ForgejoDouble
-
-Answer = tuple[int, Any, dict[str, str]]
 
 
 class Request:
@@ -65,18 +64,8 @@ class Request:
         return 200, [show(item) for item in part], headers
 
 
-Handler = Callable[..., Answer]
-_ROUTES: list[tuple[str, re.Pattern[str], Handler]] = []
-
-
-def route(method: str, path: str) -> Callable[[Handler], Handler]:
-    pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + r"\Z")
-
-    def keep(handler: Handler) -> Handler:
-        _ROUTES.append((method, pattern, handler))
-        return handler
-
-    return keep
+_ROUTES = Routes()
+route = _ROUTES.on
 
 
 def answer(
@@ -117,16 +106,16 @@ def _who(forge: "ForgejoDouble", headers: Mapping[str, str]) -> str:
 
 
 def _handle(request: Request, method: str, path: str) -> Answer:
-    for verb, pattern, handler in _ROUTES:
-        if verb == method and (match := pattern.match(path)):
-            names = {name: unquote(value) for name, value in match.groupdict().items()}
-            _check_scope(request.forge, method, path)
-            if "owner" in names:
-                request.repo_name = f"{names.pop('owner')}/{names.pop('name')}"
-                if request.repo_name not in request.forge.repos:
-                    raise Refusal(404, "The target couldn't be found.")
-            return handler(request, **names)
-    raise Refusal(404, "404 page not found")
+    found = _ROUTES.find(method, path)
+    if found is None:
+        raise Refusal(404, "404 page not found")
+    handler, names = found
+    _check_scope(request.forge, method, path)
+    if "owner" in names:
+        request.repo_name = f"{names.pop('owner')}/{names.pop('name')}"
+        if request.repo_name not in request.forge.repos:
+            raise Refusal(404, "The target couldn't be found.")
+    return handler(request, **names)
 
 
 R = "/repos/{owner}/{name}"

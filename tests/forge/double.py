@@ -37,7 +37,8 @@ from urllib.parse import urlsplit
 from reconciler import clock
 from reconciler.core.adapter import Secret
 from reconciler.core.model.specs import Forge
-from tests.forge.api import Answer, answer
+from tests.forge.api import answer
+from tests.forge.routes import Answer
 from tests.forge.state import CodeRepo, Comment, Hook, Label, PullTicket, Refusal, Review, Ticket, user
 
 BOT = "bot"

@@ -23,14 +23,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from reconciler.core.adapter import Secret
 from reconciler.core.model.specs import Forge
-from tests.forge.api import Answer, Handler
 from tests.forge.description import Description, description
 from tests.forge.double import BOT, Delivery, ForgejoDouble, signature
 from tests.forge.github_shapes import Shapes, pages
+from tests.forge.routes import Answer, Routes
 from tests.forge.state import CodeRepo, Comment, Hook, PullTicket, Refusal, Review, Ticket
 from tests.forge.webhook_schemas import webhook_schemas
 
@@ -295,17 +295,8 @@ def _check_headers(headers: Mapping[str, str]) -> None:
         raise Refusal(415, "Unsupported 'Accept' header")
 
 
-_ROUTES: list[tuple[str, re.Pattern[str], Handler]] = []
-
-
-def route(method: str, path: str) -> Any:
-    pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + r"\Z")
-
-    def keep(handler: Handler) -> Handler:
-        _ROUTES.append((method, pattern, handler))
-        return handler
-
-    return keep
+_ROUTES = Routes()
+route = _ROUTES.on
 
 
 class Request:
@@ -335,17 +326,17 @@ class Request:
         return self.forge.shapes(self.repo_name)
 
     def handle(self, method: str, path: str) -> Answer:
-        for verb, pattern, handler in _ROUTES:
-            if verb == method and (match := pattern.match(path)):
-                names = {name: unquote(value) for name, value in match.groupdict().items()}
-                if "owner" in names:
-                    self.repo_name = f"{names.pop('owner')}/{names.pop('name')}"
-                    if not path.endswith("/installation"):
-                        assert self.who
-                    if self.repo_name not in self.forge.repos:
-                        raise Refusal(404, "Not Found")
-                return handler(self, **names)
-        raise Refusal(404, "Not Found")
+        route = _ROUTES.find(method, path)
+        if route is None:
+            raise Refusal(404, "Not Found")
+        handler, names = route
+        if "owner" in names:
+            self.repo_name = f"{names.pop('owner')}/{names.pop('name')}"
+            if not path.endswith("/installation"):
+                assert self.who
+            if self.repo_name not in self.forge.repos:
+                raise Refusal(404, "Not Found")
+        return handler(self, **names)
 
     def ticket(self, number: str) -> Ticket:
         if int(number) not in self.repo.tickets:

@@ -26,14 +26,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from reconciler import clock
 from reconciler.core.adapter import Secret
 from reconciler.core.model.specs import Forge
-from tests.forge.api import Answer, Handler
 from tests.forge.double import _NO_COMMIT, BOT, Delivery, ForgejoDouble
 from tests.forge.gitlab_facts import facts
+from tests.forge.routes import Answer, Routes
 from tests.forge.state import CodeRepo, Comment, Hook, Label, PullTicket, Refusal, Ticket, user
 
 GUEST, DEVELOPER, MAINTAINER = 10, 30, 40
@@ -409,17 +409,8 @@ def is_draft(title: str) -> bool:
     return bool(re.match(r"(?i)(draft:|\[draft\]|\(draft\))", title))
 
 
-_ROUTES: list[tuple[str, re.Pattern[str], Handler]] = []
-
-
-def route(method: str, path: str) -> Any:
-    pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + r"\Z")
-
-    def keep(handler: Handler) -> Handler:
-        _ROUTES.append((method, pattern, handler))
-        return handler
-
-    return keep
+_ROUTES = Routes()
+route = _ROUTES.on
 
 
 class Request:
@@ -460,15 +451,15 @@ class Request:
     def handle(self, path: str) -> Answer:
         assert self.who
         self._check_scope()
-        for verb, pattern, handler in _ROUTES:
-            if verb == self.method and (match := pattern.match(path)):
-                names = {name: unquote(value) for name, value in match.groupdict().items()}
-                if "project" in names:
-                    self.repo_name = names.pop("project")
-                    if self.repo_name not in self.forge.repos:
-                        raise Refusal(404, "404 Project Not Found")
-                return handler(self, **names)
-        raise Refusal(404, "", {"error": "404 Not Found"})
+        route = _ROUTES.find(self.method, path)
+        if route is None:
+            raise Refusal(404, "", {"error": "404 Not Found"})
+        handler, names = route
+        if "project" in names:
+            self.repo_name = names.pop("project")
+            if self.repo_name not in self.forge.repos:
+                raise Refusal(404, "404 Project Not Found")
+        return handler(self, **names)
 
     def _check_scope(self) -> None:
         scopes = self.forge.scopes
