@@ -117,6 +117,19 @@ class Cluster:
         shutil.rmtree(self.folder / "state")
         (self.folder / "state").mkdir()
 
+    @contextlib.contextmanager
+    def going_back(self) -> Iterator[None]:
+        """Let slurmctld, at the end of the block, be killed and begin with what it knew of jobs before."""
+        self.kill("slurmctld", signal.SIGTERM)  # so that it writes down what it knows
+        known = self.folder / "known"
+        shutil.copytree(self.folder / "state", known)
+        self.start_daemon("slurmctld")
+        yield
+        self.kill("slurmctld")
+        self.forget()
+        shutil.copytree(known, self.folder / "state", dirs_exist_ok=True)
+        self.start_daemon("slurmctld")
+
     def kill_steps(self) -> None:
         """End the processes that watch over jobs and outlive slurmd, those of this cluster alone."""
         for folder in Path("/proc").glob("[0-9]*"):

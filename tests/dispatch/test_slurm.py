@@ -224,6 +224,26 @@ async def test_a_run_that_its_controller_forgot_is_alive_and_can_be_ended(
     assert (tmp_path / "starts").read_text() == "x\n"
 
 
+@pytest.mark.parametrize("code", [0, 5])
+async def test_a_run_of_which_its_controller_forgot_that_it_began_goes_on(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, code: int
+):
+    with cluster(tmp_path_factory.mktemp("slurm") / "cluster") as made:
+        async with place_on(host_of(made, tmp_path, options=HELD), tmp_path) as place:
+            state = await place.start(RUN, f"until [ -e {tmp_path}/go ]; do sleep 0.1; done; exit {code}")
+            with made.going_back():
+                made.wait_until(lambda: made.state(RUN) == "PENDING")
+                made.command("scontrol", "release", f"JobName={RUN}")
+                await place.begun(RUN)
+                made.kill("slurmd")
+            shown, stage = made.state(RUN), await place.stage(RUN)
+            (tmp_path / "go").touch()
+            ended = await place.finish(RUN, state)
+
+    assert (shown, stage) == ("PENDING", Stage.RUNNING)
+    assert (ended.stage, ended.exit_code, ended.why) == (Stage.DONE, code, "exit")
+
+
 async def test_a_job_that_was_forgotten_before_it_began_is_dropped(held: Place, slurm: Cluster):
     state = await held.start(RUN, "exit 0")
     slurm.kill("slurmctld")

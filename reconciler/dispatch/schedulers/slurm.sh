@@ -132,8 +132,16 @@ look_at_claimed() { # folder claim... -> $state, or $lost
   lost="$lock ${job_state:-Unknown}"
   ! is_waiting "$job_state" || lost="$lock REQUEUED"
   refresh "$1"
-  [ "$job_number" = "$7" ] && return # it has ended, or waits once more: the job that made the claim is no more
+  # The job that made the claim is no more if it has ended, or waits once more. A controller that was killed
+  # may have forgotten that it began: then it shows it as waiting, and the job runs all the same.
+  if [ "$job_number" = "$7" ] && { has_ended "$job_state" || was_restarted "$7"; }; then return; fi
   if find_age "$1/beat" && [ "$age" -lt "$FRESH" ]; then state="running $lock"; fi
+}
+
+was_restarted() { # number
+  case $(quietly scontrol --oneliner show job "$1" 2>/dev/null) in
+  *' Restarts=0 '* | '') return 1 ;;
+  esac
 }
 
 look_at_ended() { # folder; $state is `done` and its record: why it ended, Slurm may know better
@@ -147,7 +155,9 @@ look_at_ended() { # folder; $state is `done` and its record: why it ended, Slurm
   TIMEOUT | CANCELLED | PREEMPTED | NODE_FAIL | BOOT_FAIL | OUT_OF_MEMORY | DEADLINE)
     state="done $2 $3 $4 $5 $job_state $6"
     ;;
-  PENDING | REQUEUED | REQUEUE_HOLD | SPECIAL_EXIT) state="done $2 $3 $4 $5 REQUEUED $6" ;;
+  PENDING | REQUEUED | REQUEUE_HOLD | SPECIAL_EXIT)
+    ! was_restarted "${12}" || state="done $2 $3 $4 $5 REQUEUED $6"
+    ;;
   *) if find_age "$1/exit" && [ "$age" -lt "$SETTLE" ]; then state="ending ${10:--}"; fi ;;
   esac
 }
