@@ -238,11 +238,14 @@ class Round:
             raise HookFailed(self.order, check)
 
     async def _after_run(self, prepared: Prepared) -> tuple[str, ...]:
-        """Run the hooks after the agent; return a note for what failed."""
+        """Run the hooks after the agent; return a note for what failed, and log it."""
         commands = self.order.hooks.after_run
         checks = await self._run_hooks("e", commands, prepared, "runs the hooks after the agent")
         failures = [check for check in checks if check.exit_code]
-        return tuple(f"after_run {check.ending}: {one_line(check.command)}" for check in failures)
+        notes = tuple(f"after_run {check.ending}: {one_line(check.command)}" for check in failures)
+        for note in notes:
+            log.warning("%s round %d: %s", self.order.run, self.order.round, note)
+        return notes
 
     async def _run_hooks(
         self, part: Literal["b", "e"], commands: tuple[str, ...], prepared: Prepared, doing: str
