@@ -175,8 +175,8 @@ class TaskSpec(TaskDefaults):
     """Issue of the forge that this task answers, by number or address."""
     depends_on: Names = ()
     """
-    Tasks that must be completed first. That is an order in time: the task still
-    starts from the base branch; see `start_from`.
+    Tasks that must be completed first; the prompt tells branch, commit and last words of
+    each. The task still starts from the base branch; see `start_from`.
     """
     start_from: Name | None = None
     """
