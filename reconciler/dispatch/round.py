@@ -442,14 +442,15 @@ class Round:
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
         if report.failed_check or taken is None or self.repository is None:
             return report
+        stands = report.model_copy(update={"head_commit": self.order.start_from})
         if taken.head == taken.base:  # nothing new: after a review, the reviewed head stays
-            return report.model_copy(update={"head_commit": self.order.start_from})
+            return stands
         try:
             head, commits = await self._deliver(taken, prepared, self.repository)
         except MergeConflict as clash:  # a round for the agent, as if a command of the validation had failed
             check = clash.check(self.repository.repo.base)
             return report.model_copy(update={"checks": (*checks, check)})
-        return report.model_copy(update={"head_commit": head, "commits": commits})
+        return report.model_copy(update={"head_commit": head, "commits": commits}) if commits else stands
 
     async def _declared(self, mask: Mask) -> Declaration | None:
         """Return what the agent declared in place of a result, masked; None if nothing that shows."""
@@ -513,7 +514,11 @@ class Round:
     async def _deliver(
         self, taken: Collected, prepared: Prepared, repository: CodeRepository
     ) -> tuple[str, int]:
-        """Fetch the work, check it, push it; return the head of its branch and the number of commits."""
+        """
+        Fetch the work, check it, push it; return the head of its branch and the number of commits.
+
+        Work that changes nothing (0 commits) is not pushed.
+        """
         base, order = taken.base, self.order
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
         await self._reach(repository, lambda: repository.check_base(base, order.start_from), there)
@@ -526,6 +531,8 @@ class Round:
                 f"it spoke of {taken.head} and sent {head}; see what changes the workspace after the agent"
             )
         commits = await retry_until_reachable(lambda: repository.check(base, head))
+        if not commits:
+            return head, 0
         push = (
             partial(self.host_session.workspaces.push, order, repository)
             if repository.repo.push == "host"

@@ -147,6 +147,28 @@ async def test_work_that_changes_nothing_is_not_delivered(world):
     assert heads(world) == before
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "git commit -q --allow-empty -m Empty",
+        "echo x >x; git add .; git commit -qm Do; git revert --no-edit HEAD",
+        "echo x >x; git add .; git commit -qm Do; rm x",
+        "git checkout -qb s; echo x >x; git add .; git commit -qm S; git checkout -q -; git merge -s ours -",
+        "git merge -q --no-ff --no-edit newer",
+        "chmod +x README; git commit -qam Mode; git -c core.fileMode=false revert --no-edit HEAD",
+    ],
+)
+async def test_commits_that_together_change_nothing_are_no_work(world, script):
+    before = heads(world)
+    order = world.order(f"git branch newer origin/main; ({script}) >&2; git branch -D newer")
+
+    report = await world.carry_out(order)
+
+    assert (report.verdict.outcome, report.failed_check) == ("success", None), report
+    assert (report.commits, report.head_commit) == (0, None)
+    assert heads(world) == before
+
+
 async def test_what_the_cli_leaves_behind_is_not_committed(world):
     order = world.order("mkdir .codex; echo x >.codex/x; echo y >y", adapter={"cleanup": (".codex",)})
 
