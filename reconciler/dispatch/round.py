@@ -138,6 +138,8 @@ class Round:
     delivery_patience: float = DELIVERY_PATIENCE
     may_adopt: bool = False
     """Whether a run without a proof may be adopted: the data folder was lost."""
+    on_delivery: Callable[[], None] = lambda: None
+    """Called when agent and validation are over and the work is being delivered."""
     secrets: InjectedSecrets = field(default_factory=InjectedSecrets)
     """Secrets that the rounds of the task were given."""
 
@@ -207,9 +209,12 @@ class Round:
         state = await self._stat(self._agent)
         if state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
             await self._require_own_start(state)
-            return await retry_until_reachable(lambda: workspaces.find(self.order)), state
+            doing = self._works_on("finds the workspace")
+            return await retry_until_reachable(lambda: workspaces.find(self.order), doing=doing), state
         prepared = await retry_until_reachable(
-            lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
+            lambda: workspaces.prepare(self.order, self.repository),
+            patience=self.patience,
+            doing=self._works_on(f"prepares the workspace{self._from_repo()}"),
         )
         if self.repository is not None and self.order.round == 1:  # before an agent is paid
             way_back = partial(self.repository.see_way_back, self.order.branch, self.order.expected_head)
@@ -481,7 +486,10 @@ class Round:
                 "damaged; tell the agent to leave `.git` alone",
             )
         workspaces = self.host_session.workspaces
-        taken = await retry_until_reachable(lambda: workspaces.take_up(self.order, repository))
+        taken = await retry_until_reachable(
+            lambda: workspaces.take_up(self.order, repository),
+            doing=self._works_on("takes up what the agent left"),
+        )
         return taken if isinstance(taken, Unfinished) else replace(taken, base=prepared.base)
 
     async def _validate(
@@ -520,10 +528,12 @@ class Round:
         Work that changes nothing (0 commits) is not pushed.
         """
         base, order = taken.base, self.order
+        self.on_delivery()
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
         await self._reach(repository, lambda: repository.check_base(base, order.start_from), there)
         bundle = await retry_until_reachable(
-            lambda: self.host_session.workspaces.bundle(order, repository, base)
+            lambda: self.host_session.workspaces.bundle(order, repository, base),
+            doing=self._works_on("sends the work"),
         )
         head = await retry_until_reachable(lambda: repository.receive(bundle, self._agent))
         if head != taken.head:
@@ -557,6 +567,13 @@ class Round:
             raise StepFailed(error.kind, message, touched=error.touched) from error
 
     # --- Common to both -----------------------------------------------------
+
+    def _from_repo(self) -> str:
+        return f" from {self.repository.place}" if self.repository is not None else ""
+
+    def _works_on(self, step: str) -> str:
+        """Return, in words, that the host has not ended a step yet: one that hangs may take half an hour."""
+        return f"host {self.order.host.name}: {step}, and has not ended yet"
 
     async def _start(
         self, run_id: str, job: str, stdin: bytes = b"", *, patience: float | None = None
