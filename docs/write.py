@@ -20,7 +20,7 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import COMMANDS
 from reconciler.cli.shapes import SHAPES
 from reconciler.core.lifecycle import diagram
-from reconciler.core.model.specs import Kind, NotifyRule, NotifySpec, SlurmSpec, TaskDefaults
+from reconciler.core.model.specs import Kind, NotifyRule, NotifySpec, RunHooks, SlurmSpec, TaskDefaults
 from reconciler.core.model.status import FLAT, AtWorker, HostStatus, OnHost, ReviewState, Run, Session, Status
 from reconciler.core.notifications.rules import REASONS
 from reconciler.specs.schema import json_schema
@@ -56,6 +56,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "output.md", "".join(shapes())
     yield "metrics.md", "".join(metrics())
     yield "notifications.md", "".join(notifications())
+    yield "hooks.md", "".join(table(RunHooks))
     yield "slurm.md", "".join(table(SlurmSpec))
     yield "performance.md", "".join(performance(json.loads(RESULTS.read_text())["benchmarks"]))
 

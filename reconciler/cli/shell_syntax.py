@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache, partial
 
 from reconciler.core.errors import Problem
-from reconciler.core.model.specs import Desired, Task, TaskDefaults
+from reconciler.core.model.specs import HOOKS, Desired, Task, TaskDefaults
 from reconciler.core.text import one_line
 from reconciler.specs.parse import File, locate_mistakes
 from reconciler.specs.rules import Mistake
@@ -45,6 +45,12 @@ def _commands(desired: Desired) -> Iterator[tuple[str, Path, str]]:
             yield path, ("validation", at), command
         if script := getattr(owner, "script", None):
             yield path, ("script",), script
+    places = [(f"specs/hosts/{name}.yaml", host.hooks) for name, host in desired.hosts.items()]
+    places += [(f"specs/repos/{name}.yaml", repo.hooks) for name, repo in desired.repos.items()]
+    for path, hooks in places:
+        for name in HOOKS:
+            for at, command in enumerate(getattr(hooks, name)):
+                yield path, ("hooks", name, at), command
 
 
 def _why_unreadable(bash: str, command: str) -> str:

@@ -24,7 +24,7 @@ from reconciler.core.runs.retention import Retention
 from reconciler.core.text import one_line
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.proofs import Proofs
-from reconciler.dispatch.protocol import folder_name, run_of
+from reconciler.dispatch.protocol import folder_name, round_of, run_of
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import ON_RETRY, StepFailed
 from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, Round
@@ -142,7 +142,7 @@ class Dispatcher:
     def _mask_of_log(self, task: str, run_id: str) -> Mask:
         """Return what is to be masked in a log; withheld, if its run was given what is not known any more."""
         secrets = self._secrets.get(task) or InjectedSecrets()
-        if secrets.unproven([run_id.removesuffix("v")], self.logs, must=""):
+        if secrets.unproven([round_of(run_id)], self.logs, must=""):
             return replace(secrets.mask, withheld=WITHHELD)
         return secrets.mask
 

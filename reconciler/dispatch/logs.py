@@ -1,6 +1,7 @@
 """
 Logs of agents on this machine: `<logs>/<run>.r<round>/out` and `err`, and `…v` for its validation.
 
+Hooks have theirs beside it: `…b` and `…e`, before and after the agent.
 What an outside agent finished is validated apart from it: `<logs>/<run>.c<commit>.r1v`.
 
 A file's size is how far it was copied, so that copying goes on after a restart
@@ -24,6 +25,8 @@ StreamName = Literal["out", "err"]
 _PROOF = "secrets"
 _FIGURES = "figures"
 _COUNTS = ("turns", "input_tokens", "output_tokens", "cached_tokens")
+_PARTS: Mapping[str, str] = {"b": "hooks before", "": "agent", "e": "hooks after", "v": "validation"}
+"""Parts of a round, in their order."""
 _LONGEST_SECRET = 8 * 1024
 """Bytes; of one line."""
 
@@ -113,12 +116,12 @@ class LogFolder:
         for folder in self._folder.glob(f"{folder_name(run)}.*"):
             match = RUN_ID.match(folder.name)
             if match and match["run"] == folder_name(run):
-                paths.append((match["commit"] or "", int(match["round"]), match["validation"], folder))
+                paths.append((match["commit"] or "", int(match["round"]), match["part"], folder))
         return [
-            (f"{_label(commit, number, validation)}{label}", folder / stream)
-            for commit, number, validation, folder in sorted(paths)
+            (f"{_label(commit, number, part)}{label}", folder / stream)
+            for commit, number, part, folder in sorted(paths, key=_in_order)
             for stream, label in (("out", ""), ("err", " (stderr)"))
-            if (folder / stream).exists() and not (validation and stream == "err")
+            if (folder / stream).exists() and not (part and stream == "err")
         ]
 
     def prune(self, is_needed: Callable[[str], bool], *, before: datetime, most: int) -> None:
@@ -164,10 +167,15 @@ def _from_next_line(text: str) -> str:
     return text.partition("\n")[2] or text[_LONGEST_SECRET:]
 
 
-def _label(commit: str, number: int, validation: str) -> str:
+def _in_order(path: tuple[str, int, str, Path]) -> tuple[str, int, int]:
+    commit, number, part, _ = path
+    return commit, number, list(_PARTS).index(part)
+
+
+def _label(commit: str, number: int, part: str) -> str:
     if commit:
         return f"validation of {commit}"
-    return f"round {number} {'validation' if validation else 'agent'}"
+    return f"round {number} {_PARTS[part]}"
 
 
 def _written_at(path: Path) -> datetime | None:

@@ -15,8 +15,9 @@ from reconciler.core.errors import Unavailable
 
 RUN_ID = re.compile(
     r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+-]*?)(?:\.c(?P<commit>[0-9a-f]{12}))?"
-    r"\.r(?P<round>[1-9][0-9]*)(?P<validation>v?)\Z"
+    r"\.r(?P<round>[1-9][0-9]*)(?P<part>[bev]?)\Z"
 )
+"""Parts of a round: `b` are the hooks before the agent, `e` those after its end, `v` is its validation."""
 _HALF_MADE = re.compile(r"\.(?:new|in|out|old)\.\d+\Z")
 """Ends of the names under which `workspace.sh` works on something."""
 _CHECK = re.compile(r"\.c[0-9a-f]{12}\Z")
@@ -109,6 +110,16 @@ def validation_id(run: str, number: int) -> str:
     return f"{agent_id(run, number)}v"
 
 
+def hook_id(run: str, number: int, part: Literal["b", "e"]) -> str:
+    """Return the id under which the commands before (`b`) or after (`e`) the agent of a round are run."""
+    return f"{agent_id(run, number)}{part}"
+
+
+def round_of(run_id: str) -> str:
+    """Return the id of the agent whose round a part belongs to."""
+    return run_id.rstrip("bev")
+
+
 def run_of(name: str) -> str:
     """Return the key of the run that a run folder or a workspace belongs to, be it a half made one."""
     match = RUN_ID.match(name)
@@ -187,7 +198,7 @@ def agent_job(
     return "\n".join(lines)
 
 
-def validation_job(commands: Sequence[str], *, env: Mapping[str, str], folder: str, shell: str) -> str:
+def commands_job(commands: Sequence[str], *, env: Mapping[str, str], folder: str, shell: str) -> str:
     """
     Return the script that runs the commands in order, up to the first that fails.
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, Literal, Protocol, TypeVar
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Unavailable
@@ -28,7 +28,7 @@ from reconciler.core.model.runs import (
 )
 from reconciler.core.runs.command import localize
 from reconciler.core.runs.decide import may_declare
-from reconciler.core.text import head
+from reconciler.core.text import head, one_line
 from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.merging import MergeConflict
@@ -38,9 +38,10 @@ from reconciler.dispatch.protocol import (
     Stage,
     agent_id,
     agent_job,
+    commands_job,
     declared_folder,
+    hook_id,
     validation_id,
-    validation_job,
 )
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed, retry_until_reachable
@@ -157,12 +158,15 @@ class Round:
         except StepFailed as error:
             # Of a later round the agent may have damaged its workspace; and the attempt began before it.
             began = self.order.round > 1 or not error.on_host
-            return Report(verdict=failed(Verdict(outcome="failed"), error), started=began)
+            checks = (error.check,) if isinstance(error, HookFailed) else ()
+            report = Report(verdict=failed(Verdict(outcome="failed"), error), checks=checks, started=began)
+            return masked(report, self.secrets.mask)
         begin = _Beginning(seen, queued, self.host_session.scheduler)
         begin.look(state)
         try:
             state = await self._settled(self._agent, await self._follow_agent(state, begin))
             notes = await self._take_over_scripts("while the agent was at work")
+            notes += await self._after_run(prepared)
         except StepFailed as error:
             return masked(Report(verdict=failed(Verdict(outcome="failed"), error)), self.secrets.mask)
         mask = await self._mask()
@@ -185,15 +189,15 @@ class Round:
         await self.host_session.runs.install_scripts()
         prepared = await self.host_session.workspaces.prepare(self.order, self.repository)
         host_runs = await self.host_session.runs.stat([self._validation])
-        if await self._clear_validation(host_runs.states[self._validation]):
+        if await self._clear(self._validation, host_runs.states[self._validation]):
             prepared = await self.host_session.workspaces.prepare(self.order, self.repository)
         return await self._validate(prepared, Mask(), lambda _: None)
 
     async def cancel(self) -> None:
         """End agent and validation, and prevent them from starting later."""
         runs = self.host_session.runs
-        await retry_until_reachable(lambda: runs.cancel(self._agent, CANCELLED, self._ending))
-        await retry_until_reachable(lambda: runs.cancel(self._validation, CANCELLED, self._ending))
+        for run_id in (*self._hooks, self._agent, self._validation):
+            await retry_until_reachable(partial(runs.cancel, run_id, CANCELLED, self._ending))
 
     # --- The agent ----------------------------------------------------------
 
@@ -211,16 +215,54 @@ class Round:
             await self._require_own_start(state)
             doing = self._works_on("finds the workspace")
             return await retry_until_reachable(lambda: workspaces.find(self.order), doing=doing), state
-        prepared = await retry_until_reachable(
+        prepared = await self._prepare()
+        if self.repository is not None and self.order.round == 1:  # before an agent is paid
+            way_back = partial(self.repository.see_way_back, self.order.branch, self.order.expected_head)
+            await retry_until_reachable(way_back, patience=self.patience, doing=_waits_for(self.repository))
+        await self._before_run(prepared)
+        stdin = b"" if self.order.adapter.prompt == "argument" else self.order.prompt.encode()
+        return prepared, await self._start_agent(await self._agent_job(prepared), stdin)
+
+    async def _prepare(self) -> Prepared:
+        """Make the workspace, or clean it; one in which hooks were begun is left as it is."""
+        workspaces, hook = self.host_session.workspaces, self._hook("b")
+        state = await self._stat(hook) if self._before else None
+        if state and state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
+            await self._require_own_record(hook, state)
+            return await retry_until_reachable(lambda: workspaces.find(self.order))
+        return await retry_until_reachable(
             lambda: workspaces.prepare(self.order, self.repository),
             patience=self.patience,
             doing=self._works_on(f"prepares the workspace{self._from_repo()}"),
         )
-        if self.repository is not None and self.order.round == 1:  # before an agent is paid
-            way_back = partial(self.repository.see_way_back, self.order.branch, self.order.expected_head)
-            await retry_until_reachable(way_back, patience=self.patience, doing=_waits_for(self.repository))
-        stdin = b"" if self.order.adapter.prompt == "argument" else self.order.prompt.encode()
-        return prepared, await self._start_agent(await self._agent_job(prepared), stdin)
+
+    async def _before_run(self, prepared: Prepared) -> None:
+        """Run the hooks before the agent. Raises HookFailed: without what they set up nothing can work."""
+        checks = await self._run_hooks("b", self._before, prepared, "runs the hooks before the agent")
+        if check := next((check for check in checks if check.exit_code), None):
+            raise HookFailed(self.order, check)
+
+    async def _after_run(self, prepared: Prepared) -> tuple[str, ...]:
+        """Run the hooks after the agent; return a note for what failed, and log it."""
+        commands = self.order.hooks.after_run
+        checks = await self._run_hooks("e", commands, prepared, "runs the hooks after the agent")
+        failures = [check for check in checks if check.exit_code]
+        notes = tuple(f"after_run {check.ending}: {one_line(check.command)}" for check in failures)
+        for note in notes:
+            log.warning("%s round %d: %s", self.order.run, self.order.round, note)
+        return notes
+
+    async def _run_hooks(
+        self, part: Literal["b", "e"], commands: tuple[str, ...], prepared: Prepared, doing: str
+    ) -> tuple[Check, ...]:
+        """Run hooks, once in this round; return what came of each."""
+        if not commands:
+            return ()
+        run_id, timeout = self._hook(part), self.order.hooks.timeout
+        await self._clear(run_id, await self._stat(run_id))
+        return await self._run_commands(
+            run_id, commands, prepared, timeout, mask=self.secrets.mask, doing=doing
+        )
 
     async def _start_agent(self, job: str, stdin: bytes) -> RunState:
         """
@@ -402,14 +444,14 @@ class Round:
         log.error("%s round %d: %s", self.order.run, self.order.round, error)
         raise error
 
-    async def _clear_validation(self, state: RunState) -> bool:
+    async def _clear(self, run_id: str, state: RunState) -> bool:
         """
-        Remove any validation of this round that was not started from here.
+        Remove the run of the validation, or of hooks, of this round if it was not started from here.
 
         One that has no proof since the data folder was lost is removed, to be
         run anew; return whether there was one.
         """
-        runs, run_id = self.host_session.runs, self._validation
+        runs = self.host_session.runs
         if self._may_adopt and not await asyncio.to_thread(runs.proofs.is_ours, run_id, state):
             await retry_until_reachable(lambda: runs.cancel(run_id, CANCELLED, self._ending))
             await retry_until_reachable(lambda: runs.remove([run_id]))
@@ -434,7 +476,7 @@ class Round:
     async def _report(
         self, prepared: Prepared, verdict: Verdict, mask: Mask, queued: Callable[[str], None]
     ) -> Report:
-        await self._clear_validation(await self._stat(self._validation))
+        await self._clear(self._validation, await self._stat(self._validation))
         declared = await self._declared(mask) if may_declare(verdict) else None
         if declared or verdict.outcome == "failed":
             verdict = await self._keep_work(prepared, verdict, mask)
@@ -495,28 +537,46 @@ class Round:
     async def _validate(
         self, prepared: Prepared, mask: Mask, queued: Callable[[str], None]
     ) -> tuple[Check, ...]:
-        order = self.order
-        if not order.validation:
+        commands, timeout = self.order.validation, self.order.timeout
+        if not commands:
             return ()
-        job = validation_job(
-            order.validation, env=self._environment(), folder=prepared.folder, shell=order.host.shell
+        return await self._run_commands(
+            self._validation, commands, prepared, timeout, mask=mask, queued=queued
         )
-        state = await self._start(self._validation, job)
+
+    async def _run_commands(
+        self,
+        run_id: str,
+        commands: tuple[str, ...],
+        prepared: Prepared,
+        timeout: timedelta,
+        *,
+        mask: Mask,
+        queued: Callable[[str], None] = lambda _: None,
+        doing: str | None = None,
+    ) -> tuple[Check, ...]:
+        """Run commands in the workspace, up to the first that fails; return what came of each."""
+        order = self.order
+        job = commands_job(commands, env=self._environment(), folder=prepared.folder, shell=order.host.shell)
+        state = await self._start(run_id, job, timeout=timeout)
         begin = _Beginning(lambda: None, queued, self.host_session.scheduler)
-        bounds = Bounds(output=self._most_output, time=self.order.timeout.total_seconds(), on_look=begin.look)
-        state = await self._settled(self._validation, await self._follow(self._validation, state, bounds))
+        bounds = Bounds(output=self._most_output, time=timeout.total_seconds(), on_look=begin.look)
+        followed = await retry_until_reachable(lambda: self._follow(run_id, state, bounds), doing=doing)
+        state = await self._settled(run_id, followed)
         if state.exit_code is None:
             raise self._unknown(state)
         if state.why not in {"exit", "timeout", "output"}:
             raise self._ended(state.why)
-        return await asyncio.to_thread(self._checks, state, mask)
+        return await asyncio.to_thread(self._checks, run_id, commands, state, mask)
 
-    def _checks(self, state: RunState, mask: Mask) -> tuple[Check, ...]:
-        run_id, code = self._validation, state.exit_code
+    def _checks(
+        self, run_id: str, commands: tuple[str, ...], state: RunState, mask: Mask
+    ) -> tuple[Check, ...]:
+        code = state.exit_code
         exit_code = code if code is not None and state.why == "exit" else STOPPED
         with self.logs.open(run_id, "err") as account, self.logs.open(run_id, "out") as output:
             return read_checks(
-                self.order.validation, account, output, seconds=state.seconds, mask=mask, exit_code=exit_code
+                commands, account, output, seconds=state.seconds, mask=mask, exit_code=exit_code
             )
 
     async def _deliver(
@@ -576,13 +636,19 @@ class Round:
         return f"host {self.order.host.name}: {step}, and has not ended yet"
 
     async def _start(
-        self, run_id: str, job: str, stdin: bytes = b"", *, patience: float | None = None
+        self,
+        run_id: str,
+        job: str,
+        stdin: bytes = b"",
+        *,
+        timeout: timedelta | None = None,
+        patience: float | None = None,
     ) -> RunState:
-        timeout = self.order.timeout.total_seconds()
-        head = self.host_session.scheduler.job_head(self.order.requires, self.order.timeout)
+        timeout = timeout or self.order.timeout
+        head = self.host_session.scheduler.job_head(self.order.requires, timeout)
         return await retry_until_reachable(
             lambda: self.host_session.runs.start(
-                run_id, head + job, stdin, timeout=timeout, ending=self._ending
+                run_id, head + job, stdin, timeout=timeout.total_seconds(), ending=self._ending
             ),
             patience=patience,
         )
@@ -640,6 +706,19 @@ class Round:
         return agent_id(self.order.run, self.order.round)
 
     @property
+    def _before(self) -> tuple[str, ...]:
+        return self.order.hooks.before(self.order.round)
+
+    @property
+    def _hooks(self) -> tuple[str, ...]:
+        """Ids of the hooks that this round has."""
+        before = (self._hook("b"),) if self._before else ()
+        return (*before, self._hook("e")) if self.order.hooks.after_run else before
+
+    def _hook(self, part: Literal["b", "e"]) -> str:
+        return hook_id(self.order.run, self.order.round, part)
+
+    @property
     def _validation(self) -> str:
         return validation_id(self.order.run, self.order.round)
 
@@ -657,6 +736,16 @@ class Round:
     @property
     def _most_output(self) -> int:
         return self.order.adapter.limits.output_mb * _MEBIBYTE
+
+
+class HookFailed(StepFailed):
+    """A hook before the agent failed; a person must mend it, or what it needs."""
+
+    def __init__(self, order: RunRequest, check: Check) -> None:
+        last = one_line(check.output.splitlines()[-1]) if check.output else "it printed nothing"
+        message = f"a hook before the agent {check.ending}: {one_line(check.command)} ({last})"
+        self.check = check.model_copy(update={"summary": message})
+        super().__init__(FailureClass.CONFIG, f"host {order.host.name}: {message}")
 
 
 class _Beginning:

@@ -84,9 +84,8 @@ class Workspaces:
         """Cache of measured sizes."""
 
     async def find(self, order: RunRequest) -> Prepared:
-        """Return the workspace of a run that was started. Raises Refused and Unavailable."""
-        lines = _lines(order.adapter.name, "", "", "", "", "")
-        return self._prepared((await self._call("prepare", *_names(order), stdin=lines)).decode())
+        """Return the workspace of a run, as it is. Raises Refused and Unavailable."""
+        return self._prepared((await self._call("find", *_names(order))).decode())
 
     async def prepare(self, order: RunRequest, repository: CodeRepository | None) -> Prepared:
         """
@@ -96,7 +95,8 @@ class Workspaces:
         StepFailed, Refused and Unavailable.
         """
         if repository is None:
-            return await self.find(order)
+            lines = _lines(order.adapter.name, "", "", "", "", "")
+            return self._prepared((await self._call("prepare", *_names(order), stdin=lines)).decode())
         newest = await repository.newest()
         commit = newest if order.start_from is None else await repository.starting_point(order.start_from)
         mirror, upstream = self._mirror(repository), repository.repo.base

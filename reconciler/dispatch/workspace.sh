@@ -1,6 +1,7 @@
 #!/bin/sh
 # Workspaces of runs on a host: one verb per step. POSIX sh and git.
 #
+#   find    FLEET KEY ID          a workspace as it is
 #   prepare FLEET KEY ID          make the workspace of a run, or clean it for its next round
 #   take    FLEET KEY ID          commit what the agent of a round left uncommitted, or say what it left unfinished
 #   bundle  FLEET KEY ID BASE     the commits of a round that the base does not have, as a git bundle
@@ -510,15 +511,23 @@ add_all() { # paths to leave out... -> $said; a folder that cannot be entered is
   return $code
 }
 
+answer_as_it_is() { # of a workspace in which something of ours was started
+  [ -z "$(find "$work/.git" -type p 2>/dev/null | sed 1q)" ] || answer_ready - # nobody waits for the agent's pipes
+  answer_ready "$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null || echo -)"
+}
+
 case ${1:-} in
+find) # FLEET KEY ID; no stdin
+  enter "$2" "$3" "$4"
+  answer_as_it_is
+  ;;
 prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), branch, commit, base branch, its newest commit, a line each; a bundle
   enter "$2" "$3" "$4"
   begin_step
   for field in name mirror branch commit upstream newest; do IFS= read -r "$field" || refuse 'short'; done
   if [ -f "$run/claim" ] || [ -f "${run}v/claim" ]; then # nothing is touched any more
     cat >/dev/null
-    [ -z "$(find "$work/.git" -type p 2>/dev/null | sed 1q)" ] || answer_ready - # nobody waits for the agent's pipes
-    answer_ready "$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null || echo -)"
+    answer_as_it_is
   fi
   if [ -z "$mirror" ]; then
     cat >/dev/null

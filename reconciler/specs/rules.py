@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 from reconciler.core.adapter import AdapterSpec, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import (
+    HOOKS,
     NESTED,
     AgentSpec,
     FleetSpec,
     Forge,
     HostSpec,
     RepoSpec,
+    RunHooks,
     TaskDefaults,
     TaskSpec,
 )
@@ -107,17 +109,27 @@ def _defaults(spec: TaskDefaults, *, has_repo: bool = True) -> Iterator[Mistake]
     yield from tried(("timezone",), zone, spec.timezone)
     for index, window in enumerate(spec.window):
         yield from tried(("window", index), read_window, window)
-    for index, command in enumerate(spec.validation):
-        if not command.strip():  # the shell would let it pass
-            yield Mistake(("validation", index), "must not be empty")
+    yield from _commands(("validation",), spec.validation)
     if spec.template is not None:
         from reconciler.core.runs.prompt import try_template
 
         yield from (Mistake(("template",), each) for each in try_template(spec.template, has_repo=has_repo))
 
 
+def _commands(field: Path, commands: Sequence[str]) -> Iterator[Mistake]:
+    for index, command in enumerate(commands):
+        if not command.strip():  # the shell would let it pass
+            yield Mistake((*field, index), "must not be empty")
+
+
+def _hooks(hooks: RunHooks) -> Iterator[Mistake]:
+    for name in HOOKS:
+        yield from _commands(("hooks", name), getattr(hooks, name))
+
+
 @_mistakes.register
 def _host(spec: HostSpec) -> Iterator[Mistake]:
+    yield from _hooks(spec.hooks)
     if spec.address is not None:
         yield from _address(spec.address)
     if spec.user is not None and not _USER.fullmatch(spec.user):
@@ -245,6 +257,7 @@ def _agent(spec: AgentSpec) -> Iterator[Mistake]:
 @_mistakes.register
 def _repo(spec: RepoSpec) -> Iterator[Mistake]:
     yield from tried(("url",), _check_url, spec.url)
+    yield from _hooks(spec.hooks)
     yield from _forge(spec.forge)
     yield from _paths(spec.paths)
     yield from _defaults(spec)

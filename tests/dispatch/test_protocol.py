@@ -17,9 +17,11 @@ from reconciler.dispatch.protocol import (
     Stage,
     agent_id,
     agent_job,
+    hook_id,
     parse_stat,
     parse_state,
     payload,
+    round_of,
     validation_id,
 )
 from reconciler.dispatch.transport import SAFE_WORD
@@ -50,14 +52,23 @@ def test_the_header_tells_where_the_job_ends(job, stdin):
 
 
 @pytest.mark.parametrize("run", ["a.g12345678.a1", "web/fix.r2.g12345678.a10", "a_b/c-d.g1.a1"])
-@pytest.mark.parametrize("name", [agent_id, validation_id])
-def test_the_id_of_a_run_is_one_safe_word_that_names_its_round(run, name):
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        (agent_id, ""),
+        (validation_id, "v"),
+        (lambda run, number: hook_id(run, number, "b"), "b"),
+        (lambda run, number: hook_id(run, number, "e"), "e"),
+    ],
+    ids=["agent", "validation", "hooks before", "hooks after"],
+)
+def test_the_id_of_a_run_is_one_safe_word_that_names_its_round(run, name, part):
     found = RUN_ID.match(name(run, 12))
 
     assert SAFE_WORD.match(name(run, 12))
     assert found
-    assert (found["run"], found["round"]) == (run.replace("/", "+"), "12")
-    assert bool(found["validation"]) == (name is validation_id)
+    assert (found["run"], found["round"], found["part"]) == (run.replace("/", "+"), "12", part)
+    assert round_of(name(run, 12)) == agent_id(run, 12)
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.DONE])

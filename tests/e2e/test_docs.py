@@ -97,3 +97,15 @@ def test_what_a_program_beside_the_package_imports_of_it_is_there(program):
         for module, name in imported
         if not hasattr(modules[module], name) and importlib.util.find_spec(f"{module}.{name}") is None
     ] == []
+
+
+def test_every_answer_to_a_threat_names_tests_that_are_there():
+    page = (ROOT / "docs/security.md").read_text()
+    named = re.findall(r"`([a-z0-9]+/test_[a-z_0-9]+\.py)(?:::(test_\w+))?`", page)
+
+    def is_there(path, test):
+        file = ROOT / "tests" / path
+        return file.exists() and f"def {test}" in file.read_text()
+
+    assert [place for place in named if not is_there(*place)] == []
+    assert len(named) > 80

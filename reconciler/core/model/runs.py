@@ -18,7 +18,7 @@ from reconciler.core.fields import (
     Time,
     Total,
 )
-from reconciler.core.model.specs import Host, Repo
+from reconciler.core.model.specs import Host, Repo, RunHooks
 
 
 class FailureClass(StrEnum):
@@ -160,6 +160,8 @@ class RunRequest(Frozen):
     session_totals: Usage = Usage.model_construct()
     """The CLI's running totals of that session before this round."""
     validation: tuple[str, ...] = ()
+    hooks: RunHooks = RunHooks.model_construct()
+    """Those of the host, and then those of the repo."""
     requires: tuple[str, ...] = ()
     """Labels that the task requires; the scheduler of its host may have options for them."""
     timeout: Duration

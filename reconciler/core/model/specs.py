@@ -296,6 +296,35 @@ class SchedulerSpec(Frozen):
     """Slurm: each run is a job in its queue; the host is a login node. See [Slurm](slurm.md)."""
 
 
+HOOKS = ("after_create", "before_run", "after_run")
+
+
+class RunHooks(Frozen):
+    """Commands around the rounds of runs, in their workspaces. In `hooks` of a host or a repo."""
+
+    after_create: Strings = ()
+    """Run once in each new workspace, before the agent: to install what the work needs."""
+    before_run: Strings = ()
+    """Run before the agent in each round."""
+    after_run: Strings = ()
+    """Run after the agent in each round, however it ended, before its work is taken up."""
+    timeout: Period = timedelta(minutes=10)
+    """Longest time for the commands before the agent, and for those after it."""
+
+    def before(self, number: int) -> tuple[str, ...]:
+        """Return the commands before the agent in a round of a run."""
+        return self.after_create + self.before_run if number == 1 else self.before_run
+
+    def followed_by(self, other: "RunHooks") -> "RunHooks":
+        """Return these hooks and then others, with the longer of their timeouts."""
+        return RunHooks(
+            after_create=self.after_create + other.after_create,
+            before_run=self.before_run + other.before_run,
+            after_run=self.after_run + other.after_run,
+            timeout=max(self.timeout, other.timeout),
+        )
+
+
 class HostSpec(Frozen):
     """A machine that runs agents. `specs/hosts/*.yaml`; without `address` it is this machine."""
 
@@ -331,6 +360,8 @@ class HostSpec(Frozen):
     """Which agent CLIs are there; any, if left out."""
     scheduler: SchedulerSpec | None = None
     """What starts runs in its place: `{slurm: {…}}`. Left out, they are processes of the host."""
+    hooks: RunHooks = RunHooks.model_construct()
+    """Commands around the rounds of its runs: `{before_run: ["docker compose up -d"]}`."""
     desired: Literal["active", "suspended"] = "active"
     """`suspended`: takes no new runs and is not probed; live ones go on."""
     cordon: bool = False
@@ -535,6 +566,8 @@ class RepoSpec(TaskDefaults):
     """What runs for this repo may spend on one day (UTC); after that, new ones wait for the next."""
     push: Literal["reconciler", "host"] = "reconciler"
     """Who pushes finished branches: the reconciler, or the run's host with the access its user has."""
+    hooks: RunHooks = RunHooks.model_construct()
+    """Commands around the rounds of runs in it: `{after_create: [npm ci]}`; after those of the host."""
 
 
 class Repo(RepoSpec):

@@ -54,14 +54,14 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
     """
     run, adapter, host = status.last_run, _adapter(task, status, desired), _host(status, desired)
     session = resumed_session(adapter, status)
-    prompt = build_prompt(task, status, desired)
+    prompt, repo = build_prompt(task, status, desired), _repo(task, desired)
     return RunRequest(
         run=run.key,
         round=run.round,
         task=task.name,
         host=host,
         adapter=adapter,
-        repo=_repo(task, desired),
+        repo=repo,
         argv=_argv(adapter, task, status, host, prompt),
         prompt=prompt,
         env=task.env | answer_environment(status),
@@ -72,6 +72,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         session_id=session,
         session_totals=status.session.totals if session and status.session else Usage(),
         validation=task.validation,
+        hooks=host.hooks.followed_by(repo.hooks) if repo else host.hooks,
         requires=task.requires,
         timeout=min(task.timeout, adapter.limits.time or task.timeout),
         stall_timeout=task.stall_timeout,
