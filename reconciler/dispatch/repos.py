@@ -228,7 +228,7 @@ class CodeRepository:
     @_with_rebuilt_mirror
     async def check(self, base: str, head: str) -> int:
         """
-        Return how many commits the work has.
+        Return how many commits the work has; 0 if together they change nothing.
 
         Raises StepFailed if it does not go on from `base`, or touches what the repo does not allow.
         """
@@ -239,6 +239,8 @@ class CodeRepository:
             )
         if self.repo.paths:
             await self._check_paths(base, head)
+        if not await self._changes(base, head):
+            return 0
         # Of commits that came in by a merge of the base branch, the merge counts.
         return int(await self._git.run("rev-list", "--count", "--first-parent", f"{base}..{head}"))
 
@@ -423,6 +425,17 @@ class CodeRepository:
             more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
             names = ", ".join(map(repr, wrong[:_NAMED])) + more
             raise self._failed(FailureClass.AGENT, f"the work touches {names}, outside of the repo's `paths`")
+
+    async def _changes(self, base: str, head: str) -> bool:
+        """Return whether the work leaves other files than it got, or brings a branch up to date."""
+        fork = await self._fork(head)
+        if fork is not None and await self._is_ancestor(base, fork):
+            return not await self._same_files(head, fork)
+        return not await self._same_files(head, base) or fork != await self._fork(base)
+
+    async def _same_files(self, one: str, other: str) -> bool:
+        trees = await self._git.run("rev-parse", f"{one}^{{tree}}", f"{other}^{{tree}}")
+        return len(set(trees.split())) == 1
 
     async def _fork(self, head: str) -> str | None:
         return await self._git.line("merge-base", self._base, head, codes=(0, 1)) or None

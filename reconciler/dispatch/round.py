@@ -139,6 +139,8 @@ class Round:
     delivery_patience: float = DELIVERY_PATIENCE
     may_adopt: bool = False
     """Whether a run without a proof may be adopted: the data folder was lost."""
+    on_delivery: Callable[[], None] = lambda: None
+    """Called when agent and validation are over and the work is being delivered."""
     secrets: InjectedSecrets = field(default_factory=InjectedSecrets)
     """Secrets that the rounds of the task were given."""
 
@@ -211,7 +213,8 @@ class Round:
         state = await self._stat(self._agent)
         if state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
             await self._require_own_start(state)
-            return await retry_until_reachable(lambda: workspaces.find(self.order)), state
+            doing = self._works_on("finds the workspace")
+            return await retry_until_reachable(lambda: workspaces.find(self.order), doing=doing), state
         prepared = await self._prepare()
         if self.repository is not None and self.order.round == 1:  # before an agent is paid
             way_back = partial(self.repository.see_way_back, self.order.branch, self.order.expected_head)
@@ -228,7 +231,9 @@ class Round:
             await self._require_own_record(hook, state)
             return await retry_until_reachable(lambda: workspaces.find(self.order))
         return await retry_until_reachable(
-            lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
+            lambda: workspaces.prepare(self.order, self.repository),
+            patience=self.patience,
+            doing=self._works_on(f"prepares the workspace{self._from_repo()}"),
         )
 
     async def _before_run(self, prepared: Prepared) -> None:
@@ -484,14 +489,15 @@ class Round:
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
         if report.failed_check or taken is None or self.repository is None:
             return report
+        stands = report.model_copy(update={"head_commit": self.order.start_from})
         if taken.head == taken.base:  # nothing new: after a review, the reviewed head stays
-            return report.model_copy(update={"head_commit": self.order.start_from})
+            return stands
         try:
             head, commits = await self._deliver(taken, prepared, self.repository)
         except MergeConflict as clash:  # a round for the agent, as if a command of the validation had failed
             check = clash.check(self.repository.repo.base)
             return report.model_copy(update={"checks": (*checks, check)})
-        return report.model_copy(update={"head_commit": head, "commits": commits})
+        return report.model_copy(update={"head_commit": head, "commits": commits}) if commits else stands
 
     async def _declared(self, mask: Mask) -> Declaration | None:
         """Return what the agent declared in place of a result, masked; None if nothing that shows."""
@@ -522,7 +528,10 @@ class Round:
                 "damaged; tell the agent to leave `.git` alone",
             )
         workspaces = self.host_session.workspaces
-        taken = await retry_until_reachable(lambda: workspaces.take_up(self.order, repository))
+        taken = await retry_until_reachable(
+            lambda: workspaces.take_up(self.order, repository),
+            doing=self._works_on("takes up what the agent left"),
+        )
         return taken if isinstance(taken, Unfinished) else replace(taken, base=prepared.base)
 
     async def _validate(
@@ -573,12 +582,18 @@ class Round:
     async def _deliver(
         self, taken: Collected, prepared: Prepared, repository: CodeRepository
     ) -> tuple[str, int]:
-        """Fetch the work, check it, push it; return the head of its branch and the number of commits."""
+        """
+        Fetch the work, check it, push it; return the head of its branch and the number of commits.
+
+        Work that changes nothing (0 commits) is not pushed.
+        """
         base, order = taken.base, self.order
+        self.on_delivery()
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
         await self._reach(repository, lambda: repository.check_base(base, order.start_from), there)
         bundle = await retry_until_reachable(
-            lambda: self.host_session.workspaces.bundle(order, repository, base)
+            lambda: self.host_session.workspaces.bundle(order, repository, base),
+            doing=self._works_on("sends the work"),
         )
         head = await retry_until_reachable(lambda: repository.receive(bundle, self._agent))
         if head != taken.head:
@@ -586,6 +601,8 @@ class Round:
                 f"it spoke of {taken.head} and sent {head}; see what changes the workspace after the agent"
             )
         commits = await retry_until_reachable(lambda: repository.check(base, head))
+        if not commits:
+            return head, 0
         push = (
             partial(self.host_session.workspaces.push, order, repository)
             if repository.repo.push == "host"
@@ -610,6 +627,13 @@ class Round:
             raise StepFailed(error.kind, message, touched=error.touched) from error
 
     # --- Common to both -----------------------------------------------------
+
+    def _from_repo(self) -> str:
+        return f" from {self.repository.place}" if self.repository is not None else ""
+
+    def _works_on(self, step: str) -> str:
+        """Return, in words, that the host has not ended a step yet: one that hangs may take half an hour."""
+        return f"host {self.order.host.name}: {step}, and has not ended yet"
 
     async def _start(
         self,

@@ -30,6 +30,7 @@ class _Work(NamedTuple):
     base: str
     head: str
     commits: int
+    """0 if together they change nothing."""
 
 
 async def verify(
@@ -56,7 +57,7 @@ async def verify(
         verdict=verdict,
         checks=tuple(checks),
         base_commit=work.base,
-        head_commit=work.head,
+        head_commit=work.head if work.commits else assignment.start_from,
         commits=work.commits,
     )
 
@@ -69,13 +70,15 @@ async def _look(assignment: Assignment, branch: str, repository: CodeRepository)
             f"push your work to {assignment.branch!r} and report again"
         )
     head = await repository.find(branch)
+    if head is None and assignment.allow_empty:
+        head = assignment.start_from or await repository.newest()
     if head is None:
         raise _refused(f"branch {branch!r} is not there; push it and report again")
     if assignment.start_from is not None:
         base = await repository.starting_point(assignment.start_from)
     else:
         base = await repository.fork(head)
-        if base == head:
+        if base == head and not assignment.allow_empty:
             raise _refused(
                 f"branch {branch!r} has no commits that {repository.repo.base!r} does not have; "
                 "commit your work, push it and report again"
