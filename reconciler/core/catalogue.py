@@ -115,7 +115,7 @@ _FAILURES = (
         "budget",
         "The task spent its `budget` (money, tokens or turns). A person has to act: the task is `escalated`.",
         "See what was spent; raise `budget`, or ask for less.",
-        "reconciler edit TASK --set budget.cost_usd=20",
+        "reconciler edit TASK --set 'budget={cost_usd: 20}'",
     ),
     _failure(
         "config",

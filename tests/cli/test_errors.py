@@ -1,6 +1,9 @@
 """`explain error`: a code, its cause, and what to type."""
 
 import json
+import re
+import shlex
+from itertools import pairwise
 
 import click
 import pytest
@@ -63,7 +66,7 @@ COMMANDS = [entry.command for entry in ENTRIES if entry.command.startswith("reco
 
 @pytest.mark.parametrize("command", sorted({*COMMANDS}))
 def test_what_the_catalogue_says_to_type_is_a_command_with_its_options(command):
-    args = command.split()[1:]
+    args = shlex.split(command)[1:]
     if "COMMAND" in args:
         return
     context, group = click.Context(cli, info_name="reconciler"), cli
@@ -75,3 +78,5 @@ def test_what_the_catalogue_says_to_type_is_a_command_with_its_options(command):
     assert {each for each in args if each.startswith("--")} <= {
         name for param in group.params for name in param.opts
     }
+    sets = [value for option, value in pairwise(args) if option == "--set"]
+    assert [value for value in sets if not re.match(r"\w+=.", value)] == []
