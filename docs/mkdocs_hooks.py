@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md")
 """Pages of the site that lie in the root, where forges look for them."""
 _LINK = re.compile(r"(?<=\]\()[\w./-]+(?=[)#])")
+_FENCE = re.compile(r"^(```\w+) \w+$", re.MULTILINE)
+"""A block of code with a word for the test that runs it, which mkdocs would take for no block."""
 _TRANSITION = re.compile(r"^ +(\S+) --> (\S+)(?:: (.+))?$")
 
 
@@ -35,6 +37,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point links at where files are on the site, and show diagrams as tables."""
     uri = page.file.src_uri
     home = f"../{uri}" if (ROOT / uri).is_file() else uri
+    markdown = _FENCE.sub(r"\1", markdown)
     text = re.sub(r"```mermaid\n(.*?)```\n", lambda found: _table(found[1]), markdown, flags=re.DOTALL)
     return _LINK.sub(lambda found: _on_site(home, uri, found[0]), text)
 

@@ -64,11 +64,11 @@ def test_the_site_is_built_strictly_and_brings_everything_along(tmp_path):
     )
 
     assert done.returncode == 0, done.stderr
+    shown = [(page.name, page.read_text()) for page in tmp_path.rglob("*.html")]
+    assert [name for name, text in shown if "```" in text] == []
     elsewhere = [
-        (page.name, found)
-        for page in tmp_path.rglob("*.html")
-        for found in re.findall(
-            r'<(?:script|link|img)[^>]*(?:src|href)="?(https?://[^\s">]+)', page.read_text()
-        )
+        (name, found)
+        for name, text in shown
+        for found in re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="?(https?://[^\s">]+)', text)
     ]
     assert elsewhere == []
