@@ -5,4 +5,4 @@ What should be done, and where it may be done, is YAML in git; the
 reconciler makes it happen and records every step in git.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

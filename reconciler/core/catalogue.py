@@ -166,6 +166,13 @@ _WAITING = (
         "reconciler describe TASK",
     ),
     _waiting(
+        "Delivery",
+        "Its agent has ended, and its branch could not be pushed yet: the repository does not answer. It "
+        "takes no slot meanwhile.",
+        "Nothing, if it is an outage: it is tried again. Else see what keeps the repository from answering.",
+        "reconciler doctor",
+    ),
+    _waiting(
         "Queue",
         "Its run waits in the queue of its host's scheduler, such as Slurm's.",
         "Ask the scheduler why, on the host (`squeue`); see partition and limits in the spec of the host.",
