@@ -47,6 +47,7 @@ from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed, retry_until_reachable
 from reconciler.dispatch.runs import GAVE_UP, QUEUE, Bounds, RunEnding
 from reconciler.dispatch.schedulers.base import Scheduler
+from reconciler.dispatch.secret_gate import LeaksFound
 from reconciler.dispatch.secrets import WITHHELD, InjectedSecrets, find_known, find_secrets
 from reconciler.dispatch.session import HostSession
 from reconciler.dispatch.validation import read_checks
@@ -105,6 +106,10 @@ _UNKNOWN: Mapping[Stage, str] = {
     "or the disk is full; see `dmesg` and `df` there",
     Stage.REBOOTED: "the host was started anew while the run went on; see why in its log",
 }
+
+
+_NAMED = 3
+"""Most leaks that a message names."""
 
 
 class ReadOutput(Protocol):
@@ -493,8 +498,8 @@ class Round:
         if taken.head == taken.base:  # nothing new: after a review, the reviewed head stays
             return stands
         try:
-            head, commits = await self._deliver(taken, prepared, self.repository)
-        except MergeConflict as clash:  # a round for the agent, as if a command of the validation had failed
+            head, commits = await self._deliver(taken, prepared, self.repository, mask)
+        except (MergeConflict, LeaksFound) as clash:  # a round for the agent, as if its validation had failed
             check = clash.check(self.repository.repo.base)
             return report.model_copy(update={"checks": (*checks, check)})
         return report.model_copy(update={"head_commit": head, "commits": commits}) if commits else stands
@@ -580,7 +585,7 @@ class Round:
             )
 
     async def _deliver(
-        self, taken: Collected, prepared: Prepared, repository: CodeRepository
+        self, taken: Collected, prepared: Prepared, repository: CodeRepository, mask: Mask
     ) -> tuple[str, int]:
         """
         Fetch the work, check it, push it; return the head of its branch and the number of commits.
@@ -603,6 +608,7 @@ class Round:
         commits = await retry_until_reachable(lambda: repository.check(base, head))
         if not commits:
             return head, 0
+        await self._require_no_leaks(repository, base, head, mask)
         push = (
             partial(self.host_session.workspaces.push, order, repository)
             if repository.repo.push == "host"
@@ -615,6 +621,24 @@ class Round:
             here,
         )
         return delivered, commits
+
+    async def _require_no_leaks(self, repository: CodeRepository, base: str, head: str, mask: Mask) -> None:
+        """
+        Raise for secrets in the work: StepFailed for the run's own, LeaksFound for what looks like a token.
+
+        Of its own nothing is given back to the agent: it might only try another form.
+        """
+        leaks = await retry_until_reachable(lambda: repository.leaks(base, head, mask, self._agent))
+        own = [leak for leak in leaks if leak.is_own]
+        if own:
+            more = f" and {len(own) - _NAMED} more" if len(own) > _NAMED else ""
+            raise StepFailed(
+                FailureClass.AGENT,
+                f"repo {repository.repo.name}: secret gate: {', '.join(map(str, own[:_NAMED]))}{more}; "
+                f"nothing was delivered, the work is kept: commit {head} in {repository.folder}",
+            )
+        if leaks:
+            raise LeaksFound(leaks)
 
     async def _reach(self, repository: CodeRepository, step: Callable[[], Awaitable[T]], kept: str) -> T:
         """Run a step that needs the forge; its error names where the work is kept."""

@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.leaks import leak_check
+from reconciler.core.masking import Mask
 from reconciler.core.model.runs import Assignment, Check, Claim, FailureClass, Report, RunRequest, Verdict
 from reconciler.core.model.specs import Host
 from reconciler.core.text import tail
-from reconciler.dispatch.protocol import check_key
+from reconciler.dispatch.protocol import agent_id, check_key
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed
 from reconciler.dispatch.round import failed
@@ -50,6 +52,8 @@ async def verify(
             return Report(verdict=verdict)
         branch = claim.branch or assignment.branch
         work = await _look(assignment, branch, repository)
+        if leaks := await repository.leaks(work.base, work.head, Mask(), agent_id(assignment.run, 1)):
+            return Report(verdict=verdict, checks=(leak_check(leaks),), base_commit=work.base)
         checks = await _validated(assignment, host, branch, work.head, validate) if host else ()
     except StepFailed as error:
         return Report(verdict=failed(verdict, error))

@@ -370,3 +370,14 @@ async def test_a_host_without_a_way_to_the_code_repository_validates_over_ssh(tm
     assert [check.exit_code for check in report.checks] == [0, 0]
     assert again == report
     assert world.noted == ["ran"]
+
+
+async def test_work_with_a_token_in_it_is_not_taken_from_an_outside_agent(world):
+    token = "ghp_" + "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7bC0eF3hI6"
+    push(world, token)
+
+    report = await verify(world, assignment(world, "true"))
+
+    assert "the name of '***" in report.failed_check.output
+    assert report.head_commit is None
+    assert token not in report.model_dump_json()

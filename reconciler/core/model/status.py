@@ -185,6 +185,18 @@ class Session(Frozen):
     """The CLI's running totals, as it last told them."""
 
 
+class Predecessor(Frozen):
+    """A task that another depends on: what came of it, as handed down in a prompt."""
+
+    task: str
+    repo: str | None = None
+    branch: str | None = None
+    commit: str | None = None
+    """Head of its branch as delivered; None if it delivered nothing."""
+    summary: str = ""
+    """Its agent's last words."""
+
+
 class Run(Frozen):
     """One attempt at a task, as it was assigned, and the round that it is in."""
 
@@ -204,6 +216,8 @@ class Run(Frozen):
     """Of its commits and of its pull request."""
     start_from: str | None = None
     """Commit of another task's branch that it begins on; the base branch if None."""
+    predecessors: tuple[Predecessor, ...] = ()
+    """Tasks that it depends on, as they were when it was assigned."""
 
     @property
     def round_key(self) -> tuple[str, int]:
@@ -244,6 +258,7 @@ FLAT: dict[str, Mapping[str, str]] = {
         "branch": "branch_name",
         "title": "pr_title",
         "start_from": "start_from",
+        "predecessors": "predecessors",
     },
 }
 """
