@@ -166,6 +166,12 @@ _WAITING = (
         "reconciler describe TASK",
     ),
     _waiting(
+        "Delivery",
+        "Its agent has ended, and its repository does not take the work yet; it takes no slot meanwhile.",
+        "Nothing, if it is an outage: it is tried for half an hour; the message says who does not answer.",
+        "reconciler describe TASK",
+    ),
+    _waiting(
         "Queue",
         "Its run waits in the queue of its host's scheduler, such as Slurm's.",
         "Ask the scheduler why, on the host (`squeue`); see partition and limits in the spec of the host.",
