@@ -26,6 +26,10 @@ _SIGNS: Sequence[tuple[Sequence[str], str]] = (
         ("not a tree object", "bad object", "unable to read", "object file", "is corrupt"),
         "`git fsck` says what is damaged; `git fetch` brings back what a remote has, else clone it anew",
     ),
+    (
+        (".lock': File exists",),
+        "if neither git nor an editor of its runs there, it was left by one that was killed: `rm` that file",
+    ),
     (("Editing failed",), "name an editor that is there in $EDITOR, such as `export EDITOR=nano`"),
     (("Permission denied", "Operation not permitted"), "see who may write there, and who you are (`id`)"),
     (("No such file or directory",), "see what is there (`ls -ld`), or name another place"),

@@ -2,6 +2,7 @@
 Whether a reconciler is running for a fleet, as far as this machine can tell.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +40,12 @@ def figures_in(data: Path) -> "FiguresOf":
         return LogFolder(data / "logs").figures(run, number)
 
     return figures
+
+
+async def forge_failures(fleet: "FleetSession", branch: str) -> Mapping[str, str]:
+    """Return why forges cannot be worked with, by repo, as the running reconciler says; else nothing."""
+    who = await serving(fleet, branch)
+    return who.presence.forges if who.is_running and who.presence else {}
 
 
 async def serving(fleet: "FleetSession", branch: str) -> Serving:

@@ -2,9 +2,11 @@
 Shell syntax: commands of specs that no shell could read.
 """
 
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import cache, partial
 
 from reconciler.core.errors import Problem
@@ -13,6 +15,14 @@ from reconciler.core.text import one_line
 from reconciler.specs.parse import File, locate_mistakes
 from reconciler.specs.rules import Mistake
 from reconciler.specs.yaml import Path
+
+_FEW = 100
+"""Commands that are looked at one by one: together, one may close what another leaves open."""
+_AT_ONCE = 100
+_ALONE = ('( {{\n:\n{}\n\n}} )\n: "\')"\n', "( {{\n:\n{}\n\n}} )\n: '\")'\n")
+"""A command by itself, in two ways: what it leaves open is an error in one of them before the next begins."""
+_REACHES_ON = re.compile(r"<<|`|\(\(|\[\[|\$\{[^}]*$|\0")
+"""What may be left open without an error, or only be closed by the next command."""
 
 
 def unreadable_commands(files: Mapping[str, File], desired: Desired) -> Iterator[Problem]:
@@ -23,9 +33,11 @@ def unreadable_commands(files: Mapping[str, File], desired: Desired) -> Iterator
     """
     if (bash := shutil.which("bash")) is None:
         return
+    commands = [each for each in _commands(desired) if each[0] in files and _may_set(files[each[0]], each[1])]
+    readable = _readable(bash, [*dict.fromkeys(command for *_, command in commands)])
     why_unreadable = cache(partial(_why_unreadable, bash))
-    for path, field, command in _commands(desired):
-        if path in files and _may_set(files[path], field) and (why := why_unreadable(command)):
+    for path, field, command in commands:
+        if command not in readable and (why := why_unreadable(command)):
             mistake = Mistake(field, f"no shell can read it ({why})", is_doubt=True)
             yield from locate_mistakes([mistake], path, files[path].data)
 
@@ -51,6 +63,24 @@ def _commands(desired: Desired) -> Iterator[tuple[str, Path, str]]:
         for name in HOOKS:
             for at, command in enumerate(getattr(hooks, name)):
                 yield path, ("hooks", name, at), command
+
+
+def _readable(bash: str, commands: Sequence[str]) -> AbstractSet[str]:
+    """Return commands that a shell can read, many looked at together; each other is to be looked at alone."""
+    found: set[str] = set()
+    if len(commands) <= _FEW:
+        return found
+    plain = [command for command in commands if not _REACHES_ON.search(command)]
+    for at in range(0, len(plain), _AT_ONCE):
+        some = plain[at : at + _AT_ONCE]
+        if all(_can_read(bash, "".join(map(alone.format, some))) for alone in _ALONE):
+            found.update(some)
+    return found
+
+
+def _can_read(bash: str, script: str) -> bool:
+    done = subprocess.run([bash, "--norc", "-n"], input=script.encode(), capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def _why_unreadable(bash: str, command: str) -> str:

@@ -167,10 +167,9 @@ _WAITING = (
     ),
     _waiting(
         "Delivery",
-        "Its agent has ended, and its branch could not be pushed yet: the repository does not answer. It "
-        "takes no slot meanwhile.",
-        "Nothing, if it is an outage: it is tried again. Else see what keeps the repository from answering.",
-        "reconciler doctor",
+        "Its agent has ended, and its repository does not take the work yet; it takes no slot meanwhile.",
+        "Nothing, if it is an outage: it is tried for half an hour; the message says who does not answer.",
+        "reconciler describe TASK",
     ),
     _waiting(
         "Queue",

@@ -17,6 +17,7 @@ from reconciler.core.errors import Problem
 from reconciler.core.figures import FiguresOf, LiveFigures
 from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, Host, Task
 from reconciler.core.model.status import (
+    MERGE_REASONS,
     HostStatus,
     Observed,
     Phase,
@@ -65,6 +66,8 @@ class TaskView:
     """What the last plan has it wait for."""
     live: LiveFigures | None = None
     """How far its live run is, where that is followed."""
+    unrecorded: Waiting | None = None
+    """What it waits for now, which is not on record as it may soon be over."""
     known_cause: FailureSummary | None = None
     """Why its last run failed, for who knows more of it than is on record."""
 
@@ -87,8 +90,8 @@ class TaskView:
 
     @property
     def waiting(self) -> Waiting | None:
-        """What it waits for: as it is on record, or as the last plan has it if it is not yet."""
-        return self.status.waiting if self.status else self.planned
+        """What it waits for: as it is known now or on record, or as the last plan has it if it is not yet."""
+        return self.unrecorded or (self.status.waiting if self.status else self.planned)
 
     @property
     def blocker(self) -> Blocker | None:
@@ -99,12 +102,15 @@ class TaskView:
 
     @property
     def failure(self) -> str | None:
-        """Why its last run failed, in one line."""
-        return failure_line(self.status.failure) if self.status and self.status.failure else None
+        """Why its last run failed, in one line; None if a later one is under way or did better."""
+        failure = self.status.failure if self.status and self.status.has_failed else None
+        return failure_line(failure) if failure else None
 
     @property
     def cause(self) -> FailureSummary | None:
         """Why its last run failed, the last lines of what did, what to do about it."""
+        if self.status is None or not self.status.has_failed:
+            return None
         return self.known_cause or summarize_failure(self.name, self.status)
 
     @property
@@ -264,6 +270,20 @@ def _no_figures(_run: str, _round: int) -> LiveFigures | None:
     return None
 
 
+def forge_waits(
+    desired: Desired, statuses: Mapping[str, Status], failing: Mapping[str, str]
+) -> Mapping[str, Waiting]:
+    """Return what tasks in review wait for, by name, whose forge cannot be worked with: why, by repo."""
+    waits = dict[str, Waiting]()
+    for name, status in statuses.items() if failing else ():
+        spec, before = desired.tasks.get(name), status.waiting
+        why = failing.get(spec.repo or "") if spec and status.phase is Phase.REVIEW_PENDING else None
+        if why and (before is None or before.reason in MERGE_REASONS):
+            message = f"its forge does not answer: {why}"
+            waits[name] = Waiting(reason=Reason.RETRYING, message=message, since=status.since)
+    return waits
+
+
 @dataclass(frozen=True, slots=True)
 class ReadModel:
     """A fleet to be looked at: one task costs no more than it, everything costs one pass."""
@@ -272,6 +292,8 @@ class ReadModel:
     observed: Observed
     planned: Mapping[str, Waiting] = field(default_factory=dict)
     """What tasks wait for by the last plan, by name; those too that are not on record yet."""
+    unrecorded: Mapping[str, Waiting] = field(default_factory=dict)
+    """What tasks wait for now, by name, which is not on record as it may soon be over."""
     live: FiguresOf = _no_figures
     closed: Mapping[str, datetime] = field(default_factory=dict)
     """When people last closed or opened hosts, by name, as far as that is known."""
@@ -297,6 +319,7 @@ class ReadModel:
             (*((damaged,) if damaged else ()), *self.desired.broken.get(name, ())),
             self.planned.get(name),
             self.live(*live.round_key) if live else None,
+            self.unrecorded.get(name),
         )
 
     def tasks(self) -> Mapping[str, TaskView]:

@@ -62,8 +62,9 @@ class Writer:
         # Ours before anything is removed: a lock of git's is stale only if no other writer lives.
         lock = await acquire(lock_file(repository.git_dir, branch), branch)
         ref = f"refs/heads/{branch}"
-        for left in (f"{ref}.lock", "HEAD.lock"):
-            await _remove_if_stale(repository.git_dir / left)
+        marks = repository.git_dir.glob("refs/fleet/**/*.lock")  # of marks and leader, which we alone write
+        for left in (*(repository.git_dir / name for name in (f"{ref}.lock", "HEAD.lock")), *marks):
+            await _remove_if_stale(left)
         return cls(repository, ref, lock)
 
     @property

@@ -9,8 +9,12 @@ import re
 import signal
 import subprocess
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
+
+from reconciler.core.model.status import Phase
+from reconciler.core.views import forge_waits
 
 SCRIPT = 'goal: Talk.\nscript: |\n  printf "plain \\033[31mred\\033[0m \\033]0;title\\007end\\n"\n'
 
@@ -379,3 +383,24 @@ def test_ctrl_c_ends_the_following_and_not_the_run(fleet, tmp_path):
     assert talk.endswith("interrupted\n")
     assert "Traceback" not in talk
     assert reconciler.returncode == 0
+
+
+def test_who_looks_at_a_task_in_review_sees_that_its_forge_is_silent_before_that_is_on_record(
+    fleet, monkeypatch
+):
+    fleet.reconcile()
+    why = "ReadTimeout, no answer within 60 s"
+
+    async def failing(*_):
+        return {"web": why}
+
+    def in_review(desired, statuses, failing):
+        waits = statuses["hello"].model_copy(update={"phase": Phase.REVIEW_PENDING})
+        task = desired.tasks["hello"].model_copy(update={"repo": "web"})
+        return forge_waits(replace(desired, tasks={"hello": task}), {"hello": waits}, failing)
+
+    monkeypatch.setattr("reconciler.cli.serving.forge_failures", failing)
+    monkeypatch.setattr("reconciler.core.views.forge_waits", in_review)
+
+    for command in (["get", "tasks"], ["get", "task", "hello"], ["describe", "hello"], ["explain", "hello"]):
+        assert why in fleet.run(*command).stdout, command

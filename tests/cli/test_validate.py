@@ -3,6 +3,7 @@
 """
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -204,3 +205,31 @@ def test_a_command_that_no_shell_can_read_is_warned_of(folder):
         "specs/tasks/good.yaml:6:5: warning: validation.0",
         "specs/tasks/good.yaml:7:5: warning: validation.1",
     ]
+
+
+def test_among_many_commands_none_is_closed_by_the_next(folder):
+    for path in folder.glob("specs/tasks/**/*.yaml"):
+        path.unlink()
+    halves = [
+        "echo 'a",
+        "b'",
+        'echo "a',
+        'b"',
+        "if x; then y",
+        "y; fi",
+        "(x",
+        "x)",
+        "{ x",
+        "x; }",
+        "x &&",
+        "$((1",
+    ]
+    fine = [f"test -f '{at}' && echo \"it's\" # {{" for at in range(200)]
+    commands = [command for pair in zip(halves, fine, strict=False) for command in pair]
+    commands += [*fine, *reversed(halves), *halves]
+    (folder / "specs/tasks/many.yaml").write_text(json.dumps({"goal": "x", "validation": commands}))
+
+    done = validate()
+
+    found = [int(at) for at in re.findall(r"validation\.(\d+): no shell can read it", done.stdout)]
+    assert found == [at for at, command in enumerate(commands) if command in halves]

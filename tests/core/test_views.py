@@ -17,7 +17,7 @@ from reconciler.core.model.specs import Agent, Host
 from reconciler.core.model.status import Failure, HostStatus, Observed, Phase, Reason, Waiting
 from reconciler.core.planning.placement import slots_in_use
 from reconciler.core.transitions import TransitionRecord, transition_document
-from reconciler.core.views import ReadModel, observed_on_record
+from reconciler.core.views import ReadModel, forge_waits, observed_on_record
 from tests.fakes import START, make_desired, make_task
 from tests.statuses import changed, make_status
 from tests.strategies import fleets
@@ -29,6 +29,37 @@ SLOT = Waiting(reason=Reason.SLOT, message="no free slot", since=START)
 def status(phase, **fields):
     stand = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
     return make_status(phase=phase, **{**stand, **fields})
+
+
+# --- What belongs to the state ----------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [*Phase])
+def test_how_an_earlier_attempt_failed_is_not_shown_beside_one_that_goes_on(phase):
+    timeout = Failure(kind=FailureClass.TIMEOUT, message="took longer than 5m")
+    model = ReadModel(make_desired(make_task("a")), Observed({"a": status(phase, failure=timeout)}))
+
+    view = model.task("a")
+
+    is_over = phase not in {Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING}
+    assert (view.reason, view.cause is not None) == ("timeout: took longer than 5m" * is_over, is_over)
+
+
+def test_work_in_review_waits_for_a_forge_that_does_not_answer_whatever_it_said_before():
+    review = Waiting(reason=Reason.REVIEW, message="waits for 1 approval", since=START)
+    person = Waiting(reason=Reason.PERSON, message="somebody works on its branch", since=START)
+    waits = {"quiet": None, "asked": review, "paused": person}
+    statuses = {name: status(Phase.REVIEW_PENDING, waiting=waiting) for name, waiting in waits.items()}
+    statuses |= {"live": status(Phase.RUNNING), "other": status(Phase.REVIEW_PENDING)}
+    tasks = [make_task(name, repo="far" if name == "other" else "web") for name in statuses]
+    desired = make_desired(*tasks)
+
+    unrecorded = forge_waits(desired, statuses, {"web": "no answer within 60 s"})
+    model = ReadModel(desired, Observed(statuses), unrecorded=unrecorded)
+
+    told = "Retrying: its forge does not answer: no answer within 60 s"
+    assert {name for name, view in model.tasks().items() if view.reason == told} == {"quiet", "asked"}
+    assert model.task("paused").reason == "Person: somebody works on its branch"
 
 
 # --- Commands and the API --------------------------------------------------

@@ -269,6 +269,16 @@ async def test_a_lock_that_a_killed_writer_left_does_not_stop_the_next(open_repo
     assert line(bare)[1:] == ["task a: created"]
 
 
+async def test_a_lock_left_on_a_mark_is_removed_at_the_next_start(open_repository, bare):
+    lock = bare / "refs" / "fleet" / "specs" / "team" / "main.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+
+    await (await start(await open_repository(bare))).close()
+
+    assert not lock.exists()
+
+
 async def test_a_branch_that_somebody_works_on_is_refused(open_repository, checkout):
     git(checkout, "checkout", "-q", "-b", BRANCH)
     repository = await open_repository(checkout)

@@ -355,6 +355,11 @@ class Status(Frozen):
         return self.run if self.phase.is_live else None
 
     @property
+    def has_failed(self) -> bool:
+        """Whether the failure is of the state it is in, and not of a run before the one that went on."""
+        return self.failure is not None and not self.phase.is_live and self.phase is not Phase.REVIEW_PENDING
+
+    @property
     def waits_for_delivery(self) -> bool:
         """Whether the agent of the live run has ended, and its work waits for somebody who takes it."""
         return self.phase.is_live and self.waiting is not None and self.waiting.reason is Reason.DELIVERY
