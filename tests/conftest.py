@@ -1,5 +1,5 @@
 """
-How Hypothesis looks, how many tests run at once, and what is around them: compiled modules, signals.
+How Hypothesis looks, how many tests run at once and which first, and what is around them.
 
 `HYPOTHESIS_PROFILE=thorough pytest` draws ten times as many, and others.
 """
@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from itertools import chain, groupby, islice
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -47,3 +48,34 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     depend on the number of cores; `-n` says another one.
     """
     return 4 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each worker begin with slow tests: one that began last would run on alone."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = slow_first(items, workers)
+
+
+def slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Deal slow tests to the beginnings of equal parts: `--dist=worksteal` gives one to each worker."""
+    slow = [list(together) for _, together in groupby((item for item in items if is_slow(item)), beside)]
+    others = iter([item for item in items if not is_slow(item)])
+    dealt: list[pytest.Item] = []
+    for worker in range(workers):
+        begins = list(chain.from_iterable(slow[worker::workers]))
+        size = (len(items) - len(dealt)) // (workers - worker)
+        dealt += begins
+        dealt += islice(others, max(0, size - len(begins)))
+    return [*dealt, *others]
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
+
+
+def beside(item: pytest.Item) -> str:
+    """Return what shares fixtures: a module that is slow as a whole, else the test itself."""
+    alone = any(mark.name == "slow" for mark in item.own_markers)
+    return item.nodeid if alone else item.nodeid.partition("::")[0]

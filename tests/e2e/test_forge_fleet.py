@@ -121,6 +121,7 @@ def check_rounds(world: World) -> None:
     assert set(world.forge.repos[CODE].branches()) == {"main", f"task/{TASK}"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_killed_at_random_moments_it_says_and_does_everything_once(world):
     world.settings(code="merge: when_approved\nretries: 3\n")
@@ -286,6 +287,7 @@ def test_a_draft_is_merged_once_somebody_made_it_ready(world):
         world.reaches("greet", "completed")
 
 
+@pytest.mark.slow
 def test_many_tasks_in_one_repo_are_followed_side_by_side(world):
     world.forge.webhooks = "shuffled"
     names = [f"t{number}" for number in range(8)]
@@ -423,6 +425,7 @@ def test_a_forge_that_goes_down_after_the_push_gets_its_pull_request_when_it_is_
     assert "failed" not in " ".join(world.story("greet"))
 
 
+@pytest.mark.slow
 def test_a_token_that_is_revoked_fails_nothing_and_its_successor_is_taken_up(world):
     world.settings(tasks__greet=GREET)
 

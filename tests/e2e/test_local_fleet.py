@@ -3,6 +3,8 @@ import signal
 import subprocess
 import time
 
+import pytest
+
 
 def test_a_task_becomes_a_branch_with_its_work_and_a_record(playground):
     playground.task(
@@ -129,6 +131,7 @@ KILLS = int(os.environ.get("RECONCILER_TEST_KILLS", "8"))
 """How often the reconciler is killed; more by hand: RECONCILER_TEST_KILLS=50."""
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_every_task_completes_and_nothing_runs_twice(playground):
     import random
 

@@ -43,6 +43,7 @@ def fleet(playground):
     return playground
 
 
+@pytest.mark.slow
 async def test_a_host_that_is_down_is_one_message_and_a_kill_loses_and_repeats_none(fleet, receiver):
     served = fleet.served()
     await served.start()

@@ -70,6 +70,7 @@ def commit_task(folder: Path, name: str, script: str) -> None:
         subprocess.run(["git", *command], cwd=folder, env={**os.environ, **IDENTITY}, check=True)
 
 
+@pytest.mark.slow
 def test_a_fleet_is_run_stopped_backed_up_restored_moved_and_split_as_the_page_says(operator, tmp_path):
     fleet, gate, starts = tmp_path / "fleet", tmp_path / "gate", tmp_path / "starts"
     operator("reconciler init fleet")

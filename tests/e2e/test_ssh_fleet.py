@@ -118,6 +118,7 @@ def test_a_label_that_no_host_has_is_explained_host_by_host(playground, fleet):
 # --- Survives anything -------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_cut_restarted_and_killed_again_and_again_nothing_is_lost_and_nothing_runs_twice(playground, fleet):
     chance = random.Random(11)
