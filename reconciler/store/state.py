@@ -247,8 +247,8 @@ class StateBranch:
         if head is None or marks is None or self._repository.address or await marks.has(head):
             return
         mark = marks.acted_on("record", self._branch)
-        known = marks.marks("record", self._branch)
-        if mark is not None and all([await marks.has(each) for each in known]):
+        all_marks = marks.marks("record", self._branch)
+        if mark is not None and all([await marks.has(each) for each in all_marks]):
             log.warning(
                 "%s: its newest batch (%s) was cut off by a loss of power before it was acknowledged; "
                 "the record goes on from %s",
