@@ -61,6 +61,8 @@ class Reason(StrEnum):
     """Its code repository does not answer, or was not asked yet."""
     RETRYING = "Retrying"
     """A step of its live run is tried again and again."""
+    DELIVERY = "Delivery"
+    """Its agent has ended and its work waits to be delivered; it takes no slot meanwhile."""
     QUEUE = "Queue"
     """Its run waits in the queue of its host's scheduler."""
     AGENT = "Agent"
@@ -349,8 +351,13 @@ class Status(Frozen):
 
     @property
     def live_run(self) -> Run | None:
-        """The last run while it holds its slots; None once it is over."""
+        """The last run while it is carried out; None once it is over."""
         return self.run if self.phase.is_live else None
+
+    @property
+    def waits_for_delivery(self) -> bool:
+        """Whether the agent of the live run has ended, and its work waits for somebody who takes it."""
+        return self.phase.is_live and self.waiting is not None and self.waiting.reason is Reason.DELIVERY
 
     def session_at(self, host: str, adapter: str) -> Session | None:
         """Return the session that a run there can resume; None if there is none, or it is elsewhere."""
@@ -498,6 +505,8 @@ class Observed:
     """Why no run may start on a code repository now, by name; empty if it was not asked yet."""
     retry_reasons: Mapping[str, str] = field(default_factory=dict)
     """What is tried again and again for a task, and why it does not work, by run key."""
+    delivering: frozenset[str] = frozenset()
+    """Run keys of those of them whose work is validated and is being delivered."""
     past: Mapping[str, int] = field(default_factory=dict)
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
     spent: Mapping[BudgetScope, Usage] | None = field(default_factory=dict)

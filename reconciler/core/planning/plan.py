@@ -664,7 +664,8 @@ def _live_wait(context: PlanContext, status: Status) -> Wait | None:
     if status.phase.is_live and (message := _host_silence(context, status)):
         return Wait(Reason.HOST, message)
     if retry_reason:
-        return Wait(Reason.RETRYING, retry_reason)
+        is_delivered = status.phase.is_live and status.last_run.key in context.observed.delivering
+        return Wait(Reason.DELIVERY if is_delivered else Reason.RETRYING, retry_reason)
     return _queue_wait(status)
 
 
