@@ -16,6 +16,9 @@ _NOT_ALLOWED = re.compile(
 _SOMEBODY_FIRST = re.compile(
     r"\[rejected\]|\[remote rejected\].*(?:cannot lock ref|failed to update ref|incorrect old value)"
 )
+_MOVED_MEANWHILE = re.compile(r"cannot lock ref '[^']*': is at \w+ but expected")
+"""A git of a reconciler that died may still be at work in the same clone."""
+_FETCHES = 3
 _SAID_NO = re.compile(r"\[remote rejected\]")
 _EMPTY = "not our ref 0000000000"
 """Git's message for a ref with an empty file, as after a loss of power."""
@@ -36,7 +39,10 @@ async def fetch(git: Git) -> None:
     # Tags name nothing of ours; FETCH_HEAD tells of the last fetch that a person made.
     args = ("fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "origin")
     refs = ("+refs/heads/*:refs/remotes/origin/*", "+refs/fleet/*:refs/remote-fleet/*")
-    result = await git.attempt(*args, *refs, timeout=NETWORK_TIMEOUT)
+    for _ in range(_FETCHES):
+        result = await git.attempt(*args, *refs, timeout=NETWORK_TIMEOUT)
+        if not _MOVED_MEANWHILE.search(result.message):
+            break
     if result.code != 0:
         damaged = (
             "; a ref of the remote is damaged: see to its empty files there"

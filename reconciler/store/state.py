@@ -107,6 +107,7 @@ class StateBranch:
         writer = await Writer.open(repository, branch)
         state = cls(repository, branch, writer, revision=revision, marks=marks, meter=meter)
         try:
+            await state._drop_torn_batch()
             state.fleet_id = await state._create(FleetIdentity(id=token()), clock())
         except BaseException:
             await writer.close()
@@ -233,6 +234,27 @@ class StateBranch:
             await self._marks.require("record", self._branch, head)
             if head is not None:
                 await self._marks.advance("record", self._branch, head)
+
+    async def _drop_torn_batch(self) -> None:
+        """
+        Set the line back to its mark if the newest commit never came to the disk.
+
+        git moves the ref before the folder of packs is synced: a loss of power in
+        between may keep the one without the other. Such a batch was not acknowledged:
+        the mark follows the sync, so one that names it, or another lost commit, forbids this.
+        """
+        head, marks = self._writer.head, self._marks
+        if head is None or marks is None or self._repository.address or await marks.has(head):
+            return
+        mark = marks.acted_on("record", self._branch)
+        all_marks = marks.marks("record", self._branch)
+        if mark is not None and all([await marks.has(each) for each in all_marks]):
+            log.warning(
+                "%s: its newest batch (%s) was cut off by a loss of power before it was acknowledged; "
+                "the record goes on from %s",
+                self._branch, head[:10], mark[:10],
+            )  # fmt: skip
+            await self._writer.reset(mark)
 
     async def _create(self, fleet: FleetIdentity, at: datetime) -> str:
         """Return the id on record; put this one there if there is none."""

@@ -128,9 +128,9 @@ class Playground:
         self.sh(f"git add -A && git commit -qm '{message}'")
 
 
-@pytest.fixture
-def playground(tmp_path: Path) -> Playground:
-    place = Playground(tmp_path)
+def make_playground(root: Path) -> Playground:
+    """Make a code repository and a fleet beside it."""
+    place = Playground(root)
     place.code.mkdir()
     place.fleet.mkdir()
     (place.code / "hello.txt").write_text("hello\n")
@@ -139,3 +139,8 @@ def playground(tmp_path: Path) -> Playground:
     place.write("specs/repos/code.yaml", "url: ../code\n")
     place.write("specs/fleet.yaml", "backoff: 1s\n")
     return place
+
+
+@pytest.fixture
+def playground(tmp_path: Path) -> Playground:
+    return make_playground(tmp_path)

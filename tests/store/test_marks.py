@@ -6,7 +6,8 @@ import pytest
 
 from reconciler.core.errors import Rewound, Unavailable
 from reconciler.store.high_water import HighWaterMarks
-from tests.store.world import BRANCH, commit, created, git, start
+from reconciler.store.state import StateBranch
+from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, start
 
 MARK = f"refs/fleet/record/{BRANCH}"
 
@@ -472,3 +473,65 @@ async def test_a_mark_whose_commit_is_lost_is_told_and_ends_no_look(bare, rememb
     (bare / MARK).write_text(f"{'12' * 20}\n")
 
     assert "not in the repository any more" in str(await look(bare))
+
+
+# --- A loss of power ---------------------------------------------------------
+
+
+def tear(place, lost):
+    """Let the disk keep the branch at a commit, and not the pack that has it."""
+    for index in (place / "objects" / "pack").glob("*.idx"):
+        if f"{lost} commit" in git(place, "verify-pack", "-v", str(index)):
+            for file in index.parent.glob(f"{index.stem}.*"):
+                file.unlink()
+
+
+async def opened(repository, data):
+    marks = HighWaterMarks(repository, data)
+    state = await StateBranch.open(
+        repository, BRANCH, token=lambda: "0" * 12, clock=lambda: NOW, revision=lambda: REVISION, marks=marks
+    )
+    return state, marks
+
+
+async def test_a_batch_whose_pack_was_lost_with_the_power_is_dropped_if_it_was_not_acknowledged(
+    bare, open_repository, data
+):
+    state, marks = await opened(await open_repository(bare), data)
+    await state.commit([created("kept")])
+    kept = state.head
+    await marks.close()
+    remembered = shutil.copytree(data, data.with_name("remembered"))
+    await state.commit([created("torn")])
+    torn = state.head
+    await state.close()
+    await marks.close()
+    shutil.rmtree(data)
+    shutil.copytree(remembered, data)
+    git(bare, "update-ref", MARK, kept)
+    tear(bare, torn)
+
+    state, marks = await opened(await open_repository(bare), data)
+    tasks, _ = await state.load()
+    await state.commit([created("torn")])
+    await state.close()
+    await marks.close()
+
+    assert tasks.keys() == {"kept"}
+    assert git(bare, "rev-parse", f"{BRANCH}^") == kept
+    assert git(bare, "fsck", "--full", "--no-dangling") == ""
+
+
+async def test_an_acknowledged_batch_whose_pack_is_lost_is_never_dropped(bare, open_repository, data):
+    state, marks = await opened(await open_repository(bare), data)
+    await state.commit([created("kept")])
+    await state.commit([created("acknowledged")])
+    lost = state.head
+    await state.close()
+    await marks.close()
+    tear(bare, lost)
+
+    with pytest.raises(Unavailable):
+        await opened(await open_repository(bare), data)
+
+    assert (bare / "refs" / "heads" / BRANCH).read_text().strip() == lost

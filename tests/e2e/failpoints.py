@@ -1,0 +1,174 @@
+"""
+Failpoints: the reconciler, ended by `os._exit` before or after a side effect that is named here.
+
+A failpoint is a function of the program by its place; a child process wraps it and runs
+a command. Nothing of it is in the program. The children are forked from one process that
+has imported everything, which spares each of them a start of Python:
+`python failpoints.py` reads a line of JSON for each.
+"""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Self
+
+When = Literal["before", "after"]
+DIED = 77
+"""Exit code of a process that came to its failpoint."""
+_PRELOADED = (
+    *("cli.main", "cli.run", "cli.serving", "cli.verify", "serve.process", "serve.api"),
+    *("dispatch.ssh.connection", "dispatch.ssh.transport", "api.server"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failpoint:
+    """A side effect, and the function that has it."""
+
+    name: str
+    place: str
+    """`module:Class.method`, in the package."""
+    about: str = ""
+    """Only calls whose arguments, as text, have this."""
+
+
+POINTS: Sequence[Failpoint] = (
+    Failpoint("take the lease", "store.leader:LeaderLease.take"),
+    Failpoint("fetch", "git.repository:Repository.fetch"),
+    Failpoint("parse", "specs.source:SpecSource.read"),
+    Failpoint("plan", "core.planning.incremental:Planner.plan"),
+    Failpoint("commit created", "store.state:StateBranch._record", "event=Created("),
+    Failpoint("commit assigned", "store.state:StateBranch._record", "event=Assigned("),
+    Failpoint("move the ref", "store.writer:Writer._stream_through"),
+    Failpoint("sync the folders", "store.writer:Writer._sync"),
+    Failpoint("push", "store.state:StateBranch._push"),
+    Failpoint("mark", "store.high_water:MarkFile.store"),
+    Failpoint("draw the proof", "dispatch.proofs:Proofs.draw"),
+    Failpoint("workspace", "dispatch.workspace:Workspaces.prepare"),
+    Failpoint("launch", "dispatch.runs:Runs.start"),
+    Failpoint("commit running", "store.state:StateBranch._record", "event=Started("),
+    Failpoint("read", "dispatch.round:Round._judge"),
+    Failpoint("take up", "dispatch.workspace:Workspaces.take_up"),
+    Failpoint("bring back", "dispatch.repos:CodeRepository.receive"),
+    Failpoint("push branch", "dispatch.repos:CodeRepository._push"),
+    Failpoint("commit the end", "store.state:StateBranch._record", "event=Completed("),
+    Failpoint("open pull request", "forge.writer:ForgeWriter._open"),
+    Failpoint("merge", "forge.writer:ForgeWriter._try_to_merge"),
+    Failpoint("acknowledge", "controller.leases:WorkerLeases.settle"),
+    Failpoint("clean up workspaces", "dispatch.workspace:Workspaces.remove"),
+    Failpoint("clean up runs", "dispatch.runs:Runs.remove"),
+    Failpoint("release the lease", "store.leader:LeaderLease.release"),
+)
+
+
+def arm(point: Failpoint, when: When) -> None:
+    """End this process at its next call of the failpoint."""
+    module, _, path = point.place.partition(":")
+    owner: Any = import_module(f"reconciler.{module}")
+    *above, name = path.split(".")
+    for step in above:
+        owner = getattr(owner, step)
+    setattr(owner, name, _failing(getattr(owner, name), point.about, when))
+
+
+def _failing(real: Callable[..., Any], about: str, when: When) -> Callable[..., Any]:
+    def is_meant(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        return about in f"{args} {kwargs}" if about else True
+
+    @wraps(real)
+    async def fail_async(*args: Any, **kwargs: Any) -> Any:
+        is_here = is_meant(args, kwargs)
+        if is_here and when == "before":
+            os._exit(DIED)
+        result = await real(*args, **kwargs)
+        if is_here and when == "after":
+            os._exit(DIED)
+        return result
+
+    @wraps(real)
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        is_here = is_meant(args, kwargs)
+        if is_here and when == "before":
+            os._exit(DIED)
+        result = real(*args, **kwargs)
+        if is_here and when == "after":
+            os._exit(DIED)
+        return result
+
+    return fail_async if inspect.iscoroutinefunction(real) else fail
+
+
+class Forks:
+    """Starts commands of the program, each in a process of its own; one at a time."""
+
+    def __init__(self, cwd: Path, env: Mapping[str, str], told: Path) -> None:
+        self._cwd, self._env, self._told = cwd, env, told
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**env, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=60)
+
+    def start(self, *args: str, point: Failpoint | None = None, when: When = "before") -> int:
+        """Start a command, with a failpoint perhaps; return its process id."""
+        armed = [POINTS.index(point), when] if point else None
+        line = {"args": args, "cwd": str(self._cwd), "env": dict(self._env), "told": str(self._told)}
+        self._process.stdin.write(json.dumps({**line, "armed": armed}) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def wait(self) -> int:
+        """Return the exit code of what was started last."""
+        return int(self._process.stdout.readline())
+
+    def run(self, *args: str, point: Failpoint | None = None, when: When = "before") -> int:
+        """Run a command to its end, or to its failpoint; return its exit code."""
+        self.start(*args, point=point, when=when)
+        return self.wait()
+
+
+def _serve_forks() -> None:
+    for module in _PRELOADED:
+        import_module(f"reconciler.{module}")
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _carry_out(order)
+        os.write(1, f"{child}\n".encode())
+        _, status = os.waitpid(child, 0)
+        os.write(1, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _carry_out(order: Mapping[str, Any]) -> None:
+    told = os.open(order["told"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for number, target in ((nothing, 0), (told, 1), (told, 2)):
+        os.dup2(number, target)
+    os.chdir(order["cwd"])
+    os.environ.clear()
+    os.environ.update(order["env"])
+    sys.argv = ["reconciler", *order["args"]]
+    if order["armed"]:
+        number, when = order["armed"]
+        arm(POINTS[number], when)
+    import_module("reconciler.cli.main").main()
+
+
+if __name__ == "__main__":
+    _serve_forks()

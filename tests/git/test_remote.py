@@ -1,0 +1,35 @@
+import pytest
+
+from reconciler.core.errors import Unavailable
+from reconciler.git.process import GitResult
+from reconciler.git.remote import fetch
+
+MOVED = "error: cannot lock ref 'refs/remotes/origin/main': is at a1b2 but expected c3d4"
+
+
+class Racing:
+    """A git whose fetches lose a race with another git in the same clone, as git words it."""
+
+    def __init__(self, lost: int) -> None:
+        self.lost, self.asked = lost, 0
+
+    async def attempt(self, *_args: str, timeout: float) -> GitResult:
+        self.asked += 1
+        return GitResult(1, b"", MOVED) if self.asked <= self.lost else GitResult(0, b"", "")
+
+
+async def test_a_fetch_during_which_another_git_moved_a_ref_is_made_again():
+    git = Racing(lost=2)
+
+    await fetch(git)
+
+    assert git.asked == 3
+
+
+async def test_a_fetch_that_always_loses_the_race_is_an_outage():
+    git = Racing(lost=100)
+
+    with pytest.raises(Unavailable, match="cannot lock ref"):
+        await fetch(git)
+
+    assert git.asked == 3
