@@ -157,6 +157,8 @@ class ForgeClient:
         """Monotonic time at which a token that was refused was looked up last."""
         self._denials: dict[str, _Denial] = {}
         """By the kind of request; `` for all of them."""
+        self._forbidden: dict[str, str] = {}
+        """What was forbidden the last time, by the kind of request: others of the kind may go well."""
         self._pause = pause
         self._rest = rest or Rest()
         self._clock = clock
@@ -343,8 +345,13 @@ class ForgeClient:
             self._denials[key] = _Denial(self._token, error, time.monotonic() + _DENIAL_REST)
             self._looked_up_at = 0.0  # it may have been exchanged: the next request looks at once
             raise
+        except Forbidden as error:
+            if method != "GET":  # what may not be read is a question that has its answer
+                self._forbidden[kind] = str(error)
+            raise
         for key in ("", kind):
             self._denials.pop(key, None)
+        self._forbidden.pop(kind, None)
         return answer
 
     def _note_time(self, reply: "httpx2.Response", sent: datetime | None) -> None:
@@ -354,7 +361,8 @@ class ForgeClient:
     @property
     def denials(self) -> Sequence[str]:
         """What the token is refused, as far as it was tried; the reasons."""
-        return [str(denial.error) for denial in self._denials.values()]
+        whole = [str(denial.error) for denial in self._denials.values()]
+        return [*whole, *(why for why in self._forbidden.values() if why not in whole)]
 
     async def _authorization(self, kind: str) -> dict[str, str]:
         """
