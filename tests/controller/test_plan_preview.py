@@ -122,6 +122,28 @@ async def test_nothing_is_said_again_while_it_stays_the_same(scene, monkeypatch)
     assert "wait   c" in scene.shown[4]
 
 
+async def test_plans_do_not_wait_for_each_other_at_the_forge(scene, monkeypatch):
+    heads = [f"{number:040x}" for number in range(10, 19)]
+    for number, head in enumerate(heads):
+        scene.open(number, head, specs("a", f"b{number}"))
+    under_way, most, say = set(), 0, scene.forges.upsert_comment
+
+    async def slow(forge, number, note, *, on_pull):
+        nonlocal most
+        under_way.add(number)
+        for _ in range(5):  # so that others may come
+            await asyncio.sleep(0)
+        most = max(most, len(under_way))
+        under_way.discard(number)
+        return await say(forge, number, note, on_pull=on_pull)
+
+    monkeypatch.setattr(scene.forges, "upsert_comment", slow)
+    await scene.look()
+
+    assert sorted(scene.shown) == list(range(len(heads)))
+    assert most == plan_preview.AT_ONCE
+
+
 async def test_it_follows_what_happens_meanwhile(scene):
     scene.open(4, HEAD, specs("b"))
     await scene.look()
