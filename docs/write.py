@@ -8,6 +8,7 @@ Write the parts of the documentation that the program knows better: fields, phas
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from reconciler.api.metrics import TABLE
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import COMMANDS
 from reconciler.cli.shapes import SHAPES
+from reconciler.core.catalogue import ENTRIES
 from reconciler.core.lifecycle import diagram
 from reconciler.core.model.specs import Kind, NotifyRule, NotifySpec, RunHooks, SlurmSpec, TaskDefaults
 from reconciler.core.model.status import FLAT, AtWorker, HostStatus, OnHost, ReviewState, Run, Session, Status
@@ -54,6 +56,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "lifecycle.md", f"```mermaid\n{diagram()}```\n"
     yield "commands.md", "".join(commands())
     yield "output.md", "".join(shapes())
+    yield "errors.md", "".join(errors())
     yield "metrics.md", "".join(metrics())
     yield "notifications.md", "".join(notifications())
     yield "hooks.md", "".join(table(RunHooks))
@@ -117,6 +120,15 @@ def commands() -> Iterator[str]:
         yield "\n"
     yield "| exit code | meaning |\n|---|---|\n"
     yield from (f"| {code.value} | {code.meaning} |\n" for code in ExitCode)
+
+
+def errors() -> Iterator[str]:
+    """Yield the catalogue of errors, a table for each family of codes."""
+    for family, entries in groupby(ENTRIES, key=lambda entry: entry.family):
+        yield f"## {family[0].upper()}{family[1:]}\n\n"
+        yield "| code | cause | remedy | type |\n|---|---|---|---|\n"
+        yield from (f"| `{e.code}` | {e.cause} | {e.remedy} | `{e.command}` |\n" for e in entries)
+        yield "\n"
 
 
 def shapes() -> Iterator[str]:

@@ -3,7 +3,7 @@ Prompts and adapters: `prompt`, `adapter test`, `adapter parse`.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -62,14 +62,16 @@ async def _prompt(context: Context, args: Sequence[str], rev: str | None) -> str
     task = pick(desired, "task", desired.tasks, name)
     if problems := desired.broken.get(name):
         raise SpecError(problems)
-    return build_prompt(task, next_round(task, observed.statuses.get(name), clock.now()), desired)
+    return build_prompt(task, next_round(task, observed.statuses, clock.now()), desired)
 
 
-def next_round(task: "Task", status: "Status | None", now: datetime) -> "Status":
+def next_round(task: "Task", statuses: "Mapping[str, Status]", now: datetime) -> "Status":
     """Return the status of the live round, or the one with which the task's next run would begin."""
     from reconciler.core.model.runs import run_key
     from reconciler.core.model.status import OnHost, Phase, Run, Status
+    from reconciler.core.runs.start_point import predecessors
 
+    status = statuses.get(task.name)
     if status is not None and status.phase.is_live:
         return status
     if status is None or status.phase.is_settled:
@@ -90,6 +92,7 @@ def next_round(task: "Task", status: "Status | None", now: datetime) -> "Status"
         adapter=task.adapter,
         branch=task.branch,
         title=task.headline,
+        predecessors=predecessors(task, statuses),
     )
     rounds = status.review.count + (status.phase is Phase.REVIEW_PENDING)
     review = status.review.model_copy(update={"count": rounds})

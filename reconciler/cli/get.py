@@ -28,7 +28,7 @@ from reconciler.cli.output import (
     print_table,
 )
 from reconciler.cli.pager import paged
-from reconciler.cli.references import one_task, reference_argument, resolve_references, task_name
+from reconciler.cli.references import explained_argument, reference_argument, resolve_references, task_name
 from reconciler.cli.selectors import Selector, selector_option
 from reconciler.core.times import age_at
 
@@ -255,18 +255,26 @@ async def _closed(fleet: "FleetSession", kind: str, desired: "Desired") -> "Mapp
     epilog=examples(
         "reconciler explain web/fix-login",
         "reconciler explain web/fix-login -o jsonpath='{.placement.chosen}'",
+        "reconciler explain error stall",
     )
 )
-@one_task
+@explained_argument
 @click.option("--rev", metavar="REVISION", help="Look at a commit or branch in place of the work tree.")
 @output_option("table")
 @click.pass_obj
 def explain_command(context: Context, args: tuple[str, ...], rev: str | None, output: OutputFormat) -> None:
     """
-    Show where each value of a task comes from.
+    Show where each value of a task comes from, or what an error means.
 
-    And what it waits for, and where it would run now: every host, with the reason for or against it.
+    Of a task also what it waits for, and where it would run now: every host, with the reason for or
+    against it. `error CODE` explains a failure class, a reason to wait, the state of a host, an exit code
+    or a message; `error` alone lists all codes.
     """
+    from reconciler.cli.errors import WORD, explain_error
+
+    if args[0] == WORD:
+        explain_error(" ".join(args[1:]), output)
+        return
     from reconciler.cli.failures import failure_text
     from reconciler.cli.preview import placement_document, placement_rows
     from reconciler.cli.render import cause_document

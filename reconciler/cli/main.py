@@ -65,7 +65,8 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
             "Show everything about one task, host, agent, adapter or repo.",
         ),
         "explain": CommandEntry(
-            "reconciler.cli.get:explain_command", "Show where each value of a task comes from."
+            "reconciler.cli.get:explain_command",
+            "Show where each value of a task comes from, or what an error means.",
         ),
         "history": CommandEntry(
             "reconciler.cli.history:history_command", "Show what happened, newest first."

@@ -43,6 +43,17 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     return complete_references(ctx, param, incomplete)
 
 
+def _names_or_codes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Shell completion of tasks, and of codes after `error`."""
+    from reconciler.cli.errors import WORD, complete_codes
+
+    before = tuple(ctx.params.get(param.name or "") or ())
+    if before[:1] == (WORD,):
+        return [*complete_codes(incomplete)]
+    kinds = [] if before or not WORD.startswith(incomplete) else [WORD]
+    return [*_names(ctx, param, incomplete), *kinds]
+
+
 def reference_argument(metavar: str, *, required: bool = True) -> Callable[[Any], Any]:
     """Return the argument of a command that takes objects by kind and name."""
     return click.argument("args", metavar=metavar, nargs=-1, required=required, shell_complete=_names)
@@ -50,6 +61,10 @@ def reference_argument(metavar: str, *, required: bool = True) -> Callable[[Any]
 
 one_task = reference_argument("[task/]NAME")
 """The argument of a command about one task."""
+explained_argument = click.argument(
+    "args", metavar="[task/]NAME | error [CODE]", nargs=-1, required=True, shell_complete=_names_or_codes
+)
+"""The argument of `explain`."""
 tasks_argument = reference_argument("[task/]NAME...")
 """The argument of a command about tasks."""
 

@@ -274,6 +274,24 @@ class ExplainShape(TypedDict):
 
 
 @with_config(CLOSED)
+class CatalogueShape(TypedDict):
+    """`explain error`: a list of these."""
+
+    kind: Literal["error"]
+    """What it is."""
+    family: str
+    """What it is a code of, such as a failure class or an exit code."""
+    code: str
+    """As it stands on record, or is shown."""
+    cause: str
+    """What leads to it."""
+    remedy: str
+    """What to do about it."""
+    command: str
+    """What to type; names in capitals are to be replaced."""
+
+
+@with_config(CLOSED)
 class ReconcilerShape(TypedDict):
     """The process that reconciles; what is not known is null."""
 
@@ -654,6 +672,7 @@ SHAPES = (
     TraceShape,
     PlanShape,
     ExplainShape,
+    CatalogueShape,
     StatusShape,
     FindingShape,
     ProblemShape,

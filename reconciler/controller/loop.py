@@ -373,6 +373,7 @@ class Loop:
             half_open=stages.hosts.breakers.half_open(hosts, batch.now),
             unready=beside.hosts.unready(),
             retry_reasons=self._retry_reasons(batch.now),
+            delivering=self.ports.dispatch.delivering,
             past=await self._past_attempts(statuses),
             spent=await stages.spending.today(cache.desired, seen, batch.now),
             damaged=cache.damaged,

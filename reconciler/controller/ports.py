@@ -179,6 +179,10 @@ class Dispatch(Protocol):
     def retry_reasons(self) -> Mapping[str, str]:
         """Steps of live runs that are tried again for a while now, and why they fail, by run key."""
 
+    @property
+    def delivering(self) -> frozenset[str]:
+        """Run keys of the rounds whose agent and validation are over, and whose work is being delivered."""
+
     async def reach(self, repo: Repo) -> None:
         """
         Fetch the newest state of a code repository.

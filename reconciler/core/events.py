@@ -13,7 +13,7 @@ from typing import Literal
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.runs import Claim, Report, ReviewNote
 from reconciler.core.model.specs import Task
-from reconciler.core.model.status import Failure, HostStatus, PullRequest, RunHolder, Waiting
+from reconciler.core.model.status import Failure, HostStatus, Predecessor, PullRequest, RunHolder, Waiting
 
 Cause = Literal["spec", "host", "agent", "webhook", "person", "clock"]
 
@@ -188,6 +188,7 @@ class Assigned(Event):
     spec: Task
     start_from: str | None = None
     """Commit of another task's branch that it begins on."""
+    predecessors: tuple[Predecessor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

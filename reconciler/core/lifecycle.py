@@ -394,6 +394,7 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
         branch=before.branch if before and status.review.count else spec.branch,
         title=spec.pr_title or spec.headline,
         start_from=event.start_from,
+        predecessors=event.predecessors,
     )
     return {
         "session": status.session_at(on.host, spec.adapter) if on else None,

@@ -27,7 +27,7 @@ from reconciler.core.model.status import (
     Waiting,
 )
 from reconciler.core.needs import Need
-from reconciler.core.planning.placement import reachable_runs
+from reconciler.core.planning.placement import reachable_runs, slots_in_use
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
 
 BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
@@ -315,11 +315,12 @@ class ReadModel:
         live = reachable_runs(self.observed.statuses, self.observed)
         for _, host, run in sorted(live, key=lambda each: each[0]):
             runs[host].append(run)
-        return {name: self._host(host, runs[name]) for name, host in sorted(self.desired.hosts.items())}
+        used = slots_in_use(self.observed.statuses, self.observed)
+        hosts = sorted(self.desired.hosts.items())
+        return {name: self._host(host, runs[name], used[name]) for name, host in hosts}
 
-    def _host(self, host: Host, live: list[Run]) -> HostView:
+    def _host(self, host: Host, live: list[Run], used: int) -> HostView:
         keys = tuple(run.key for run in live)
-        used = sum(run.slots for run in live)
         return HostView(
             host.name, host, self.observed.hosts.get(host.name), keys, used, self.closed.get(host.name)
         )

@@ -100,6 +100,7 @@ class Dispatcher:
         self._lasting = lasting
         self._retries: dict[Key, tuple[float, str]] = {}
         """Since when steps of orders wait or are retried, and for what or why."""
+        self._delivering = set[Key]()
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._stops: dict[Key, asyncio.Task[None]] = {}
         self._sites: dict[str, HostSession] = {}
@@ -120,6 +121,11 @@ class Dispatcher:
         """Steps of live runs that wait or are tried again for a while now; see controller.ports.Dispatch."""
         latest = asyncio.get_running_loop().time() - self._lasting
         return {run: why for (run, _), (since, why) in self._retries.items() if since <= latest}
+
+    @property
+    def delivering(self) -> frozenset[str]:
+        """Run keys of the rounds whose work is being delivered; see controller.ports.Dispatch."""
+        return frozenset(run for run, _ in self._delivering)
 
     @property
     def mask(self) -> Mask:
@@ -263,6 +269,7 @@ class Dispatcher:
             report = await self._report(order, seen, queued, may_adopt=may_adopt)
         finally:
             self._retries.pop(order.key, None)
+            self._delivering.discard(order.key)
             del self._tasks[order.key]  # before the event is emitted: its receiver may read `followed`
         self._tell(order, report, emit)
 
@@ -334,6 +341,7 @@ class Dispatcher:
             patience=self._patience,
             delivery_patience=self._delivery_patience,
             may_adopt=may_adopt,
+            on_delivery=partial(self._delivering.add, order.key),
             secrets=self._secrets_of(order.task),
         )
 

@@ -12,18 +12,23 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pathspec import GitIgnoreSpec
 
 from reconciler.core.errors import NotFound, Unavailable
+from reconciler.core.leaks import Leak, commit_passage, find_leaks, patch_passages
+from reconciler.core.masking import Mask
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Repo
 from reconciler.core.text import without_credentials
 from reconciler.dispatch.merging import MergeConflict, merge, rebase
 from reconciler.dispatch.mirrors import remake, reset_settings
 from reconciler.dispatch.retrying import StepFailed
+from reconciler.dispatch.secret_gate import with_unpacked
+from reconciler.git.catfile import CatFile, Receive
 from reconciler.git.process import Git, GitFailed, GitResult
 
 log = logging.getLogger(__name__)
@@ -71,6 +76,15 @@ _NOT_THERE = re.compile(
 )
 _DECLINED = re.compile(r"rejected|declined|aborted by hook", re.IGNORECASE)
 _BUNDLE = re.compile(rb"# v2 git bundle\n(?:-[0-9a-f]{40}[^\n]*\n)*(?P<head>[0-9a-f]{40}) [^\n]+\n\n")
+_PATCH = (
+    *("diff-tree", "--stdin", "--root", "-r", "-p", "--cc", "-U0", "--text", "--no-renames"),
+    *("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/"),
+)
+"""Every line that commits add, those of binary files too; see `core.leaks.patch_passages`."""
+_UNKNOWN_SECRETS = (
+    "the reconciler was started anew while the agent worked, and the secrets that it was given cannot be "
+    "looked up any more: its work cannot be searched for them, so it is not delivered"
+)
 _NAMED = 3
 _MOST_DIFF = 1024 * 1024
 """Bytes of a diff that are shown."""
@@ -228,7 +242,7 @@ class CodeRepository:
     @_with_rebuilt_mirror
     async def check(self, base: str, head: str) -> int:
         """
-        Return how many commits the work has.
+        Return how many commits the work has; 0 if together they change nothing.
 
         Raises StepFailed if it does not go on from `base`, or touches what the repo does not allow.
         """
@@ -239,8 +253,41 @@ class CodeRepository:
             )
         if self.repo.paths:
             await self._check_paths(base, head)
+        if not await self._changes(base, head):
+            return 0
         # Of commits that came in by a merge of the base branch, the merge counts.
         return int(await self._git.run("rev-list", "--count", "--first-parent", f"{base}..{head}"))
+
+    @_with_rebuilt_mirror
+    async def leaks(self, base: str, head: str, mask: Mask, name: str) -> tuple[Leak, ...]:
+        """
+        Return the secrets in what the commits of the work add, be it removed again by a later one.
+
+        `mask` has those that the run was given. Raises StepFailed if they are
+        not known any more, unless the work of that name was searched before.
+        """
+        ref, gate = f"refs/reconciler/searched/{name}", self.repo.secret_gate
+        if gate.own and mask.withheld:
+            if await self._git.line("rev-parse", "-q", "--verify", ref, codes=(0, 1)) == head:
+                return ()
+            raise self._failed(FailureClass.HOST, _UNKNOWN_SECRETS)
+        listed = await self._git.run("rev-list", head, "--not", base, self._base)
+        patch = await self._git.run(*_PATCH, stdin=listed)
+        commits: dict[str, bytes] = {}
+        await self._read(listed.decode().split(), commits.__setitem__)
+        leaks = await asyncio.to_thread(self._search, commits, patch, mask)
+        if not leaks:
+            await self._git.run("update-ref", ref, head)
+        return leaks
+
+    def _search(self, commits: Mapping[str, bytes], patch: bytes, mask: Mask) -> tuple[Leak, ...]:
+        gate = self.repo.secret_gate
+        return find_leaks(
+            chain(starmap(commit_passage, commits.items()), with_unpacked(patch_passages(patch))),
+            mask if gate.own else Mask(),
+            formats=gate.formats,
+            is_allowed=GitIgnoreSpec.from_lines(gate.allow).match_file,
+        )
 
     @_with_rebuilt_mirror
     async def see_way_back(self, branch: str, expected: str | None) -> None:
@@ -424,6 +471,17 @@ class CodeRepository:
             names = ", ".join(map(repr, wrong[:_NAMED])) + more
             raise self._failed(FailureClass.AGENT, f"the work touches {names}, outside of the repo's `paths`")
 
+    async def _changes(self, base: str, head: str) -> bool:
+        """Return whether the work leaves other files than it got, or brings a branch up to date."""
+        fork = await self._fork(head)
+        if fork is not None and await self._is_ancestor(base, fork):
+            return not await self._same_files(head, fork)
+        return not await self._same_files(head, base) or fork != await self._fork(base)
+
+    async def _same_files(self, one: str, other: str) -> bool:
+        trees = await self._git.run("rev-parse", f"{one}^{{tree}}", f"{other}^{{tree}}")
+        return len(set(trees.split())) == 1
+
     async def _fork(self, head: str) -> str | None:
         return await self._git.line("merge-base", self._base, head, codes=(0, 1)) or None
 
@@ -535,6 +593,13 @@ class CodeRepository:
             return await git.attempt(*args, timeout=_NETWORK_TIMEOUT, silence=silence)
         except Unavailable as error:
             raise Unavailable(f"repo {self.repo.name}: {self.place} does not answer: {error}") from error
+
+    async def _read(self, commits: Sequence[str], receive: Receive) -> None:
+        files = CatFile(self._git)
+        try:
+            await files.read(commits, receive)
+        finally:
+            await files.close()
 
     async def _has(self, commit: str) -> bool:
         return (await self._git.attempt("cat-file", "-e", f"{commit}^{{commit}}")).code == 0

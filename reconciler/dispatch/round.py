@@ -47,6 +47,7 @@ from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed, retry_until_reachable
 from reconciler.dispatch.runs import GAVE_UP, QUEUE, Bounds, RunEnding
 from reconciler.dispatch.schedulers.base import Scheduler
+from reconciler.dispatch.secret_gate import LeaksFound
 from reconciler.dispatch.secrets import WITHHELD, InjectedSecrets, find_known, find_secrets
 from reconciler.dispatch.session import HostSession
 from reconciler.dispatch.validation import read_checks
@@ -107,6 +108,10 @@ _UNKNOWN: Mapping[Stage, str] = {
 }
 
 
+_NAMED = 3
+"""Most leaks that a message names."""
+
+
 class ReadOutput(Protocol):
     """Reads the output of an agent's CLI into a verdict."""
 
@@ -139,6 +144,8 @@ class Round:
     delivery_patience: float = DELIVERY_PATIENCE
     may_adopt: bool = False
     """Whether a run without a proof may be adopted: the data folder was lost."""
+    on_delivery: Callable[[], None] = lambda: None
+    """Called when agent and validation are over and the work is being delivered."""
     secrets: InjectedSecrets = field(default_factory=InjectedSecrets)
     """Secrets that the rounds of the task were given."""
 
@@ -211,7 +218,8 @@ class Round:
         state = await self._stat(self._agent)
         if state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
             await self._require_own_start(state)
-            return await retry_until_reachable(lambda: workspaces.find(self.order)), state
+            doing = self._works_on("finds the workspace")
+            return await retry_until_reachable(lambda: workspaces.find(self.order), doing=doing), state
         prepared = await self._prepare()
         if self.repository is not None and self.order.round == 1:  # before an agent is paid
             way_back = partial(self.repository.see_way_back, self.order.branch, self.order.expected_head)
@@ -228,7 +236,9 @@ class Round:
             await self._require_own_record(hook, state)
             return await retry_until_reachable(lambda: workspaces.find(self.order))
         return await retry_until_reachable(
-            lambda: workspaces.prepare(self.order, self.repository), patience=self.patience
+            lambda: workspaces.prepare(self.order, self.repository),
+            patience=self.patience,
+            doing=self._works_on(f"prepares the workspace{self._from_repo()}"),
         )
 
     async def _before_run(self, prepared: Prepared) -> None:
@@ -484,14 +494,15 @@ class Round:
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
         if report.failed_check or taken is None or self.repository is None:
             return report
+        stands = report.model_copy(update={"head_commit": self.order.start_from})
         if taken.head == taken.base:  # nothing new: after a review, the reviewed head stays
-            return report.model_copy(update={"head_commit": self.order.start_from})
+            return stands
         try:
-            head, commits = await self._deliver(taken, prepared, self.repository)
-        except MergeConflict as clash:  # a round for the agent, as if a command of the validation had failed
+            head, commits = await self._deliver(taken, prepared, self.repository, mask)
+        except (MergeConflict, LeaksFound) as clash:  # a round for the agent, as if its validation had failed
             check = clash.check(self.repository.repo.base)
             return report.model_copy(update={"checks": (*checks, check)})
-        return report.model_copy(update={"head_commit": head, "commits": commits})
+        return report.model_copy(update={"head_commit": head, "commits": commits}) if commits else stands
 
     async def _declared(self, mask: Mask) -> Declaration | None:
         """Return what the agent declared in place of a result, masked; None if nothing that shows."""
@@ -522,7 +533,10 @@ class Round:
                 "damaged; tell the agent to leave `.git` alone",
             )
         workspaces = self.host_session.workspaces
-        taken = await retry_until_reachable(lambda: workspaces.take_up(self.order, repository))
+        taken = await retry_until_reachable(
+            lambda: workspaces.take_up(self.order, repository),
+            doing=self._works_on("takes up what the agent left"),
+        )
         return taken if isinstance(taken, Unfinished) else replace(taken, base=prepared.base)
 
     async def _validate(
@@ -571,14 +585,20 @@ class Round:
             )
 
     async def _deliver(
-        self, taken: Collected, prepared: Prepared, repository: CodeRepository
+        self, taken: Collected, prepared: Prepared, repository: CodeRepository, mask: Mask
     ) -> tuple[str, int]:
-        """Fetch the work, check it, push it; return the head of its branch and the number of commits."""
+        """
+        Fetch the work, check it, push it; return the head of its branch and the number of commits.
+
+        Work that changes nothing (0 commits) is not pushed.
+        """
         base, order = taken.base, self.order
+        self.on_delivery()
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
         await self._reach(repository, lambda: repository.check_base(base, order.start_from), there)
         bundle = await retry_until_reachable(
-            lambda: self.host_session.workspaces.bundle(order, repository, base)
+            lambda: self.host_session.workspaces.bundle(order, repository, base),
+            doing=self._works_on("sends the work"),
         )
         head = await retry_until_reachable(lambda: repository.receive(bundle, self._agent))
         if head != taken.head:
@@ -586,6 +606,9 @@ class Round:
                 f"it spoke of {taken.head} and sent {head}; see what changes the workspace after the agent"
             )
         commits = await retry_until_reachable(lambda: repository.check(base, head))
+        if not commits:
+            return head, 0
+        await self._require_no_leaks(repository, base, head, mask)
         push = (
             partial(self.host_session.workspaces.push, order, repository)
             if repository.repo.push == "host"
@@ -599,6 +622,24 @@ class Round:
         )
         return delivered, commits
 
+    async def _require_no_leaks(self, repository: CodeRepository, base: str, head: str, mask: Mask) -> None:
+        """
+        Raise for secrets in the work: StepFailed for the run's own, LeaksFound for what looks like a token.
+
+        Of its own nothing is given back to the agent: it might only try another form.
+        """
+        leaks = await retry_until_reachable(lambda: repository.leaks(base, head, mask, self._agent))
+        own = [leak for leak in leaks if leak.is_own]
+        if own:
+            more = f" and {len(own) - _NAMED} more" if len(own) > _NAMED else ""
+            raise StepFailed(
+                FailureClass.AGENT,
+                f"repo {repository.repo.name}: secret gate: {', '.join(map(str, own[:_NAMED]))}{more}; "
+                f"nothing was delivered, the work is kept: commit {head} in {repository.folder}",
+            )
+        if leaks:
+            raise LeaksFound(leaks)
+
     async def _reach(self, repository: CodeRepository, step: Callable[[], Awaitable[T]], kept: str) -> T:
         """Run a step that needs the forge; its error names where the work is kept."""
         try:
@@ -610,6 +651,13 @@ class Round:
             raise StepFailed(error.kind, message, touched=error.touched) from error
 
     # --- Common to both -----------------------------------------------------
+
+    def _from_repo(self) -> str:
+        return f" from {self.repository.place}" if self.repository is not None else ""
+
+    def _works_on(self, step: str) -> str:
+        """Return, in words, that the host has not ended a step yet: one that hangs may take half an hour."""
+        return f"host {self.order.host.name}: {step}, and has not ended yet"
 
     async def _start(
         self,

@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Refused, Unavailable
+from reconciler.core.leaks import leak_check
+from reconciler.core.masking import Mask
 from reconciler.core.model.runs import Assignment, Check, Claim, FailureClass, Report, RunRequest, Verdict
 from reconciler.core.model.specs import Host
 from reconciler.core.text import tail
-from reconciler.dispatch.protocol import check_key
+from reconciler.dispatch.protocol import agent_id, check_key
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed
 from reconciler.dispatch.round import failed
@@ -30,6 +32,7 @@ class _Work(NamedTuple):
     base: str
     head: str
     commits: int
+    """0 if together they change nothing."""
 
 
 async def verify(
@@ -49,6 +52,8 @@ async def verify(
             return Report(verdict=verdict)
         branch = claim.branch or assignment.branch
         work = await _look(assignment, branch, repository)
+        if leaks := await repository.leaks(work.base, work.head, Mask(), agent_id(assignment.run, 1)):
+            return Report(verdict=verdict, checks=(leak_check(leaks),), base_commit=work.base)
         checks = await _validated(assignment, host, branch, work.head, validate) if host else ()
     except StepFailed as error:
         return Report(verdict=failed(verdict, error))
@@ -56,7 +61,7 @@ async def verify(
         verdict=verdict,
         checks=tuple(checks),
         base_commit=work.base,
-        head_commit=work.head,
+        head_commit=work.head if work.commits else assignment.start_from,
         commits=work.commits,
     )
 
@@ -69,13 +74,15 @@ async def _look(assignment: Assignment, branch: str, repository: CodeRepository)
             f"push your work to {assignment.branch!r} and report again"
         )
     head = await repository.find(branch)
+    if head is None and assignment.allow_empty:
+        head = assignment.start_from or await repository.newest()
     if head is None:
         raise _refused(f"branch {branch!r} is not there; push it and report again")
     if assignment.start_from is not None:
         base = await repository.starting_point(assignment.start_from)
     else:
         base = await repository.fork(head)
-        if base == head:
+        if base == head and not assignment.allow_empty:
             raise _refused(
                 f"branch {branch!r} has no commits that {repository.repo.base!r} does not have; "
                 "commit your work, push it and report again"

@@ -80,16 +80,16 @@ def test_a_task_that_cannot_run_has_no_prompt_but_mistakes(fleet, spec, message)
 def test_the_prompt_of_a_live_task_is_that_of_its_round():
     live = status(phase=Phase.RUNNING, attempt=2, round=3)
 
-    assert next_round(TASK, live, NOW) == live
+    assert next_round(TASK, {TASK.name: live}, NOW) == live
 
 
 def test_the_next_run_of_a_task_begins_where_it_stands():
     failure = Failure(kind=FailureClass.TIMEOUT, message="too long")
 
-    first = next_round(TASK, None, NOW)
-    again = next_round(TASK, status(attempt=1, failure=failure), NOW)
-    reviewed = next_round(TASK, status(phase=Phase.REVIEW_PENDING, attempt=1), NOW)
-    anew = next_round(TASK, status(phase=Phase.FAILED, attempt=4, failure=failure), NOW)
+    first = next_round(TASK, {}, NOW)
+    again = next_round(TASK, {TASK.name: status(attempt=1, failure=failure)}, NOW)
+    reviewed = next_round(TASK, {TASK.name: status(phase=Phase.REVIEW_PENDING, attempt=1)}, NOW)
+    anew = next_round(TASK, {TASK.name: status(phase=Phase.FAILED, attempt=4, failure=failure)}, NOW)
 
     assert (first.attempt, first.run_key) == (1, "hello.gaaaaaaaa.a1")
     assert (again.attempt, again.failure) == (2, failure)

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.core.model.specs import Host, Repo
+from reconciler.core.model.specs import FleetSpec, Host, Repo
 from reconciler.core.model.status import Phase, Reason
 from tests.fakes import make_desired, make_task
 
@@ -95,3 +95,19 @@ async def test_a_step_that_is_tried_again_is_told_on_its_task_once_and_when_it_w
     )
     assert stage.state.statuses["a"].waiting is None
     assert len(stage.state.log) == commits + 2
+
+
+async def test_a_run_whose_delivery_waits_leaves_its_slot_and_its_place_in_the_limits_to_others(stage):
+    stage.dispatch.hold = True
+    tasks = [make_task("a", repo="good", priority=9), make_task("b", repo="good")]
+    stage.specs.push(make_desired(*tasks, repos=REPOS, hosts=ONE_SLOT, fleet=FleetSpec(max_running=1)))
+    await stage.run("started")
+    run = stage.state.statuses["a"].run_key
+
+    stage.dispatch.retry_reasons = {run: "waits for an answer of the repo"}
+    stage.dispatch.delivering = frozenset({run})
+    await stage.run("started")
+    waiting, other = stage.state.statuses["a"].waiting, stage.state.statuses["b"]
+
+    assert (waiting.reason, waiting.message) == (Reason.DELIVERY, "waits for an answer of the repo")
+    assert other.phase is Phase.RUNNING

@@ -196,7 +196,9 @@ def finished(request, tmp_path):
         timeout=timedelta(minutes=1),
     )
     seed = world.folder / "seed"
-    git(seed, "commit", "-q", "--allow-empty", "-m", "Mend it")
+    (seed / "mended").touch()
+    git(seed, "add", ".")
+    git(seed, "commit", "-q", "-m", "Mend it")
     git(seed, "push", "-q", str(world.code), "HEAD:refs/heads/task/web/fix")
     if request.param == "local":
         broken = {"repo": world.repo.model_copy(update={"url": "http://127.0.0.1:9/code.git"})}

@@ -79,7 +79,7 @@ def test_a_success_without_a_commit_cannot_be_reviewed():
     event = meaning(make_task(review="merge"), running(), empty)
 
     assert isinstance(event, Retried)
-    assert "no commits" in event.failure.message
+    assert "nothing to review" in event.failure.message
 
 
 def test_a_failed_validation_is_handed_back_as_often_as_the_task_allows():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from reconciler.core.adapter import Adapter, Budget, Usage, Version
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Desired, Host, HostAdapter, Task
-from reconciler.core.model.status import Failure, HostCli, HostStatus, Observed, Phase
+from reconciler.core.model.status import Failure, HostCli, HostStatus, Observed, Phase, Reason, Waiting
 from reconciler.core.planning.placement import place, slots_in_use
 from tests.fakes import make_desired, make_task
 from tests.statuses import make_status
@@ -135,6 +135,14 @@ def test_only_live_runs_take_slots():
     }
 
     assert slots_in_use(statuses, Observed()) == {"alpha": 4}
+
+
+def test_a_run_whose_delivery_waits_takes_no_slot():
+    waiting = Waiting(reason=Reason.DELIVERY, message="waits for an answer of the repo", since=NOW)
+    delivers = tried(on="alpha", phase=Phase.RUNNING, slots=3, waiting=waiting)
+    statuses = {"a": delivers, "b": tried(on="alpha", phase=Phase.RUNNING)}
+
+    assert slots_in_use(statuses, Observed()) == {"alpha": 1}
 
 
 def test_a_host_can_be_required_by_its_name():

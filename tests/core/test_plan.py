@@ -21,7 +21,7 @@ from reconciler.core.model.runs import FailureClass, run_key
 from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, FleetSpec, Host, Task
 from reconciler.core.model.status import Failure, Observed, Phase, Reason, Waiting
 from reconciler.core.planning.plan import FollowRun, RecordEvent, StartRun, StopRun, prune_digest
-from tests.statuses import make_status
+from tests.statuses import changed, make_status
 from tests.strategies import NOW, SUCCESS, World, blob, failed, plan
 
 SOON = NOW + timedelta(minutes=7)
@@ -530,6 +530,25 @@ def test_a_removed_dependency_counts_as_completed_no_more():
     planned = planned_for(make_task("b", depends_on=("a",)), statuses=statuses)
 
     assert planned.waiting["b"].message == "waits for a"
+
+
+def test_a_run_is_handed_what_came_of_those_before_it():
+    delivered = {"repo": "web", "branch_name": "task/a", "head_commit": "c" * 40}
+    statuses = {
+        "a": changed(settled("a", Phase.COMPLETED), **delivered, summary="The API has a version now."),
+        "note": settled("note", Phase.COMPLETED),
+        "b": created("b"),
+    }
+    tasks = [make_task(name) for name in ("a", "note")]
+
+    planned = planned_for(*tasks, make_task("b", depends_on=("note", "a")), statuses=statuses)
+
+    (event,) = [action.event for action in planned.actions if isinstance(action, StartRun)]
+    assert [(each.task, each.branch, each.commit) for each in event.predecessors] == [
+        ("note", None, None),
+        ("a", "task/a", "c" * 40),
+    ]
+    assert event.predecessors[1].summary == "The API has a version now."
 
 
 # --- Whole lives -----------------------------------------------------------

@@ -18,6 +18,7 @@ from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Host, HostAdapter, Repo
 from reconciler.core.runs.command import PROMPT_FILE, WORKDIR
 from reconciler.dispatch.local import LocalTransport
+from reconciler.dispatch.workspace import Workspaces
 from tests import processes
 from tests.dispatch.world import NOW, RUN, World, ended, git, seen, until
 
@@ -144,6 +145,28 @@ async def test_work_that_changes_nothing_is_not_delivered(world):
     report = await world.carry_out(world.order("true", validation=("test -f README",)))
 
     assert (report.verdict.outcome, report.commits, report.head_commit) == ("success", 0, None)
+    assert heads(world) == before
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "git commit -q --allow-empty -m Empty",
+        "echo x >x; git add .; git commit -qm Do; git revert --no-edit HEAD",
+        "echo x >x; git add .; git commit -qm Do; rm x",
+        "git checkout -qb s; echo x >x; git add .; git commit -qm S; git checkout -q -; git merge -s ours -",
+        "git merge -q --no-ff --no-edit newer",
+        "chmod +x README; git commit -qam Mode; git -c core.fileMode=false revert --no-edit HEAD",
+    ],
+)
+async def test_commits_that_together_change_nothing_are_no_work(world, script):
+    before = heads(world)
+    order = world.order(f"git branch newer origin/main; ({script}) >&2; git branch -D newer")
+
+    report = await world.carry_out(order)
+
+    assert (report.verdict.outcome, report.failed_check) == ("success", None), report
+    assert (report.commits, report.head_commit) == (0, None)
     assert heads(world) == before
 
 
@@ -291,7 +314,7 @@ async def test_a_step_that_is_tried_again_is_told_in_the_words_of_its_first_try_
     dispatcher, facts = world.dispatcher(lasting=0.0), asyncio.Queue()
     dispatcher.follow(world.order("true", repo=repo), facts.put_nowait)
 
-    await until(lambda: dispatcher.retry_reasons)
+    await until(lambda: "cannot fetch" in dispatcher.retry_reasons.get(RUN, ""))
     (found,) = dispatcher.retry_reasons.items()
     await ended(facts)
 
@@ -314,11 +337,32 @@ async def test_a_step_that_waits_for_somebody_who_is_silent_says_for_whom(world)
 
     for told in ("looks up the secrets of adapter script", "repo code: waits for an answer of "):
         await until(lambda told=told: dispatcher.retry_reasons.get(RUN, "").startswith(told))
+        assert (RUN in dispatcher.delivering) == told.startswith("repo")
         await asyncio.to_thread(gate.write_text, "a secret\n")
     report = await ended(facts)
 
     assert report.verdict.outcome == "success"
-    assert dispatcher.retry_reasons == {}
+    assert (dispatcher.retry_reasons, dispatcher.delivering) == ({}, frozenset())
+    await dispatcher.close()
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        ("prepare", "host local: prepares the workspace from "),
+        ("take_up", "host local: takes up what the agent left"),
+        ("bundle", "host local: sends the work"),
+    ],
+)
+async def test_a_step_that_hangs_on_a_host_says_so_before_it_ends(world, monkeypatch, step, told):
+    async def hang(*_):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Workspaces, step, hang)
+    dispatcher, facts = world.dispatcher(lasting=0.0), asyncio.Queue()
+    dispatcher.follow(world.order("echo x >x"), facts.put_nowait)
+
+    await until(lambda: dispatcher.retry_reasons.get(RUN, "").startswith(told))
     await dispatcher.close()
 
 

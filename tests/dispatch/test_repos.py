@@ -41,7 +41,10 @@ def bundle_of(folder: Path, commit: str, base: str) -> bytes:
 
 
 def commit_in(folder: Path) -> str:
-    git(folder, "commit", "-q", "--allow-empty", "-m", "Go on")
+    with (folder / "work").open("a") as work:
+        work.write("more\n")
+    git(folder, "add", "work")
+    git(folder, "commit", "-q", "-m", "Go on")
     return git(folder, "rev-parse", "HEAD")
 
 

@@ -158,6 +158,57 @@ async def test_nothing_new_since_the_review_is_no_failure_of_its_own(world):
     assert (report.verdict.outcome, report.head_commit, report.commits) == ("success", head, 0)
 
 
+async def test_an_empty_commit_since_the_review_is_nothing_new(world):
+    head = push(world)
+    git(world.folder / "clone", "commit", "-q", "--allow-empty", "-m", "Done as asked")
+    git(world.folder / "clone", "push", "-q", "origin", f"HEAD:{BRANCH}")
+
+    report = await verify(world, assignment(world, start_from=head))
+
+    assert (report.verdict.outcome, report.head_commit, report.commits) == ("success", head, 0)
+
+
+async def test_to_bring_a_reviewed_branch_up_to_date_is_work_whatever_it_changes(world):
+    head, seed = push(world), world.folder / "seed"
+    (seed / "x").write_text("x\n")
+    git(seed, "add", ".")
+    git(seed, "commit", "-q", "-m", "The same")
+    git(seed, "push", "-q", str(world.code), "HEAD:main")
+    git(world.folder / "clone", "pull", "-q", "--no-rebase", "--no-edit", "origin", "main")
+    git(world.folder / "clone", "push", "-q", "origin", f"HEAD:{BRANCH}")
+
+    report = await verify(world, assignment(world, start_from=head))
+
+    assert report.commits == 1
+
+
+@pytest.mark.parametrize("then", ["--allow-empty", "revert"])
+async def test_a_branch_whose_commits_change_nothing_is_no_work(world, then):
+    push(world)
+    clone = world.folder / "clone"
+    if then == "revert":
+        git(clone, "revert", "--no-edit", "HEAD")
+    else:
+        git(clone, "reset", "-q", "--hard", "origin/main")
+        git(clone, "commit", "-q", "--allow-empty", "-m", "Done")
+    git(clone, "push", "-q", "-f", "origin", f"HEAD:{BRANCH}")
+
+    report = await verify(world, assignment(world))
+
+    assert (report.verdict.outcome, report.head_commit, report.commits) == ("success", None, 0)
+
+
+@pytest.mark.parametrize("branch", ["missing", "same"])
+async def test_a_task_that_may_change_nothing_needs_no_branch(world, branch):
+    git(world.code, "branch", "same", "main")
+    asked = assignment(world, "test -f README", allow_empty=True)
+
+    report = await verify(world, asked, Claim(outcome="completed", branch=branch))
+
+    assert (report.verdict.outcome, report.failed_check) == ("success", None), report
+    assert (len(report.checks), report.head_commit, report.commits) == (1, None, 0)
+
+
 async def test_rewritten_history_is_refused(world):
     reviewed = push(world)
     await verify(world, assignment(world))
@@ -319,3 +370,14 @@ async def test_a_host_without_a_way_to_the_code_repository_validates_over_ssh(tm
     assert [check.exit_code for check in report.checks] == [0, 0]
     assert again == report
     assert world.noted == ["ran"]
+
+
+async def test_work_with_a_token_in_it_is_not_taken_from_an_outside_agent(world):
+    token = "ghp_" + "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7bC0eF3hI6"
+    push(world, token)
+
+    report = await verify(world, assignment(world, "true"))
+
+    assert "the name of '***" in report.failed_check.output
+    assert report.head_commit is None
+    assert token not in report.model_dump_json()

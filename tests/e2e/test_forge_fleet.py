@@ -470,7 +470,7 @@ def test_an_agent_that_changes_nothing_gets_a_verdict_and_no_pull_request(world)
 
     assert world.forge.repos[CODE].pulls == []
     assert world.status("idle")["failure"]["message"] == (
-        "the agent changed nothing: the branch has no commits to review"
+        "the agent changed nothing: there is nothing to review"
     )
     assert "task/idle" not in world.forge.repos[CODE].branches()
 

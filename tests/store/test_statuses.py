@@ -14,6 +14,7 @@ from reconciler.core.model.status import (
     HostStatus,
     OnHost,
     Phase,
+    Predecessor,
     Reason,
     Run,
     Status,
@@ -68,6 +69,9 @@ runs = st.builds(
     branch=texts,
     title=texts,
     start_from=some,
+    predecessors=st.lists(
+        st.builds(Predecessor, task=texts, repo=some, branch=some, commit=some, summary=texts), max_size=2
+    ).map(tuple),
 )
 _FIELDS = {
     "since": times,

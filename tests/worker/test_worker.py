@@ -297,6 +297,9 @@ async def test_a_token_that_is_refused_ends_the_agent(server, agent):
 # --- Its repository --------------------------------------------------------
 
 
+MINE = "echo mine >>mine; git add mine; git commit -q -m Mine; "
+
+
 async def test_the_branch_is_made_from_the_base_and_pushed(server, agent, origin):
     server.leases = [with_repo(origin)]
 
@@ -313,7 +316,7 @@ async def test_nothing_that_the_command_leaves_in_git_runs_outside_of_it(server,
     )
     watch = "cp .git/hooks/pre-push .git/watch; git config core.fsmonitor .git/watch"
 
-    await agent(f"git commit --quiet --allow-empty -m Mine; {trap}; {watch}").run()
+    await agent(f"{MINE}{trap}; {watch}").run()
 
     assert report(server)["status"] == "completed"
     assert not (tmp_path / "sprung").exists()
@@ -326,7 +329,7 @@ async def test_it_goes_on_from_the_commit_that_the_lease_names(server, agent, or
     git(seed, "push", "--quiet", "origin", "task/hello")
     server.leases = [with_repo(origin, start_from=git(seed, "rev-parse", "HEAD"))]
 
-    await agent("git commit --quiet --allow-empty -m 'As the reviewer asked'").run()
+    await agent("echo more >>mine; git add mine; git commit --quiet -m 'As the reviewer asked'").run()
 
     subjects = git(origin, "log", "--format=%s", "task/hello").splitlines()
     assert subjects == ["As the reviewer asked", "First try", "Begin"]
@@ -336,7 +339,7 @@ async def test_what_somebody_else_pushed_meanwhile_is_not_overwritten(server, ag
     server.leases = [with_repo(origin)]
     intruder = f"git -C {tmp_path}/seed push --quiet origin main:task/hello"
 
-    await agent(f"git commit --quiet --allow-empty -m Mine; env -u GIT_DIR {intruder}").run()
+    await agent(f"{MINE}env -u GIT_DIR {intruder}").run()
 
     assert report(server)["status"] == "failed"
     assert "could not be pushed" in report(server)["result"]
@@ -346,16 +349,14 @@ async def test_what_somebody_else_pushed_meanwhile_is_not_overwritten(server, ag
 async def test_a_branch_that_the_command_pushed_itself_is_fine(server, agent, origin):
     server.leases = [with_repo(origin)]
 
-    await agent("git commit --quiet --allow-empty -m Mine && git push --quiet origin HEAD").run()
+    await agent(f"{MINE}git push --quiet origin HEAD").run()
 
     assert report(server)["status"] == "completed"
 
 
 async def test_nothing_is_pushed_for_a_lease_that_is_lost(server, agent, origin, tmp_path):
     server.leases = [with_repo(origin)]
-    work = asyncio.create_task(
-        agent(f"git commit --quiet --allow-empty -m Mine; cat {fifo(tmp_path)}", until="once").run()
-    )
+    work = asyncio.create_task(agent(f"{MINE}cat {fifo(tmp_path)}", until="once").run())
     with await asyncio.to_thread((tmp_path / "fifo").open, "w"):
         server.lost = True
 
@@ -365,7 +366,6 @@ async def test_nothing_is_pushed_for_a_lease_that_is_lost(server, agent, origin,
     assert git(origin, "branch", "--format=%(refname:short)") == "main"
 
 
-MINE = "git commit -q --allow-empty -m Mine; "
 CLASH = (
     "git checkout -q -b side; echo side >f; git add f; git commit -q -m S; git checkout -q -; "
     "echo mine >f; git add f; git commit -q -m M; "

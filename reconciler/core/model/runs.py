@@ -121,7 +121,7 @@ class Report(Frozen):
     head_commit: str | None = None
     """Head of the delivered branch; None if there is none. What it was if a review round changed nothing."""
     commits: Total = 0
-    """Commits on the branch that the base does not have."""
+    """Commits on the branch that the base does not have; 0 if together they change nothing."""
     touched: str | None = None
     """Head that somebody else pushed to the branch meanwhile; nothing was delivered."""
     declared: Declaration | None = None
@@ -197,6 +197,8 @@ class Assignment(Frozen):
     env: Env = Field(default_factory=dict)
     """Environment of the validation commands."""
     review: str
+    allow_empty: bool = False
+    """Whether it may be finished without a branch, or by one that changes nothing."""
     timeout: Duration
 
 

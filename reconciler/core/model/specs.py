@@ -175,8 +175,8 @@ class TaskSpec(TaskDefaults):
     """Issue of the forge that this task answers, by number or address."""
     depends_on: Names = ()
     """
-    Tasks that must be completed first. That is an order in time: the task still
-    starts from the base branch; see `start_from`.
+    Tasks that must be completed first; the prompt tells branch, commit and last words of
+    each. The task still starts from the base branch; see `start_from`.
     """
     start_from: Name | None = None
     """
@@ -525,6 +525,17 @@ class NotifySpec(Frozen):
     """
 
 
+class SecretGate(Frozen):
+    """What is looked for in finished work before it is delivered. In `secret_gate` of a repo."""
+
+    own: bool = True
+    """Whether the secrets that the run itself was given are looked for, in every form that masks know."""
+    formats: bool = True
+    """Whether tokens and private keys of others are looked for, by their well-known formats."""
+    allow: Strings = ()
+    """Patterns of files (as in .gitignore) that may have such tokens, as test fixtures do; no own secrets."""
+
+
 class RepoSpec(TaskDefaults):
     """A code repository the tasks work on, and defaults for them. `specs/repos/*.yaml`."""
 
@@ -560,6 +571,8 @@ class RepoSpec(TaskDefaults):
     """What is done with work whose base branch has moved meanwhile; a conflict is a round for the agent."""
     paths: Strings = ()
     """Patterns of the files agents may touch (as in .gitignore); all, if left out."""
+    secret_gate: SecretGate = SecretGate()
+    """`{allow: [tests/fixtures/]}`: what keeps work from its delivery; see [secrets](#secrets)."""
     max_running: Total | None = None
     """Most live runs for this repo."""
     daily_budget: Budget | None = None

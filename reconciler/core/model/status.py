@@ -61,6 +61,8 @@ class Reason(StrEnum):
     """Its code repository does not answer, or was not asked yet."""
     RETRYING = "Retrying"
     """A step of its live run is tried again and again."""
+    DELIVERY = "Delivery"
+    """Its agent has ended and its work waits to be delivered; it takes no slot meanwhile."""
     QUEUE = "Queue"
     """Its run waits in the queue of its host's scheduler."""
     AGENT = "Agent"
@@ -183,6 +185,18 @@ class Session(Frozen):
     """The CLI's running totals, as it last told them."""
 
 
+class Predecessor(Frozen):
+    """A task that another depends on: what came of it, as handed down in a prompt."""
+
+    task: str
+    repo: str | None = None
+    branch: str | None = None
+    commit: str | None = None
+    """Head of its branch as delivered; None if it delivered nothing."""
+    summary: str = ""
+    """Its agent's last words."""
+
+
 class Run(Frozen):
     """One attempt at a task, as it was assigned, and the round that it is in."""
 
@@ -202,6 +216,8 @@ class Run(Frozen):
     """Of its commits and of its pull request."""
     start_from: str | None = None
     """Commit of another task's branch that it begins on; the base branch if None."""
+    predecessors: tuple[Predecessor, ...] = ()
+    """Tasks that it depends on, as they were when it was assigned."""
 
     @property
     def round_key(self) -> tuple[str, int]:
@@ -242,6 +258,7 @@ FLAT: dict[str, Mapping[str, str]] = {
         "branch": "branch_name",
         "title": "pr_title",
         "start_from": "start_from",
+        "predecessors": "predecessors",
     },
 }
 """
@@ -334,8 +351,13 @@ class Status(Frozen):
 
     @property
     def live_run(self) -> Run | None:
-        """The last run while it holds its slots; None once it is over."""
+        """The last run while it is carried out; None once it is over."""
         return self.run if self.phase.is_live else None
+
+    @property
+    def waits_for_delivery(self) -> bool:
+        """Whether the agent of the live run has ended, and its work waits for somebody who takes it."""
+        return self.phase.is_live and self.waiting is not None and self.waiting.reason is Reason.DELIVERY
 
     def session_at(self, host: str, adapter: str) -> Session | None:
         """Return the session that a run there can resume; None if there is none, or it is elsewhere."""
@@ -483,6 +505,8 @@ class Observed:
     """Why no run may start on a code repository now, by name; empty if it was not asked yet."""
     retry_reasons: Mapping[str, str] = field(default_factory=dict)
     """What is tried again and again for a task, and why it does not work, by run key."""
+    delivering: frozenset[str] = frozenset()
+    """Run keys of those of them whose work is validated and is being delivered."""
     past: Mapping[str, int] = field(default_factory=dict)
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
     spent: Mapping[BudgetScope, Usage] | None = field(default_factory=dict)

@@ -65,10 +65,11 @@ def reachable_runs(statuses: Mapping[str, Status], observed: Observed) -> Iterat
 
 
 def slots_in_use(statuses: Mapping[str, Status], observed: Observed) -> Counter[str]:
-    """Return how many slots of each host the live runs take."""
+    """Return how many slots of each host the live runs take; one that waits for its delivery takes none."""
     used = Counter[str]()
-    for _, host, run in reachable_runs(statuses, observed):
-        used[host] += run.slots
+    for name, host, run in reachable_runs(statuses, observed):
+        if not statuses[name].waits_for_delivery:
+            used[host] += run.slots
     return used
 
 

@@ -47,6 +47,7 @@ from reconciler.core.model.status import (
     Observed,
     OnHost,
     Phase,
+    Predecessor,
     Reason,
     Status,
     Waiting,
@@ -59,7 +60,7 @@ from reconciler.core.planning.placement import Placement, goes_on
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
 from reconciler.core.planning.scheduler import Schedule, due, schedule
 from reconciler.core.runs.leases import CHECKING, is_to_check
-from reconciler.core.runs.start_point import pull_bases, start_commit
+from reconciler.core.runs.start_point import predecessors, pull_bases, start_commit
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time
 
@@ -663,7 +664,8 @@ def _live_wait(context: PlanContext, status: Status) -> Wait | None:
     if status.phase.is_live and (message := _host_silence(context, status)):
         return Wait(Reason.HOST, message)
     if retry_reason:
-        return Wait(Reason.RETRYING, retry_reason)
+        is_delivered = status.phase.is_live and status.last_run.key in context.observed.delivering
+        return Wait(Reason.DELIVERY if is_delivered else Reason.RETRYING, retry_reason)
     return _queue_wait(status)
 
 
@@ -773,6 +775,7 @@ def _handout(context: PlanContext, name: str, lease_request: LeaseRequest) -> St
         holder=AtWorker(agent=lease_request.agent, request_key=lease_request.request_key),
         spec=spec,
         start_from=_start_commit(context, spec),
+        predecessors=_predecessors(context, spec),
     )
     return StartRun(event, Placement())
 
@@ -792,6 +795,7 @@ def _start_on_host(context: PlanContext, name: str, placement: Placement) -> Sta
         run=run_key(name, spec.generation, attempt),
         holder=OnHost(host=best.host, machine=machine),
         spec=spec,
+        predecessors=_predecessors(context, spec),
     )
     return StartRun(event, placement)
 
@@ -809,6 +813,13 @@ def _next_round(context: PlanContext, spec: Task, status: Status, placement: Pla
 def _start_commit(context: PlanContext, spec: Task) -> str | None:
     """Return the commit of another task's branch that a run begins on."""
     return start_commit(spec, context.desired, _before(context, spec))
+
+
+def _predecessors(context: PlanContext, spec: Task) -> tuple[Predecessor, ...]:
+    """Return what came of the tasks that one builds on."""
+    return predecessors(
+        spec, {name: context.status(name) for name in (*spec.depends_on, spec.start_from or "")}
+    )
 
 
 def _before(context: PlanContext, spec: Task) -> Mapping[str, Status]:

@@ -389,7 +389,7 @@ class _SlotPool:
 
 def _live_groups(context: PlanContext) -> Iterator[LimitGroup]:
     for name, status in context.statuses.items():
-        if run := status.live_run:
+        if (run := status.live_run) and not status.waits_for_delivery:
             yield from live_groups(run, context.desired.tasks.get(name))
 
 

@@ -105,6 +105,7 @@ def assignment(task: Task, status: Status, desired: Desired) -> Assignment:
         validate_on=desired.hosts.get(task.validate_on or "") if task.repo else None,
         env=task.env,
         review=task.review,
+        allow_empty=task.allow_empty,
         timeout=task.timeout,
     )
 

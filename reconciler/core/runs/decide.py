@@ -206,7 +206,7 @@ class _EndedRound:
         if self.report.commits or self.terms.allow_empty:
             return None
         if has_review:
-            return "the agent changed nothing: the branch has no commits to review"
+            return "the agent changed nothing: there is nothing to review"
         if self.live.repo and not self.report.checks:
             return (
                 "the agent changed nothing, and there is no validation to say that nothing was to be done; "

@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.model.runs import Check, FailureClass
 from reconciler.core.model.specs import ExecutionMode, Repo, Task
-from reconciler.core.model.status import Failure, Status
+from reconciler.core.model.status import Failure, Predecessor, Status
 from reconciler.core.text import harmless, one_line, tail
 
 TEMPLATE = """\
@@ -185,10 +185,33 @@ def render(
     }
     try:
         prompt = _print(_compile(template or TEMPLATE), values)
-        return f"{prompt}{_answers(status, resumed=resumed)}"
+        before = "" if resumed else _predecessors(status)
+        return f"{prompt}{before}{_answers(status, resumed=resumed)}"
     except (TemplateError, TypeError, ValueError) as error:
         message = f"template: {one_line(str(error))}"
         raise SpecError([Problem(f"specs/tasks/{task.name}.yaml", 1, 1, message)]) from error
+
+
+def _predecessors(status: Status) -> str:
+    """
+    Return what came of the tasks that this one depends on; empty if it depends on none.
+
+    It follows whatever a template says, as answers do; what agents wrote is data.
+    """
+    if not (predecessors := status.last_run.predecessors):
+        return ""
+    begin = "\n# What was done before\n\nThis task builds on others.\n\n"
+    return begin + "\n".join(map(_predecessor, predecessors))
+
+
+def _predecessor(done: Predecessor) -> str:
+    where = f" in the repository `{done.repo}`" if done.repo else ""
+    if done.commit:
+        what = f"delivered commit {done.commit} on the branch `{done.branch}`{where}"
+    else:
+        what = f"delivered no commit{where}"
+    last = f"\n\n{quoted(done.summary, 'the last words of its agent')}\n" if done.summary else "\n"
+    return f"- Task `{done.task}` {what}.{last}"
 
 
 def _answers(status: Status, *, resumed: bool) -> str:

@@ -1,11 +1,11 @@
 """
-Tasks that begin on the branch of another (`start_from`): from which commit, and against which branch.
+Tasks that build on others: from which commit they begin, against which branch, what they are handed down.
 """
 
 from collections.abc import Mapping
 
 from reconciler.core.model.specs import Desired, Repo, Task
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Phase, Predecessor, Status
 
 _DELIVERED = frozenset({Phase.REVIEW_PENDING, Phase.COMPLETED})
 
@@ -43,3 +43,20 @@ def _is_merged(task: Task, desired: Desired, before: Status) -> bool:
     """Return whether the base branch has the work of the task before: it was completed by its merge."""
     spec = desired.tasks.get(task.start_from or "")
     return before.phase is Phase.COMPLETED and spec is not None and spec.review != "none"
+
+
+def predecessors(task: Task, statuses: Mapping[str, Status | None]) -> tuple[Predecessor, ...]:
+    """Return what came of the tasks that one builds on, in the order in which its spec names them."""
+    names = dict.fromkeys((*task.depends_on, task.start_from or ""))
+    return tuple(_predecessor(name, status) for name in names if (status := statuses.get(name)) is not None)
+
+
+def _predecessor(name: str, status: Status) -> Predecessor:
+    run, commit = status.run, status.head_commit
+    return Predecessor(
+        task=name,
+        repo=run.repo if run else None,
+        branch=run.branch if run and commit else None,
+        commit=commit,
+        summary=status.summary,
+    )
