@@ -9,6 +9,7 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.model.specs import Forge
 from reconciler.forge.answers import ForgeUser, LabelAnswer
 from reconciler.forge.client import Declined, Forbidden, ForgeClient
+from reconciler.forge.dialect import FORGEJO
 from reconciler.forge.tokens import SecretToken
 from tests.forge.conftest import REPO, TOKEN
 from tests.forge.double import outage
@@ -304,3 +305,14 @@ async def test_what_may_not_be_read_is_no_right_that_is_missing(line, double):
         await line.client.send("GET", "issues/1")
 
     assert line.client.denials == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "token does not have at least one of required scope(s): [write:issue]",
+        "token does not have at least one of required scope(s), required=[write:issue], token scope=x",
+    ],
+)
+def test_the_scope_that_a_token_lacks_is_read_from_the_words_of_either_forge(message):
+    assert FORGEJO.missing_right(message, {}) == "it lacks write:issue"
