@@ -45,6 +45,9 @@ Return what the specs would ask for with a pull request merged into a commit.
 Raises Conflict if it cannot be merged without a person, Unavailable.
 """
 
+FetchPulls = Callable[[Sequence[PullRequestSnapshot]], Awaitable[None]]
+"""Fetch the commits of pull requests at once, as far as they can be had: reading them is quick then."""
+
 
 @dataclass
 class PlanPreview:
@@ -52,6 +55,7 @@ class PlanPreview:
 
     forges: Forges
     read: ReadPull
+    fetch: FetchPulls
     view: FleetView
     branch: str
     """The one with the specs."""
@@ -89,6 +93,7 @@ class PlanPreview:
         self._read = {number: specs for number, specs in self._read.items() if number in numbers}
         self._shown = {number: shown for number, shown in self._shown.items() if number in numbers}
         if due := self._due(pulls):
+            await self.fetch(due)
             base = asyncio.ensure_future(self._forecast(self.view.desired))  # once for all of them
             gate = asyncio.Semaphore(AT_ONCE)
             await asyncio.gather(*(self._try_to_show(forge, pull, base, gate) for pull in due))
