@@ -493,7 +493,22 @@ async def _forge(forges: "ForgeRegistry", name: str, forge: "Forge") -> Sequence
         is_token = isinstance(error, Forbidden) or "the token is refused" in str(error)
         fix = _way_in(forge) if is_token else _way_to_ask(forge)
         return [failure("forges", f"{name}: {error}", fix)]
-    return await _rights(name, forge, forge.token) if forge.token else [_let_in(name)]
+    rights = await _rights(name, forge, forge.token) if forge.token else [_let_in(name)]
+    return [*rights, *_clock_off(name, forges.offset(forge))]
+
+
+def _clock_off(name: str, offset: timedelta) -> Sequence[CheckFinding]:
+    """Return a warning if a forge's clock is off from ours: all goes on, but people read the wrong times."""
+    if abs(offset) < _CLOCKS_AGREE:
+        return []
+    from reconciler.core.fields import format_duration
+
+    minutes = timedelta(minutes=round(abs(offset) / timedelta(minutes=1)))
+    span = f"{format_duration(minutes)} {'ahead of' if offset > timedelta() else 'behind'}"
+    return [warning("forges", f"{name}: its clock is {span} this machine's: set one of them by NTP")]
+
+
+_CLOCKS_AGREE = timedelta(minutes=1)
 
 
 def _way_in(forge: "Forge") -> str:

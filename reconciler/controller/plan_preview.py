@@ -35,12 +35,18 @@ CONTEXT = "reconciler/plan"
 REFRESHED = 8
 """Most plans that are made anew at each look though neither pull request nor base has moved."""
 
+AT_ONCE = 4
+"""Plans that are made and shown at a time: one is read while others wait for the forge."""
+
 ReadPull = Callable[[PullRequestSnapshot, str], Awaitable[Desired]]
 """
 Return what the specs would ask for with a pull request merged into a commit.
 
 Raises Conflict if it cannot be merged without a person, Unavailable.
 """
+
+FetchPulls = Callable[[Sequence[PullRequestSnapshot]], Awaitable[None]]
+"""Fetch the commits of pull requests at once, as far as they can be had: reading them is quick then."""
 
 
 @dataclass
@@ -49,6 +55,7 @@ class PlanPreview:
 
     forges: Forges
     read: ReadPull
+    fetch: FetchPulls
     view: FleetView
     branch: str
     """The one with the specs."""
@@ -85,11 +92,19 @@ class PlanPreview:
         numbers = {pull.number for pull in pulls}
         self._read = {number: specs for number, specs in self._read.items() if number in numbers}
         self._shown = {number: shown for number, shown in self._shown.items() if number in numbers}
-        base: Forecast | None = None
-        for pull in self._due(pulls):
+        if due := self._due(pulls):
+            await self.fetch(due)
+            base = asyncio.ensure_future(self._forecast(self.view.desired))  # once for all of them
+            gate = asyncio.Semaphore(AT_ONCE)
+            await asyncio.gather(*(self._try_to_show(forge, pull, base, gate) for pull in due))
+
+    async def _try_to_show(
+        self, forge: Forge, pull: PullRequestSnapshot, base: Awaitable[Forecast], gate: asyncio.Semaphore
+    ) -> None:
+        """Show the plan on a pull request; one that fails says why, and holds up no other."""
+        async with gate:
             try:
-                base = base or await self._forecast(self.view.desired)  # once for all of them
-                await self._show(forge, pull, base)
+                await self._show(forge, pull, await base)
             except ReconcilerError as error:
                 log.warning("the plan on pull request %d waits for the next look: %s", pull.number, error)
             except Exception as error:

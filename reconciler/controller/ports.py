@@ -251,7 +251,7 @@ class Forges(Protocol):
 
     async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
         """
-        Return the comments written or edited at or after a time, oldest first.
+        Return the comments written or edited at or after a time, oldest first; all times are by our clock.
 
         On issues and in the conversations of pull requests, our own among them
         (with their `key`, so that who answered before sees it).

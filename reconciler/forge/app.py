@@ -18,6 +18,7 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.fields import Id
 from reconciler.core.model.specs import Forge, ForgeApp
 from reconciler.forge.answers import ForgeAnswer, ForgeTime, JsonLine
+from reconciler.forge.client import TokenRefused
 
 if TYPE_CHECKING:
     from reconciler.forge.client import ForgeClient
@@ -111,6 +112,16 @@ class AppToken:
         await self._client.close()
 
     async def _ask(self) -> _Granted:
+        """Return a new token; asked for again if the clock of the forge was known only by its refusal."""
+        assumed = self._client.forge_clock.offset
+        try:
+            return await self._grant()
+        except TokenRefused:
+            if self._client.forge_clock.offset == assumed:
+                raise
+            return await self._grant()
+
+    async def _grant(self) -> _Granted:
         app = self._forge.app
         installation = app.installation if app else None
         if installation is None:

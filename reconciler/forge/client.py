@@ -15,6 +15,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -24,6 +25,7 @@ from reconciler.core.model.specs import Forge
 from reconciler.core.text import one_line
 from reconciler.forge.conditional import AnswerCache
 from reconciler.forge.dialect import FORGEJO, Dialect
+from reconciler.forge.forge_clock import ForgeClock
 from reconciler.forge.operations import ForgeReply, ForgeRequest
 from reconciler.forge.tokens import TokenSource
 from reconciler.tls import Authorities, RenewedClient
@@ -140,6 +142,9 @@ class ForgeClient:
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         dialect: Dialect = FORGEJO,
         rest: Rest | None = None,
+        *,
+        clock: Callable[[], datetime] | None = None,
+        forge_clock: ForgeClock | None = None,
     ) -> None:
         self.writes = 0
         """Requests so far that may have changed something."""
@@ -152,8 +157,12 @@ class ForgeClient:
         """Monotonic time at which a token that was refused was looked up last."""
         self._denials: dict[str, _Denial] = {}
         """By the kind of request; `` for all of them."""
+        self._forbidden: dict[str, str] = {}
+        """What was forbidden the last time, by the kind of request: others of the kind may go well."""
         self._pause = pause
         self._rest = rest or Rest()
+        self._clock = clock
+        self.forge_clock = forge_clock or ForgeClock()
         self._cache = AnswerCache[ForgeReply]()
         import httpx2  # noqa: PLC0415 - see above
 
@@ -303,12 +312,14 @@ class ForgeClient:
         headers = await self._authorization(kind)
         if kept := self._cache.find(request):
             headers["If-None-Match"] = kept[0]
+        sent = self._clock and self._clock()
         try:
             async with (
                 asyncio.timeout(_TIMEOUT),
                 self._http.open() as http,
                 http.stream(method, self._url(path), params=params, json=body, headers=headers) as reply,
             ):
+                self._note_time(reply, sent)
                 raw = await self._body(reply)
         except TimeoutError:
             raise Outage(f"{self._where}: no whole answer within {_TIMEOUT:g} s") from None
@@ -319,7 +330,14 @@ class ForgeClient:
         if kept and reply.status_code == _UNCHANGED:
             self._cache.keep(request, *kept)
             return kept[1]
-        status = self._dialect.status(method, path, reply.status_code)
+        answer = self._judged(method, path, reply, raw)
+        if request and (tag := reply.headers.get("etag", "")):
+            self._cache.keep(request, tag, answer)
+        return answer
+
+    def _judged(self, method: str, path: str, reply: "httpx2.Response", raw: bytes) -> ForgeReply:
+        """Return a successful answer; remember what the token is refused, and that it is so no more."""
+        kind, status = _kind_of(method, path), self._dialect.status(method, path, reply.status_code)
         try:
             answer = self._checked(f"{method} {path}", status, reply.headers, raw)
         except (TokenRefused, RightMissing) as error:
@@ -327,17 +345,24 @@ class ForgeClient:
             self._denials[key] = _Denial(self._token, error, time.monotonic() + _DENIAL_REST)
             self._looked_up_at = 0.0  # it may have been exchanged: the next request looks at once
             raise
-        if self._denials:
-            self._denials.pop("", None)
-            self._denials.pop(kind, None)
-        if request and (tag := reply.headers.get("etag", "")):
-            self._cache.keep(request, tag, answer)
+        except Forbidden as error:
+            if method != "GET":  # what may not be read is a question that has its answer
+                self._forbidden[kind] = str(error)
+            raise
+        for key in ("", kind):
+            self._denials.pop(key, None)
+        self._forbidden.pop(kind, None)
         return answer
+
+    def _note_time(self, reply: "httpx2.Response", sent: datetime | None) -> None:
+        if self._clock and sent:
+            self.forge_clock.note(reply.headers, sent, self._clock())
 
     @property
     def denials(self) -> Sequence[str]:
         """What the token is refused, as far as it was tried; the reasons."""
-        return [str(denial.error) for denial in self._denials.values()]
+        whole = [str(denial.error) for denial in self._denials.values()]
+        return [*whole, *(why for why in self._forbidden.values() if why not in whole)]
 
     async def _authorization(self, kind: str) -> dict[str, str]:
         """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Headers = Mapping[str, str]
 
 
-_NEEDED_SCOPE = re.compile(r"required scope\(s\): \[([^\]]{1,100})\]")
+_NEEDED_SCOPE = re.compile(r"required scope\(s\)(?:: |, required=)\[([^\]]{1,100})\]")  # Forgejo's, Gitea's
 
 
 def _missing_scope(message: str, _: Headers) -> str:

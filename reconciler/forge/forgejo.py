@@ -5,8 +5,9 @@ The forges of the fleet: Forgejo, and forges with a compatible API.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -27,7 +28,8 @@ from reconciler.forge.app import AppSignature, AppToken
 from reconciler.forge.client import ForgeClient, Rest
 from reconciler.forge.dialect import Dialect
 from reconciler.forge.dialects import DIALECTS
-from reconciler.forge.issues import IssueReader
+from reconciler.forge.forge_clock import ForgeClock
+from reconciler.forge.issues import IssueReader, by_our_clock
 from reconciler.forge.pull_requests import PullRequestReader
 from reconciler.forge.tokens import SecretToken, TokenSource
 from reconciler.forge.writer import ForgeWriter
@@ -85,6 +87,11 @@ class ForgeRegistry:
         for clients in opened.values():
             await clients.client.close()
 
+    def offset(self, forge: Forge) -> timedelta:
+        """Return how far the clock of a forge is ahead of ours, as far as it was asked."""
+        clients = self._clients_by_place.get(forge)
+        return clients.client.forge_clock.offset if clients else timedelta()
+
     def denials(self, forge: Forge) -> Sequence[str]:
         """Return what the token is refused there now, as far as it was tried."""
         clients = self._clients_by_place.get(forge)
@@ -111,15 +118,17 @@ class ForgeRegistry:
         """Return an issue as it is now, open or closed; None if it was deleted or transferred."""
         async with self._at(forge) as clients:
             answer = await clients.client.find(f"issues/{number}", IssueAnswer)
-            return answer.issue if answer else None
+            return by_our_clock(answer.issue, clients.client.forge_clock) if answer else None
 
     async def comments(self, forge: Forge, since: datetime) -> Sequence[Comment]:
         """Return the comments written or edited at or after a time, oldest first."""
-        time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # forges count in seconds
         async with self._at(forge) as clients:
-            answers = clients.client.pages("issues/comments", CommentAnswer, {"since": time})
-            me = await clients.writer.whoami()
-            comments = [answer.comment(me) async for answer in answers if answer.number]
+            me, clock = await clients.writer.whoami(), clients.client.forge_clock
+            assumed = clock.offset
+            answers = await _comments(clients.client, since)
+            if clock.offset != assumed:  # the first answer tells how far the clock of the forge is off
+                answers = await _comments(clients.client, since)
+            comments = [_by_our_clock(answer.comment(me), clock) for answer in answers if answer.number]
         return sorted(comments, key=lambda comment: (comment.created_at, comment.id))
 
     async def branch_head(self, forge: Forge, branch: str) -> str | None:
@@ -206,7 +215,9 @@ class ForgeRegistry:
 
     def _clients(self, forge: Forge) -> _RepositoryClients:
         dialect = DIALECTS[forge.kind]
-        client = ForgeClient(forge, self._tokens(forge, dialect), self._pause, dialect, self._rest_of(forge))
+        clock, rest = ForgeClock(), self._rest_of(forge)
+        tokens = self._tokens(forge, dialect, clock)
+        client = ForgeClient(forge, tokens, self._pause, dialect, rest, clock=self._clock, forge_clock=clock)
         pulls = PullRequestReader(client, dialect, self._clock)
         issues = IssueReader(client, dialect, forge.repo.partition("/")[0], self._clock)
         writer, calls = ForgeWriter(client, dialect, pulls), asyncio.Semaphore(dialect.at_once)
@@ -216,16 +227,36 @@ class ForgeRegistry:
         """Return what is shared by all repositories that one token is used for."""
         return self._rests.setdefault((forge.api, forge.credential), Rest())
 
-    def _tokens(self, forge: Forge, dialect: Dialect) -> TokenSource:
+    def _tokens(self, forge: Forge, dialect: Dialect, clock: ForgeClock) -> TokenSource:
         """Return where the tokens for a repository are from."""
         if forge.app:
-            signature = AppSignature(forge.app, self._secret, self._clock)
-            app_client = ForgeClient(forge, signature, self._pause, dialect)
-            return AppToken(forge, app_client, self._clock)
+            by_forge = partial(_time_there, self._clock, clock)
+            signature = AppSignature(forge.app, self._secret, by_forge)
+            app_client = ForgeClient(
+                forge, signature, self._pause, dialect, clock=self._clock, forge_clock=clock
+            )
+            return AppToken(forge, app_client, by_forge)
         place = forge.token
         if place is None:
             raise Unavailable(f"forge {forge.repo}: neither `token` nor `app` is given")
         return SecretToken(lambda: self._secret(place))
+
+
+def _time_there(clock: Clock, forge_clock: ForgeClock) -> datetime:
+    """Return the time now by the clock of a forge."""
+    return forge_clock.theirs(clock())
+
+
+async def _comments(client: ForgeClient, since: datetime) -> Sequence[CommentAnswer]:
+    """Return the comments since a time of our clock."""
+    time = client.forge_clock.theirs(since).astimezone(UTC)
+    query = {"since": time.strftime("%Y-%m-%dT%H:%M:%SZ")}  # forges count in seconds
+    return [answer async for answer in client.pages("issues/comments", CommentAnswer, query)]
+
+
+def _by_our_clock(comment: Comment, clock: ForgeClock) -> Comment:
+    changed = comment.updated_at and clock.ours(comment.updated_at)
+    return replace(comment, created_at=clock.ours(comment.created_at), updated_at=changed)
 
 
 async def _write_hook(clients: _RepositoryClients, body: Mapping[str, Any]) -> HookAnswer:

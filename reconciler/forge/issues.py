@@ -3,6 +3,7 @@ The issues of a repository on a forge.
 """
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from reconciler.controller.ports import Clock
@@ -11,6 +12,7 @@ from reconciler.core.model.forge import Issue
 from reconciler.forge.answers import IssueAnswer, LabelAnswer
 from reconciler.forge.client import GONE_CODES, Declined, Forbidden, ForgeClient
 from reconciler.forge.dialect import Dialect
+from reconciler.forge.forge_clock import ForgeClock
 
 _RECHECKED = timedelta(minutes=10)
 """For so long it is believed that a label stands in one place, or in two."""
@@ -44,7 +46,8 @@ class IssueReader:
 
     async def _listed(self, label: str, query: Mapping[str, str]) -> Sequence[Issue]:
         answers = [answer async for answer in self._client.pages("issues", IssueAnswer, query)]
-        issues = [answer.issue for answer in answers if answer.pull_request is None]
+        clock = self._client.forge_clock
+        issues = [by_our_clock(answer.issue, clock) for answer in answers if answer.pull_request is None]
         # A filter by a label that does not exist is none.
         return sorted((issue for issue in issues if issue.has(label)), key=lambda issue: issue.number)
 
@@ -72,3 +75,9 @@ class IssueReader:
             return any([answer.name == label async for answer in self._client.pages(path, LabelAnswer)])
         except Declined:  # the owner is a person
             return False
+
+
+def by_our_clock(issue: Issue, clock: ForgeClock) -> Issue:
+    """Return an issue with its times by our clock."""
+    closed = issue.closed_at and clock.ours(issue.closed_at)
+    return replace(issue, closed_at=closed, updated_at=clock.ours(issue.updated_at))

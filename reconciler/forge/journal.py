@@ -64,9 +64,13 @@ class Delivery:
     @property
     def delay(self) -> timedelta | None:
         """How long after the event it came, if its body says when that was; forges count in seconds."""
+        return self.delay_by(timedelta())
+
+    def delay_by(self, offset: timedelta) -> timedelta | None:
+        """Return the same for a forge whose clock is that far ahead of ours."""
         if self.hint.happened_at is None:
             return None
-        return max(self.at - self.hint.happened_at, timedelta())
+        return max(self.at - self.hint.happened_at + offset, timedelta())
 
 
 @dataclass(frozen=True, slots=True)

@@ -330,7 +330,7 @@ class PullRequestReader:
             comments=comments,
             checks=checks,
             failed_checks=failed_checks,
-            updated_at=answer.updated_at,
+            updated_at=self._client.forge_clock.ours(answer.updated_at),
         )
 
     def _mergeable(self, answer: PullAnswer) -> bool | None:

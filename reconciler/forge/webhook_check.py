@@ -103,7 +103,8 @@ class WebhookCheck:
                 "warning", "no event has come in so far", f"reconciler webhook test {self._word}"
             )
         else:
-            yield WebhookFinding("ok", f"the last event came in at {format_time(last.at)}{lateness(last)}")
+            late = lateness(last, self.forges.offset(self.forge))
+            yield WebhookFinding("ok", f"the last event came in at {format_time(last.at)}{late}")
         waiting = (each for each in journal.pending() if self.name in each.hint.repos)
         if stuck := [each for each in waiting if each.at + _STUCK < now]:
             since = format_time(stuck[0].at)
@@ -270,9 +271,10 @@ async def ping_from_here(url: str, secrets: Sequence[str], ca: str | None) -> st
     return f"{one_line(url)} answers {status}: is that the address of `reconciler serve`?"
 
 
-def lateness(delivery: Delivery) -> str:
-    """Return in words how late a delivery came, and whether it was acted upon."""
-    late = "" if delivery.delay is None else f", {delivery.delay.total_seconds():.0f} s after it happened"
+def lateness(delivery: Delivery, offset: timedelta = timedelta()) -> str:
+    """Return in words how late a delivery came, given how far the forge is ahead; and if it is done."""
+    delay = delivery.delay_by(offset)
+    late = "" if delay is None else f", {delay.total_seconds():.0f} s after it happened"
     is_open = delivery.outcome == "taken" and delivery.done_at is None
     return f"{late}{', and is not acted upon yet' if is_open else ''}"
 

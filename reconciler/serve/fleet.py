@@ -23,7 +23,7 @@ from reconciler.controller.loop import Loop
 from reconciler.controller.meter import IsolatedMeter
 from reconciler.controller.notifications import Notifier
 from reconciler.controller.notify import specs_poller
-from reconciler.controller.plan_preview import PlanPreview, ReadPull
+from reconciler.controller.plan_preview import FetchPulls, PlanPreview, ReadPull
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import UNREAD_METER, ControllerSettings, Meter, Ports
 from reconciler.core.errors import Problem, UsageError
@@ -170,7 +170,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             build_loop(cache, ports, loop_settings),
             BotCommitter(repository, branch, settings.signing_key),
         )
-        previews = PlanPreview(forges, _reader_of_pulls(repository), cache, branch, clock.now)
+        previews = PlanPreview(forges, *_readers_of_pulls(repository), cache, branch, clock.now)
         branches = BranchController(forges, cache, loop.inbox, clock.now)
         pollers = (
             specs_poller(repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now),
@@ -273,8 +273,8 @@ def masked_logs(dispatch: Dispatcher) -> Iterator[None]:
             handler.removeFilter(mask)
 
 
-def _reader_of_pulls(repository: Repository) -> ReadPull:
-    """Return the function that reads the specs of a pull request; calls are serialized."""
+def _readers_of_pulls(repository: Repository) -> tuple[ReadPull, FetchPulls]:
+    """Return the functions that read the specs of a pull request, and fetch many; calls are serialized."""
     tree = PullTree(repository)
     source, turn = SpecSource(tree), asyncio.Lock()
 
@@ -283,7 +283,11 @@ def _reader_of_pulls(repository: Repository) -> ReadPull:
             await tree.check_out_merge(pull.ref, pull.head, base)
             return await source.read({})
 
-    return read
+    async def fetch(pulls: Sequence[PullRequestSnapshot]) -> None:
+        async with turn:
+            await tree.fetch({pull.ref: pull.head for pull in pulls})
+
+    return read, fetch
 
 
 def _task_address(settings: Settings) -> str:

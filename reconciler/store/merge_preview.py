@@ -5,6 +5,9 @@ The merge is made among the objects, of no branch and in nobody's checkout: the
 same two commits give the same one.
 """
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
 from reconciler.core.errors import Conflict, Unavailable
 from reconciler.git.objects import GitTree
 from reconciler.git.remote import NETWORK_TIMEOUT
@@ -42,6 +45,17 @@ class PullTree(GitTree):
             raise Unavailable(f"{ref} cannot be merged to look at it: {result.message}")
         self._merged = await self._commit(tree, base, head)
 
+    async def fetch(self, heads: Mapping[str, str]) -> None:
+        """
+        Fetch the heads of pull requests that are not here, by their refs, all at once.
+
+        It saves a fetch for each of them; what cannot be had is told when it is checked out.
+        """
+        missing = [ref for ref, head in heads.items() if not await self._is_here(head)]
+        if missing:
+            with suppress(Unavailable):
+                await self._fetch_refs(missing)
+
     async def head(self) -> str:
         """Return the merge commit made last."""
         return self._merged
@@ -49,10 +63,13 @@ class PullTree(GitTree):
     async def _fetch(self, ref: str, head: str) -> None:
         if await self._is_here(head):
             return
-        args = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "origin")
-        await self._repository.network.run(*args, ref, timeout=NETWORK_TIMEOUT)
+        await self._fetch_refs([ref])
         if not await self._is_here(head):
             raise Unavailable(f"{ref} has moved on from {head[:10]}")
+
+    async def _fetch_refs(self, refs: Sequence[str]) -> None:
+        args = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "origin")
+        await self._repository.network.run(*args, *refs, timeout=NETWORK_TIMEOUT)
 
     async def _is_here(self, commit: str) -> bool:
         return (await self._repository.git.attempt("cat-file", "-e", f"{commit}^{{commit}}")).code == 0

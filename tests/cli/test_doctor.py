@@ -10,6 +10,7 @@ import select
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import asyncssh
@@ -194,6 +195,19 @@ def test_a_forge_is_asked_whether_it_lets_the_token_in_and_tells_of_news(fleet, 
     assert (untold, let_in, silent, refused) == ("warning", "ok", "warning", "failed")
     assert test == "reconciler webhook test code"
     assert "read -r FORGE_TOKEN" in fix
+
+
+def test_a_forge_whose_clock_is_off_is_told(fleet, forge):
+    at = {"api": forge.api, "repo": "acme/code", "token": {"env": "FORGE_TOKEN"}}
+    fleet.write("specs/repos/code.yaml", json.dumps({"url": "../code", "forge": at}))
+    fleet.commit()
+    true = forge.now
+    forge.now = lambda: true() - timedelta(hours=3)
+
+    findings = json.loads(fleet.run("doctor", "-o", "json").stdout)
+
+    told = [each["message"] for each in findings if each["check"] == "forges" and each["result"] == "warning"]
+    assert told == ["code: its clock is 3h behind this machine's: set one of them by NTP"]
 
 
 # --- Hosts -------------------------------------------------------------------

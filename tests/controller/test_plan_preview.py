@@ -1,6 +1,7 @@
 """A pull request against the specs shows what it would do, once for each change of that."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -30,6 +31,7 @@ class Scene:
     hosts: dict[str, object] = field(default_factory=dict)
     damaged: dict[str, Problem] = field(default_factory=dict)
     heads: dict[str, Desired | Exception] = field(default_factory=dict)
+    fetched: list[list[int]] = field(default_factory=list)
     reads: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -37,13 +39,16 @@ class Scene:
         self.restart()
 
     def restart(self) -> None:
-        self.preview = PlanPreview(self.forges, self.read, self, "main", lambda: START)
+        self.preview = PlanPreview(self.forges, self.read, self.fetch, self, "main", lambda: START)
 
     async def look(self) -> None:
         """Take a look, if it is time for one, as it always is here."""
         self.preview.poller.notify([FLEET_FORGE])
         self.preview.poller.poll_due(START)
         await asyncio.gather(*self.preview.poller.running.values())
+
+    async def fetch(self, pulls: Sequence[PullRequestSnapshot]) -> None:
+        self.fetched.append([pull.number for pull in pulls])
 
     async def read(self, pull: PullRequestSnapshot, base: str) -> Desired:
         self.reads.append((pull.head, base))
@@ -120,6 +125,29 @@ async def test_nothing_is_said_again_while_it_stays_the_same(scene, monkeypatch)
     assert (said, len(scene.reads)) == ([4, 4], 2)
     assert len(scene.shown) == 1
     assert "wait   c" in scene.shown[4]
+
+
+async def test_plans_do_not_wait_for_each_other_at_the_forge(scene, monkeypatch):
+    heads = [f"{number:040x}" for number in range(10, 19)]
+    for number, head in enumerate(heads):
+        scene.open(number, head, specs("a", f"b{number}"))
+    under_way, most, say = set(), 0, scene.forges.upsert_comment
+
+    async def slow(forge, number, note, *, on_pull):
+        nonlocal most
+        under_way.add(number)
+        for _ in range(5):  # so that others may come
+            await asyncio.sleep(0)
+        most = max(most, len(under_way))
+        under_way.discard(number)
+        return await say(forge, number, note, on_pull=on_pull)
+
+    monkeypatch.setattr(scene.forges, "upsert_comment", slow)
+    await scene.look()
+
+    assert sorted(scene.shown) == list(range(len(heads)))
+    assert scene.fetched == [list(range(len(heads)))]
+    assert most == plan_preview.AT_ONCE
 
 
 async def test_it_follows_what_happens_meanwhile(scene):

@@ -9,6 +9,7 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.model.specs import Forge
 from reconciler.forge.answers import ForgeUser, LabelAnswer
 from reconciler.forge.client import Declined, Forbidden, ForgeClient
+from reconciler.forge.dialect import FORGEJO
 from reconciler.forge.tokens import SecretToken
 from tests.forge.conftest import REPO, TOKEN
 from tests.forge.double import outage
@@ -281,3 +282,37 @@ async def test_what_is_forbidden_about_one_thing_is_tried_for_another(double, li
     await line.client.send("POST", "issues/1/comments", {"body": "x"})
 
     assert line.client.denials == []
+
+
+async def test_a_write_that_is_forbidden_is_told_until_one_of_its_kind_goes_well(line, double):
+    number = double.open_issue(REPO, "Mend it", "Please.")
+    double.broken[f"POST /repos/{REPO}/issues/{number}/comments"] = (403, {})
+
+    with pytest.raises(Forbidden):
+        await line.client.send("POST", f"issues/{number}/comments", {"body": "Begun."})
+    [told] = line.client.denials
+    await line.client.send("POST", f"issues/{number}/comments", {"body": "Begun."})
+
+    assert "POST issues/1/comments: the token may not do this" in told
+    assert "an account that may write" in told
+    assert line.client.denials == []
+
+
+async def test_what_may_not_be_read_is_no_right_that_is_missing(line, double):
+    double.broken[f"GET /repos/{REPO}/issues/1"] = (403, {})
+
+    with pytest.raises(Forbidden):
+        await line.client.send("GET", "issues/1")
+
+    assert line.client.denials == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "token does not have at least one of required scope(s): [write:issue]",
+        "token does not have at least one of required scope(s), required=[write:issue], token scope=x",
+    ],
+)
+def test_the_scope_that_a_token_lacks_is_read_from_the_words_of_either_forge(message):
+    assert FORGEJO.missing_right(message, {}) == "it lacks write:issue"

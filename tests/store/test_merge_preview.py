@@ -78,3 +78,31 @@ async def test_a_head_that_is_not_there_is_looked_for_later(open_repository, bar
         await tree.check_out_merge("refs/pull/4/head", "f" * 40, base_of(bare))
     with pytest.raises(Unavailable, match="fetch failed"):
         await tree.check_out_merge("refs/pull/99/head", "f" * 40, base_of(bare))
+
+
+async def test_many_heads_are_fetched_at_once(open_repository, bare, checkout, pull, monkeypatch):
+    git(checkout, "checkout", "-q", "-b", "another")
+    second = commit(checkout, "specs/tasks/a.yaml", None)
+    git(checkout, "push", "-q", str(bare), "another:refs/pull/5/head")
+    repository = await open_repository(f"file://{bare}")
+    tree, fetched, run = PullTree(repository), [], type(repository.network).run
+
+    async def counted(network, *args, **more):
+        fetched.extend(refs for refs in [[arg for arg in args if arg.startswith("refs/")]] if refs)
+        return await run(network, *args, **more)
+
+    monkeypatch.setattr(type(repository.network), "run", counted)
+    await tree.fetch({"refs/pull/4/head": pull, "refs/pull/5/head": second})
+    for number, head in ((4, pull), (5, second)):
+        await tree.check_out_merge(f"refs/pull/{number}/head", head, base_of(bare))
+
+    assert fetched == [["refs/pull/4/head", "refs/pull/5/head"]]
+
+
+async def test_a_head_that_cannot_be_had_holds_up_no_other(open_repository, bare, pull):
+    tree = PullTree(await open_repository(f"file://{bare}"))
+
+    await tree.fetch({"refs/pull/4/head": pull, "refs/pull/99/head": "f" * 40})
+    await tree.check_out_merge("refs/pull/4/head", pull, base_of(bare))
+
+    assert sorted((await SpecSource(tree).read({})).tasks) == ["a", "b", "c"]

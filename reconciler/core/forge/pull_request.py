@@ -56,6 +56,9 @@ NOTE_LENGTH = 4_000
 NOTES_LENGTH = 20_000
 """Limits of review notes on record and in the prompt: number, characters of one, characters of all."""
 
+CLOCK_SLACK = timedelta(seconds=2)
+"""How exactly the clock of a forge is known beside ours: it counts seconds, and an answer takes its time."""
+
 NOTICED = timedelta(minutes=5)
 """How long a forge may take to show a push in its pull request: it updates that in the background."""
 
@@ -236,7 +239,7 @@ class _Reading:
         One that is open is. One that is not may be of an earlier life of the
         branch, unless it has the work's head and something happened to it since.
         """
-        since = self.status.since.replace(microsecond=0)  # forges count seconds
+        since = self.status.since.replace(microsecond=0) - CLOCK_SLACK
         is_of_now = self.pull.head == self.status.head_commit and self.pull.updated_at >= since
         return not self.is_known and (self.pull.state == "open" or is_of_now)
 

@@ -88,6 +88,7 @@ class PullRequestSnapshot:
     failed_checks: tuple[str, ...] = ()
     """Names of those that failed, each with what it says."""
     updated_at: datetime
+    """By our clock; the times of reviews and comments are the forge's, and compared with each other only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,7 @@ class Issue:
     state: Literal["open", "closed"] = "open"
     closed_at: datetime | None = None
     updated_at: datetime
+    """Both are by our clock."""
 
     def has(self, label: str) -> bool:
         """Return whether it has a label; on some forges their names know no upper and lower case."""
