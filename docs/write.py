@@ -23,12 +23,22 @@ from reconciler.cli.shapes import SHAPES
 from reconciler.core.catalogue import ENTRIES
 from reconciler.core.lifecycle import diagram
 from reconciler.core.model.specs import Kind, NotifyRule, NotifySpec, RunHooks, SlurmSpec, TaskDefaults
-from reconciler.core.model.status import FLAT, AtWorker, HostStatus, OnHost, ReviewState, Run, Session, Status
+from reconciler.core.model.status import (
+    FLAT,
+    AccountStatus,
+    AtWorker,
+    HostStatus,
+    OnHost,
+    ReviewState,
+    Run,
+    Session,
+    Status,
+)
 from reconciler.core.notifications.rules import REASONS
 from reconciler.specs.schema import json_schema
 
 DOCS = Path(__file__).parent
-KINDS: tuple[Kind, ...] = ("task", "host", "adapter", "agent", "repo", "fleet")
+KINDS: tuple[Kind, ...] = ("task", "host", "adapter", "account", "agent", "repo", "fleet")
 RESULTS = DOCS.parent / "bench" / "results.json"
 """Written by `python -m bench --write`."""
 BEGIN, END = "<!-- written by docs/write.py -->\n", "<!-- end -->\n"
@@ -143,6 +153,7 @@ def shapes() -> Iterator[str]:
     parts_of = {"run": (Run,), "holder": (OnHost, AtWorker), "review": (ReviewState,), "session": (Session,)}
     yield from status_table("Status of a task", Status, parts_of)
     yield from status_table("Status of a host", HostStatus, {})
+    yield from status_table("Status of an account", AccountStatus, {})
 
 
 Parts = Mapping[str, Sequence[type[BaseModel]]]

@@ -339,15 +339,16 @@ class PlanBody(Frozen):
 
 
 class HistoryEntryBody(Frozen):
-    """One transition of a task, or a change of a host."""
+    """One transition of a task, or a change of a host or an account."""
 
     at: str
     task: str | None
-    """None: a change of a host."""
+    """None: a change of a host or an account."""
     before: str | None
     after: str | None
     reason: str
     host: str | None
+    account: str | None
     run: str | None
     actor: str
     cause: str

@@ -57,9 +57,10 @@ from reconciler.core.model.runs import (
     read_run_key,
 )
 from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task, TaskSpec, work_id
-from reconciler.core.model.status import BudgetScope, HostCli, HostStatus, Status
+from reconciler.core.model.status import AccountStatus, BudgetScope, HostCli, HostStatus, Status
 from reconciler.core.notifications.messages import Message
 from reconciler.core.planning.limits import with_expenses
+from reconciler.core.runs.accounts import AccountChange
 from reconciler.core.runs.prompt import sha256
 from reconciler.core.runs.retention import Retention
 
@@ -181,7 +182,9 @@ class FakeState:
     statuses: dict[str, Status] = field(default_factory=dict)
     hosts: dict[str, HostStatus] = field(default_factory=dict)
     log: list[Transition] = field(default_factory=list)
+    accounts: dict[str, AccountStatus] = field(default_factory=dict)
     host_log: list[HostChange] = field(default_factory=list)
+    account_log: list[AccountChange] = field(default_factory=list)
     moved: bool = False
     refuse: list[Exception] = field(default_factory=list)
     """What the next commits raise, first come first served."""
@@ -195,7 +198,7 @@ class FakeState:
 
     @property
     def head(self) -> str:
-        return f"{len(self.log) + len(self.host_log):040x}"
+        return f"{len(self.log) + len(self.host_log) + len(self.account_log):040x}"
 
     def has_moved(self) -> bool:
         return self.moved
@@ -208,6 +211,10 @@ class FakeState:
             if change.after is not None:
                 self.hosts[change.host] = change.after
             self.host_log.append(change)
+        for news in (step for step in steps if isinstance(step, AccountChange)):
+            self.accounts = {name: each for name, each in self.accounts.items() if name != news.account}
+            self.accounts |= {news.account: news.after} if news.after else {}
+            self.account_log.append(news)
         for step in (step for step in steps if isinstance(step, Transition)):
             old = getattr(step.event, "old", step.task)
             if self.statuses.get(old) != step.before:

@@ -4,7 +4,18 @@ from collections.abc import Mapping
 
 from reconciler.core.model.status import Phase, Status
 
-_OF_A_RUN = {"run", "round", "assigned_host", "assigned_agent", "adapter", "repo", "branch_name", "slots"}
+_OF_A_RUN = {
+    "account",
+    "model",
+    "run",
+    "round",
+    "assigned_host",
+    "assigned_agent",
+    "adapter",
+    "repo",
+    "branch_name",
+    "slots",
+}
 _HAVE_RUN = {Phase.ASSIGNED, Phase.RUNNING, Phase.REVIEW_PENDING, Phase.COMPLETED, Phase.FAILED}
 
 

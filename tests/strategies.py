@@ -60,9 +60,11 @@ from reconciler.core.model.runs import (
     run_key,
 )
 from reconciler.core.model.specs import (
+    Account,
     Desired,
     DesiredState,
     ExecutionMode,
+    Fallback,
     FleetSpec,
     Host,
     HostAdapter,
@@ -70,6 +72,7 @@ from reconciler.core.model.specs import (
     Task,
 )
 from reconciler.core.model.status import (
+    AccountStatus,
     BudgetScope,
     Failure,
     HostCli,
@@ -84,6 +87,7 @@ from reconciler.core.model.status import (
 )
 from reconciler.core.planning import plan as planner
 from reconciler.core.planning.plan import Plan, StopRun
+from reconciler.core.runs.accounts import after_round, run_account
 from reconciler.core.runs.decide import next_event
 from reconciler.core.transitions import task_record
 
@@ -107,6 +111,8 @@ def blob(*parts: object) -> str:
 TASK_FIELDS = st.fixed_dictionaries(
     {
         "adapter": st.sampled_from(ADAPTERS),
+        "accounts": st.sampled_from([(), (), (), ("one",), ("two", "one")]),
+        "fallback": st.sampled_from([None, None, Fallback(adapter="codex"), Fallback(model="small")]),
         "execution_mode": st.sampled_from([*[ExecutionMode.SSH_CLI] * 4, ExecutionMode.HTTP_PULL]),
         "requires": st.sampled_from([(), (), ("gpu",), ("arm64",), ("beta",)]),
         "prefer": st.sampled_from([(), ("gpu",), ("beta", "arm64")]),
@@ -206,8 +212,37 @@ FLEETS = st.builds(
     limits=st.sampled_from([{}, {}, {"gpu": 1}]),
     daily_budget=DAILY,
 )
+COMMANDS = {"codex": ("codex",), "script": ("sh", "-c", "{script}")}
 OFFERED = {"codex": Version(command=("codex", "--version")), "script": None}
 BROKEN = st.lists(st.sampled_from(NAMES), max_size=2)
+
+
+ACCOUNTS = ("one", "two")
+OWN = "adapter/codex/alpha"
+SOME_ACCOUNTS = st.sampled_from([(), (), ("one",), ("two",), ACCOUNTS])
+ACCOUNT_SPECS = {
+    name: st.builds(
+        Account,
+        name=st.just(name),
+        provider=st.just("openai"),
+        adapters=st.just(("codex",)),
+        max_running=st.sampled_from([None, None, 1]),
+        hosts=st.sampled_from([None, None, ("alpha",)]),
+        daily_budget=DAILY,
+        weekly_budget=st.sampled_from([None, Budget(tokens=100), Budget(tokens=700)]),
+        pace=st.sampled_from(["free", "even"]),
+    )
+    for name in ACCOUNTS
+}
+LIMITED = st.builds(
+    AccountStatus,
+    until=st.sampled_from([NOW - timedelta(minutes=6), NOW - timedelta(minutes=1), NOW + timedelta(hours=1)]),
+    since=st.sampled_from([NOW - timedelta(hours=1), NOW + timedelta(hours=1)]),
+    reason=st.just("usage limit"),
+    run=st.just("a.g0.a1"),
+    models=st.sampled_from([("",), ("small",)]),
+    spec=st.just(""),
+)
 
 
 @st.composite
@@ -218,8 +253,15 @@ def desireds(draw: st.DrawFn) -> Desired:
         fleet=draw(FLEETS),
         tasks={name: draw(tasks(name)) for name in draw(SOME_NAMES)},
         hosts={name: draw(hosts(name)) for name in draw(SOME_HOSTS)},
+        accounts={name: draw(ACCOUNT_SPECS[name]) for name in draw(SOME_ACCOUNTS)},
         adapters={
-            name: Adapter(name=name, version=version, max_running=draw(LIMITS), daily_budget=draw(DAILY))
+            name: Adapter(
+                name=name,
+                command=COMMANDS[name],
+                version=version,
+                max_running=draw(LIMITS),
+                daily_budget=draw(DAILY),
+            )
             for name, version in OFFERED.items()
         },
         repos={
@@ -250,6 +292,7 @@ STATUS_FIELDS = st.fixed_dictionaries(
         "not_before": st.none() | times,
         "due_at": st.none() | times,
         "slots": st.sampled_from([1, 1, 2]),
+        "account": st.sampled_from([None, None, "one"]),
         "failure": st.none() | FAILURES,
         "waiting": st.none() | WAITINGS,
         "usage": st.builds(Usage, input_tokens=st.integers(0, 60), output_tokens=st.integers(0, 60)),
@@ -275,7 +318,7 @@ def statuses(draw: st.DrawFn, spec: Task, phase: Phase | None = None) -> Status:
         branch = {"branch_name": spec.branch, "pr_title": spec.headline}
         fields |= {**run, **branch, "adapter": spec.adapter, "repo": spec.repo}
     else:
-        fields |= {"assigned_host": None, "slots": None, "session_id": None}
+        fields |= {"assigned_host": None, "slots": None, "session_id": None, "account": None}
     if phase is not Phase.CREATED:
         fields["not_before"] = None
     if phase is Phase.FAILED:
@@ -302,10 +345,14 @@ PURSES: Sequence[BudgetScope] = (
     ("fleet", "fleet"),
     ("repo", "shop"),
     ("adapter", "codex"),
+    ("account", "one"),
     ("host", "alpha"),
 )
 SPENT = st.dictionaries(st.sampled_from(PURSES), st.sampled_from([Usage(), Usage(output_tokens=100)]))
 LOADS = st.sampled_from([0.0, 0.5, 4.0])
+
+
+LIMITS_MET = st.dictionaries(st.sampled_from([*ACCOUNTS, OWN]), LIMITED)
 
 
 @st.composite
@@ -321,6 +368,8 @@ def observeds(draw: st.DrawFn, desired: Desired) -> Observed:
         half_open=frozenset() if draw(IS_EASY) else frozenset(draw(SOME_HOSTS)),
         past=dict.fromkeys(draw(SOME_NAMES), draw(st.integers(0, 5))),
         spent={} if draw(IS_EASY) else draw(SPENT),
+        accounts={} if draw(IS_EASY) else draw(LIMITS_MET),
+        spent_in_week={} if draw(IS_EASY) else draw(SPENT),
         followed=frozenset(known[name].run.round_key for name in draw(some(live))),
     )
 
@@ -394,10 +443,20 @@ class World:
     hosts: Mapping[str, HostStatus] = field(default_factory=dict)
     probed: frozenset[str] = frozenset()
     history: list[Transition] = field(default_factory=list)
+    accounts: Mapping[str, AccountStatus] = field(default_factory=dict)
+    week: Mapping[BudgetScope, Usage] = field(default_factory=dict)
 
     @property
     def observed(self) -> Observed:
-        return Observed(self.statuses, self.hosts, followed=self.followed, probed=self.probed, past=self.past)
+        return Observed(
+            self.statuses,
+            self.hosts,
+            followed=self.followed,
+            probed=self.probed,
+            past=self.past,
+            accounts=self.accounts,
+            spent_in_week=self.week,
+        )
 
     @property
     def past(self) -> Mapping[str, int]:
@@ -431,7 +490,16 @@ class World:
         status = self.statuses[name]
         run, number = status.last_run.round_key
         ended = RunEnded(task=name, run=run, round=number, at=self.now, report=report)
-        event = next_event(self.desired.tasks.get(name), status, ended, self.now, self.desired.fleet)
+        account = run_account(status.last_run, self.desired)
+        change = (
+            after_round(self.accounts.get(account), account, status, ended, self.desired) if account else None
+        )
+        if change:
+            others = {name: limit for name, limit in self.accounts.items() if name != account}
+            self.accounts = others | ({change.account: change.after} if change.after else {})
+        event = next_event(
+            self.desired.tasks.get(name), status, ended, self.now, self.desired.fleet, account=account
+        )
         if event is not None:
             self.take(event)
 

@@ -68,7 +68,7 @@ def read_model(view: FleetView) -> ReadModel:
     """Return the read model of the loop's cache."""
     return ReadModel(
         view.desired,
-        observed_on_record(view.statuses, view.hosts, view.damaged),
+        observed_on_record(view.statuses, view.hosts, view.damaged, view.accounts),
         planned=view.last_plan.waiting,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from reconciler.cli.live import count_texts
-from reconciler.cli.render import adapters_of, shown_reason, spec_document
+from reconciler.cli.render import account_running, adapters_of, shown_reason, spec_document
 from reconciler.cli.terminal import table, value_block
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.fields import format_duration
@@ -15,7 +15,7 @@ from reconciler.core.model.specs import Host, Repo, Task
 from reconciler.core.model.status import HostCli, Status
 from reconciler.core.runs.failure import summary_rows
 from reconciler.core.times import Age, format_time
-from reconciler.core.views import HostView, TaskView, WorkerView
+from reconciler.core.views import AccountView, HostView, TaskView, WorkerView
 
 
 def task_details(view: TaskView, age: Age) -> str:
@@ -151,6 +151,23 @@ def _route_fields(host: Host) -> Iterator[tuple[str, str]]:
 
 def _cli_row(cli: HostCli) -> Sequence[str]:
     return "yes" if cli.ok else "no", cli.version or "-", cli.path or "-", cli.message
+
+
+def account_details(view: AccountView, age: Age) -> str:
+    """Return what `describe` prints of an account."""
+    status = view.status
+    spec = view.spec.model_dump(mode="json", exclude={"name"}) if view.spec else {}
+    rows = (
+        ("account", view.name),
+        ("state", view.state + (f", for {age(status.since)}" if status else "")),
+        ("reason", status.reason if status else ""),
+        ("tried again", format_time(status.until) if status else ""),
+        ("refused", f"{status.refusals} times in a row, last {status.run}" if status else ""),
+        ("running", account_running(view)),
+        ("runs", "\n".join(view.runs)),
+        *((name, _as_text(value)) for name, value in spec.items()),
+    )
+    return value_block(_present(rows))
 
 
 def spec_details(value: WorkerView | Adapter | Repo, _: Age) -> str:

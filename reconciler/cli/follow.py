@@ -123,5 +123,5 @@ class FleetFollower:
                 self._is_said = self._is_said or await say_if_nobody_serves(
                     fleet, branch, statuses, clock.now()
                 )
-                observed = observed_on_record(statuses, hosts, record.damaged)
+                observed = observed_on_record(statuses, hosts, record.damaged, record.accounts)
                 yield ReadModel(desired, observed, live=self._live)

@@ -70,10 +70,10 @@ def get(
     listing: Listing,
 ) -> None:
     """
-    List tasks, hosts, agents, adapters or repos.
+    List tasks, hosts, agents, adapters, accounts or repos.
 
     Tasks if no KIND is named. A kind may be written in the singular, the plural
-    or short (t, h, ag, ad, r), and before a name: `get host/local`. With -w,
+    or short (t, h, ag, ad, ac, r), and before a name: `get host/local`. With -w,
     JSON is printed a line for each thing, whenever it changed.
     """
     if watch or watch_only:
@@ -240,7 +240,7 @@ def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Conte
 @click.pass_obj
 def describe_command(context: Context, args: tuple[str, ...], output: OutputFormat) -> None:
     """
-    Show everything about one task, host, agent, adapter or repo.
+    Show everything about one task, host, agent, adapter, account or repo.
 
     `web/fix-login` is a task; other kinds are named, as in `host/local` or
     `host local`.
@@ -324,6 +324,7 @@ async def _explained(
 ) -> "tuple[str, Sequence[Explained], Placement, FailureSummary | None, Waiting | None]":
     from reconciler.cli.serving import forge_failures
     from reconciler.cli.session import open_fleet
+    from reconciler.core.planning.accounts import AccountPool
     from reconciler.core.planning.placement import home_host, place, slots_in_use
     from reconciler.core.views import forge_waits
     from reconciler.dispatch.failures import describe_failure
@@ -343,7 +344,8 @@ async def _explained(
     failure = describe_failure(name, status, desired, context.data_dir)
     task = desired.tasks[name]
     home = home_host(task, status, desired, observed, clock.now()) if status else None
-    placement = place(task, status, desired, observed, used, only=home)
+    accounts = AccountPool(desired, observed, others, clock.now())
+    placement = place(task, status, desired, observed, used, only=home, accounts=accounts)
     waits = forge_waits(desired, {name: status} if status else {}, failing)
     waiting = status.waiting if status else None
     return (

@@ -4,11 +4,13 @@ Kinds of objects in a fleet, as the read model has them.
 
 from collections.abc import Mapping
 
-from reconciler.cli.details import host_details, spec_details, task_details
+from reconciler.cli.details import account_details, host_details, spec_details, task_details
 from reconciler.cli.render import (
     ADAPTER_COLUMNS,
     AGENT_COLUMNS,
     REPO_COLUMNS,
+    account_columns,
+    account_document,
     host_columns,
     host_document,
     spec_document,
@@ -47,6 +49,7 @@ SHOWN_KINDS: Mapping[str, ShownKind] = {
             spec_document,
             spec_details,
         ),
+        ShownKind("account", ReadModel.accounts, account_columns, account_document, account_details),
         ShownKind(
             "repo",
             lambda model: model.desired.repos,

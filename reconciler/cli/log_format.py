@@ -14,6 +14,7 @@ from reconciler.controller.ports import Step
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.specs import Desired
+from reconciler.core.runs.accounts import AccountChange
 from reconciler.core.times import time_at
 
 LogFormat = Literal["human", "json"]
@@ -49,6 +50,9 @@ def step_json(step: Step, desired: Desired) -> str:
     if isinstance(step, HostChange):
         state = step.after.state if step.after else "gone"
         return _line(step.at, "info", "reconciler.record", step.reason, host=step.host, after=state)
+    if isinstance(step, AccountChange):
+        stand = "at limit" if step.after else "usable"
+        return _line(step.at, "info", "reconciler.record", step.reason, account=step.account, after=stand)
     return _line(
         step.event.origin.at, "info", "reconciler.record", step.event.origin.reason, **_fields(step, desired)
     )

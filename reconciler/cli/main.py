@@ -59,10 +59,12 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         ),
     },
     "Look": {
-        "get": CommandEntry("reconciler.cli.get:get", "List tasks, hosts, agents, adapters or repos."),
+        "get": CommandEntry(
+            "reconciler.cli.get:get", "List tasks, hosts, agents, adapters, accounts or repos."
+        ),
         "describe": CommandEntry(
             "reconciler.cli.get:describe_command",
-            "Show everything about one task, host, agent, adapter or repo.",
+            "Show everything about one task, host, agent, adapter, account or repo.",
         ),
         "explain": CommandEntry(
             "reconciler.cli.get:explain_command",

@@ -12,6 +12,7 @@ from reconciler.controller.ports import Step
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.specs import Desired
+from reconciler.core.runs.accounts import AccountChange
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time
 from reconciler.core.views import BAD_ENDS
@@ -28,6 +29,9 @@ def line(step: Step) -> str:
     if isinstance(step, HostChange):
         stand = "gone" if step.after is None else step.after.state
         return _line(step.at, f"host {step.host}", stand, step.reason)
+    if isinstance(step, AccountChange):
+        state = "at its limit" if step.after else "usable"
+        return _line(step.at, f"account {step.account}", state, step.reason)
     before = step.before.phase if step.before else "·"
     after = step.after.phase if step.after else "·"
     change = f"{before} → {after}" if before != after else str(after)

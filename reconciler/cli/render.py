@@ -13,10 +13,17 @@ from reconciler.core.model.specs import Agent, Repo
 from reconciler.core.model.status import HostCli
 from reconciler.core.runs.failure import FailureSummary
 from reconciler.core.times import Age, format_time
-from reconciler.core.views import HostView, TaskView, WorkerView
+from reconciler.core.views import AccountView, HostView, TaskView, WorkerView
 
 if TYPE_CHECKING:
-    from reconciler.cli.shapes import CauseShape, ConditionShape, HostShape, SpecShape, TaskShape
+    from reconciler.cli.shapes import (
+        AccountShape,
+        CauseShape,
+        ConditionShape,
+        HostShape,
+        SpecShape,
+        TaskShape,
+    )
 
 DASH = "-"
 """Empty cell of a table."""
@@ -125,6 +132,27 @@ REPO_COLUMNS = (
 )
 
 
+def account_columns(age: Age) -> Sequence[Column]:
+    """Return the columns of `get accounts`."""
+    return (
+        Column("NAME", lambda view: view.name),
+        Column("STATE", lambda view: view.state),
+        Column("SINCE", lambda view: age(view.status.since) if view.status else DASH),
+        Column("RUNNING", account_running),
+        Column("PROVIDER", lambda view: view.spec.provider if view.spec else DASH),
+        Column("ADAPTERS", lambda view: _joined(view.spec.adapters if view.spec else ()), is_wide=True),
+        Column("HOSTS", lambda view: _joined((view.spec.hosts if view.spec else None) or ()), is_wide=True),
+        Column("TRIED AGAIN", lambda view: format_time(view.status.until) if view.status else DASH),
+        Column("REASON", lambda view: view.status.reason if view.status else ""),
+    )
+
+
+def account_running(view: AccountView) -> str:
+    """Return how many live runs an account has, and how many it may have."""
+    most = view.spec.max_running if view.spec else None
+    return f"{len(view.runs)}{'' if most is None else f'/{most}'}"
+
+
 # --- Documents -------------------------------------------------------------
 
 
@@ -179,6 +207,18 @@ def host_document(view: HostView) -> "HostShape":
         "slots": {"used": view.used, "free": view.free},
         "runs": list(view.runs),
         "spec": view.spec.model_dump(mode="json", exclude={"name"}),
+        "status": view.status.model_dump(mode="json") if view.status else None,
+    }
+
+
+def account_document(view: AccountView) -> "AccountShape":
+    """Return an account as `-o json` prints it."""
+    return {
+        "kind": "account",
+        "name": view.name,
+        "state": view.state,
+        "runs": list(view.runs),
+        "spec": view.spec.model_dump(mode="json", exclude={"name"}) if view.spec else None,
         "status": view.status.model_dump(mode="json") if view.status else None,
     }
 

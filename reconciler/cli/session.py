@@ -147,7 +147,7 @@ class FleetSession:
 
         record = await self.record()
         statuses, hosts = await record.load()
-        return observed_on_record(statuses, hosts, record.damaged)
+        return observed_on_record(statuses, hosts, record.damaged, record.accounts)
 
     async def record(self) -> "StateReader":
         """Return the reader of the record, for repeated reads."""

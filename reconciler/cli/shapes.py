@@ -122,6 +122,24 @@ class HostShape(TypedDict):
 
 
 @with_config(CLOSED)
+class AccountShape(TypedDict):
+    """`get accounts`, `describe account/NAME`."""
+
+    kind: Literal["account"]
+    """What it is."""
+    name: str
+    """Its name."""
+    state: str
+    """usable, at limit or suspended."""
+    runs: list[str]
+    """Keys of the live runs with it."""
+    spec: dict[str, Any] | None
+    """Fields of [an account](account.md), defaults filled in; null for one that an adapter has by itself."""
+    status: dict[str, Any] | None
+    """Fields of its [status](#status-of-an-account); null if it is not at its limit, as far as is known."""
+
+
+@with_config(CLOSED)
 class SpecShape(TypedDict):
     """`get agents|adapters|repos`: things without a status."""
 
@@ -137,20 +155,25 @@ class SpecShape(TypedDict):
 
 @with_config(CLOSED)
 class TransitionShape(TypedDict):
-    """`history`, `events`: one transition of a task, or news of a host."""
+    """`history`, `events`: one transition of a task, or news of a host or an account."""
 
     at: str
     """When."""
     task: str | None
-    """The task; null for news of a host."""
+    """The task; null for news of a host or an account."""
     before: str | None
-    """Phase before; null at the first transition. Of a host: up, unready, down or unknown."""
+    """
+    Phase before; null at the first transition. Of a host: up, unready, down or unknown; of an account:
+    usable or at limit.
+    """
     after: str | None
     """Phase since; null when the task went. Of a host, as above."""
     reason: str
     """Why, in a sentence."""
     host: str | None
     """Where the run is; of news of a host, which one."""
+    account: str | None
+    """Whose credential the run has, if one is described; of news of an account, which one."""
     run: str | None
     """Key of the run."""
     actor: str

@@ -11,7 +11,7 @@ from typing import Literal
 
 from reconciler.core.errors import Problem
 from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, Task, default_branch
-from reconciler.core.model.status import HostStatus, Phase, Reason, Status, Waiting
+from reconciler.core.model.status import AccountStatus, HostStatus, Phase, Reason, Status, Waiting
 from reconciler.core.planning.incremental import Planner
 from reconciler.core.planning.plan import Plan, needs_attention
 
@@ -66,6 +66,8 @@ class FleetCache:
     """What is on record, by task."""
     hosts: Mapping[str, HostStatus] = field(default_factory=dict)
     """What is on record, by host."""
+    accounts: Mapping[str, AccountStatus] = field(default_factory=dict)
+    """What is on record of accounts at their limits, by name."""
     damaged: Mapping[str, Problem] = field(default_factory=dict)
     """What is wrong with status files that cannot be read, by task; those are not in `statuses`."""
     head: str = ""

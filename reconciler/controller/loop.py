@@ -8,7 +8,7 @@ awaited here: their followers send facts to the inbox.
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from reconciler.controller.cache import FleetCache
 from reconciler.controller.hosts import HostMaintenance
 from reconciler.controller.inbox import Inbox
 from reconciler.controller.leases import PendingReport, WorkerLeases, open_requests
-from reconciler.controller.observe import HostObserver, TaskObserver
+from reconciler.controller.observe import HostObserver, TaskObserver, observe_accounts
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import ControllerSettings, Fact, LookOutcome, Ports, Step, subject
 from reconciler.controller.pull_requests import PullRequestController
@@ -253,7 +253,7 @@ class Loop:
         self._is_loaded = False
         cache, state = self.cache, self.ports.state
         cache.statuses, cache.hosts = await state.load()
-        cache.head, cache.damaged = state.head, state.damaged
+        cache.head, cache.damaged, cache.accounts = state.head, state.damaged, state.accounts
         cache.forget()
         self.stages.spending.forget()
         self.controllers.pulls.begin(cache.statuses)
@@ -306,16 +306,19 @@ class Loop:
         # is planned now, and is not waited for, stopped or given out once more.
         statuses, seen = quarantine.fold(cache.statuses, await self._observe_tasks(batch))
         cache.planner.notice(name for step in seen for name in (step.task, step.old))
-        self._plan(await self._observed(batch, statuses, hosts, seen), batch.now)
+        limits = observe_accounts(cache, batch.facts, batch.now)
+        observed = await self._observed(batch, statuses, hosts, seen)
+        self._plan(replace(observed, accounts=limits.accounts), batch.now)
         statuses, planned = quarantine.fold(statuses, cache.last_plan.events)
         # Record before acting: after a crash, whatever was begun is in the record, where the
         # next start finds it. Steps stay in order, as each builds on the one before:
         # first what was observed, then what was planned because of it.
-        steps = quarantine.writable([*news, *seen, *planned])
+        steps = quarantine.writable([*news, *limits.changes, *seen, *planned])
         if not await self.stages.recorder.commit(steps):
             await self._load()
             return True
         cache.statuses, cache.hosts, cache.head = statuses, hosts, self.ports.state.head
+        cache.accounts = limits.accounts
         self._publish(steps)
         # Facts are dropped only now: had the commit failed, they would have to be judged again.
         del self.inbox.facts[: len(batch.facts)]
@@ -376,6 +379,7 @@ class Loop:
             delivering=self.ports.dispatch.delivering,
             past=await self._past_attempts(statuses),
             spent=await stages.spending.today(cache.desired, seen, batch.now),
+            spent_in_week=await stages.spending.in_week(cache.desired, seen, batch.now),
             damaged=cache.damaged,
             drift=cache.drift,
             faults=stages.quarantine.faults,

@@ -36,7 +36,8 @@ from reconciler.core.forge.pull_request import follow
 from reconciler.core.hosts import HostChange, host_change, host_removal
 from reconciler.core.lifecycle import transition
 from reconciler.core.model.specs import Desired, Task
-from reconciler.core.model.status import HostStatus, Phase, Reason, Status, Waiting
+from reconciler.core.model.status import AccountStatus, HostStatus, Phase, Reason, Status, Waiting
+from reconciler.core.runs.accounts import AccountChange, after_round, after_specs, run_account
 from reconciler.core.runs.decide import next_event
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,8 @@ def task_event(
         return None
     if isinstance(fact, RunSeen | RunQueued):
         return _started(fact, status) if isinstance(fact, RunSeen) else _queued(fact, status)
-    event = next_event(task, status, fact, now, desired.fleet)
+    account = run_account(status.live_run, desired) if status.live_run else None
+    event = next_event(task, status, fact, now, desired.fleet, account=account)
     return attribute(desired, event) if event else None
 
 
@@ -264,6 +266,51 @@ class HostObserver:
             observation.hosts[change.host] = change.after
         if self.settings.records(change.before):
             observation.changes.append(change)
+
+
+# --- Accounts --------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class AccountObservation:
+    """Result of judging facts about accounts."""
+
+    accounts: dict[str, AccountStatus]
+    changes: list[AccountChange] = field(default_factory=list)
+
+
+def observe_accounts(cache: FleetCache, facts: Iterable[Fact], now: datetime) -> AccountObservation:
+    """Return the accounts at their limits after these facts and today's specs, and the changes."""
+    observation = AccountObservation(dict(cache.accounts))
+    if cache.desired.revision and cache.accounts:
+        _take_all(after_specs(cache.accounts, cache.desired, now), observation)
+    for fact in facts:
+        if isinstance(fact, RunEnded):
+            try:
+                _take_end(fact, cache, observation)
+            except Exception:
+                log.exception("task %s: what its run says of an account is ignored", fact.task)
+    return observation
+
+
+def _take_end(fact: RunEnded, cache: FleetCache, observation: AccountObservation) -> None:
+    status = cache.statuses.get(fact.task)
+    if status is None or not is_about(fact, status):
+        return
+    account = run_account(status.last_run, cache.desired)
+    if account is not None:
+        before = observation.accounts.get(account)
+        change = after_round(before, account, status, fact, cache.desired)
+        _take_all([change] if change else [], observation)
+
+
+def _take_all(changes: Iterable[AccountChange], observation: AccountObservation) -> None:
+    for change in changes:
+        observation.changes.append(change)
+        if change.after is None:
+            observation.accounts.pop(change.account, None)
+        else:
+            observation.accounts[change.account] = change.after
 
 
 def _about(fact: Fact) -> str:

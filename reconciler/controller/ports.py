@@ -36,17 +36,18 @@ from reconciler.core.model.forge import (
 )
 from reconciler.core.model.runs import Assignment, Claim, Report, RunRequest
 from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task
-from reconciler.core.model.status import BudgetScope, HostStatus, LeaseRequest, Status, Waiting
+from reconciler.core.model.status import AccountStatus, BudgetScope, HostStatus, LeaseRequest, Status, Waiting
 from reconciler.core.notifications.book import Book
 from reconciler.core.notifications.messages import Message
 from reconciler.core.planning.plan import Plan
+from reconciler.core.runs.accounts import AccountChange
 from reconciler.core.runs.retention import Retention
 from reconciler.core.transitions import TransitionRecord
 
 Clock = Callable[[], datetime]
 TaskFact = RunSeen | RunQueued | RunEnded | MergeSeen | PullRequestSeen | BranchSeen
 Fact = TaskFact | HostSeen
-Step = Transition | HostChange
+Step = Transition | HostChange | AccountChange
 Emit = Callable[[Fact], None]
 WaitForNews = Callable[[asyncio.Event, timedelta | None], Awaitable[None]]
 """Wait until there is news, but no longer than the time given."""
@@ -60,8 +61,10 @@ async def wait_for_news(news: asyncio.Event, longest: timedelta | None) -> None:
 
 
 def subject(step: Step) -> str:
-    """Return the subject of a step: a task, or `host NAME`."""
-    return step.task if isinstance(step, Transition) else f"host {step.host}"
+    """Return the subject of a step: a task, `host NAME` or `account NAME`."""
+    if isinstance(step, Transition):
+        return step.task
+    return f"host {step.host}" if isinstance(step, HostChange) else f"account {step.account}"
 
 
 class Specs(Protocol):
@@ -98,6 +101,10 @@ class State(Protocol):
     @property
     def damaged(self) -> Mapping[str, Problem]:
         """What is wrong with the status files of tasks that could not be read, by task."""
+
+    @property
+    def accounts(self) -> Mapping[str, AccountStatus]:
+        """What is on record of accounts at their limits, as last loaded."""
 
     @property
     def head(self) -> str:
@@ -331,6 +338,10 @@ class FleetView(Protocol):
     @property
     def hosts(self) -> Mapping[str, HostStatus]:
         """What is on record, by host."""
+
+    @property
+    def accounts(self) -> Mapping[str, AccountStatus]:
+        """What is on record of accounts at their limits, by name."""
 
     @property
     def damaged(self) -> Mapping[str, Problem]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from reconciler.core.fields import MOST, Duration, Env, EnvName, Frozen, Period, Strings, Text, Total
+from reconciler.core.fields import MOST, Duration, Env, EnvName, Frozen, Names, Period, Strings, Text, Total
 from reconciler.core.patterns import check_pattern
 
 
@@ -225,6 +225,8 @@ class AdapterSpec(Frozen):
     """How a run is stopped."""
     cleanup: Strings = ()
     """Paths in the workspace that the CLI leaves behind; they are not committed."""
+    accounts: Names = ()
+    """Accounts its runs may use, by preference; any that serves it, if left out."""
     max_running: Total | None = None
     """Most live runs of this CLI in the whole fleet."""
     daily_budget: Budget | None = None

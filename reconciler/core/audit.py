@@ -36,6 +36,8 @@ class RecordCommit:
     """Status files that it changes, by task; None for one that it removes."""
     hosts: frozenset[str] = frozenset()
     """Hosts whose files it changes."""
+    accounts: frozenset[str] = frozenset()
+    """Accounts whose files it changes."""
     others: tuple[str, ...] = ()
     """Paths of whatever else it changes."""
     is_founding: bool = False
@@ -129,8 +131,8 @@ class Audit:
             return
         if record.task:
             yield from self._of_step(record.task, commit)
-        elif record.host:
-            yield from _of_host(record.host, commit)
+        elif record.host or record.account:
+            yield from _of_news(record, commit)
         elif commit.is_founding:
             yield from ["changes the id of the fleet"] if self.steps else []
         elif _changes_record(commit):
@@ -141,7 +143,7 @@ class Audit:
         old = record.renamed_from or task
         link = self._links.get(old)
         expected = {task, old}
-        if set(commit.tasks) != expected or commit.hosts:
+        if set(commit.tasks) != expected or commit.hosts or commit.accounts:
             yield f"is a step of {task}, but changes {_changed(commit)}"
         yield from self._of_order(record, link)
         before = link.status if link else None
@@ -242,9 +244,11 @@ def _delivery(status: Status, record: TransitionRecord) -> DeliveredWork | None:
     )
 
 
-def _of_host(host: str, commit: RecordCommit) -> Iterator[str]:
-    if commit.hosts != {host} or commit.tasks:
-        yield f"is news of host {host}, but changes {_changed(commit)}"
+def _of_news(record: TransitionRecord, commit: RecordCommit) -> Iterator[str]:
+    hosts = frozenset([record.host] if record.host else [])
+    accounts = frozenset([record.account] if record.account else [])
+    if (commit.hosts, commit.accounts) != (hosts, accounts) or commit.tasks:
+        yield f"is news of {record.name}, but changes {_changed(commit)}"
 
 
 def _of_phases(record: TransitionRecord, before: Status | None, after: Status | None) -> Iterator[str]:
@@ -271,12 +275,13 @@ def _of_fields(record: TransitionRecord, before: Status | None, after: Status) -
 
 
 def _changes_record(commit: RecordCommit) -> bool:
-    return bool(commit.tasks or commit.hosts or commit.others or commit.is_founding)
+    return bool(commit.tasks or commit.hosts or commit.accounts or commit.others or commit.is_founding)
 
 
 def _changed(commit: RecordCommit) -> str:
     hosts = [f"host {host}" for host in sorted(commit.hosts)]
-    return ", ".join([*sorted(commit.tasks), *hosts, *commit.others][:5]) or "nothing of it"
+    accounts = [f"account {account}" for account in sorted(commit.accounts)]
+    return ", ".join([*sorted(commit.tasks), *hosts, *accounts, *commit.others][:5]) or "nothing of it"
 
 
 def _step(before: str | None, after: str | None) -> str:

@@ -1,5 +1,5 @@
 """
-Costs: what rounds took, summed up by task, repo, adapter, host, day or model.
+Costs: what rounds took, summed up by task, repo, adapter, account, host, day or model.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +30,10 @@ class Spent(Protocol):
         """Its agent's CLI."""
 
     @property
+    def account(self) -> str | None:
+        """Account whose credential it used; None for the adapter's own."""
+
+    @property
     def host(self) -> str | None:
         """Where it ran."""
 
@@ -48,6 +52,7 @@ KEYS: Mapping[str, Callable[[Spent], str | None]] = {
     "task": lambda spent: spent.task,
     "repo": lambda spent: spent.repo,
     "adapter": lambda spent: spent.adapter,
+    "account": lambda spent: spent.account,
     "host": lambda spent: spent.host,
     "day": lambda spent: format_time(spent.at)[:10],
     "model": lambda spent: spent.model,

@@ -186,6 +186,8 @@ class Assigned(Event):
     """That of the last run, if it goes on in its next round: its question was answered."""
     holder: RunHolder
     spec: Task
+    account: str | None = None
+    """Account whose credential it uses; None for the adapter's own."""
     start_from: str | None = None
     """Commit of another task's branch that it begins on."""
     predecessors: tuple[Predecessor, ...] = ()

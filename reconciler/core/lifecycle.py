@@ -389,6 +389,7 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
         slots=spec.slots,
         holder=event.holder,
         adapter=spec.adapter if on else None,
+        account=event.account if on else None,
         model=spec.model,
         repo=spec.repo,
         branch=before.branch if before and status.review.count else spec.branch,
@@ -397,7 +398,7 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
         predecessors=event.predecessors,
     )
     return {
-        "session": status.session_at(on.host, spec.adapter) if on else None,
+        "session": status.session_at(on.host, spec.adapter, event.account) if on else None,
         **_identity(spec),
         "attempt": status.attempt + 1,
         "waiting": None,

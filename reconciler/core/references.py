@@ -9,10 +9,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
-ReferenceKind = Literal["task", "host", "agent", "adapter", "repo"]
+ReferenceKind = Literal["task", "host", "agent", "adapter", "account", "repo"]
 
-REFERABLE: tuple[ReferenceKind, ...] = ("task", "host", "agent", "adapter", "repo")
-SHORT: Mapping[ReferenceKind, str] = {"task": "t", "host": "h", "agent": "ag", "adapter": "ad", "repo": "r"}
+REFERABLE: tuple[ReferenceKind, ...] = ("task", "host", "agent", "adapter", "account", "repo")
+SHORT: Mapping[ReferenceKind, str] = {
+    "task": "t",
+    "host": "h",
+    "agent": "ag",
+    "adapter": "ad",
+    "account": "ac",
+    "repo": "r",
+}
 _KIND_NAMES: Mapping[str, ReferenceKind] = {
     word: kind
     for kind in REFERABLE
@@ -84,6 +91,7 @@ MINIMAL: Mapping[str, str] = {
     "host": "address: {name}.example.org",
     "agent": "slots: 1",
     "adapter": "command: [{name}]",
+    "account": "{{provider: anthropic, adapters: [claude-code]}}",
     "repo": "url: https://code.example.org/{name}.git",
 }
 """The least that a file of each kind holds."""

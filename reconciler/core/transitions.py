@@ -14,6 +14,7 @@ from reconciler.core.times import format_time
 if TYPE_CHECKING:  # who reads a record back needs none of these
     from reconciler.core.hosts import HostChange
     from reconciler.core.lifecycle import Transition
+    from reconciler.core.runs.accounts import AccountChange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +34,17 @@ class HistoryFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransitionRecord:
-    """One transition of a task, or news of a host."""
+    """One transition of a task, or news of a host or an account."""
 
     at: datetime
     """When; to the second, once it was read back."""
     task: str | None = None
-    """Name of the task after the step; None: news of a host."""
+    """Name of the task after the step; None: news of a host or an account."""
     before: str | None = None
-    """Phase before; None at the first transition of a task. Of a host: up, unready, down or unknown."""
+    """
+    Phase before; None at the first transition of a task. Of a host: up, unready, down or unknown;
+    of an account: usable or at limit.
+    """
     after: str | None = None
     """Phase since; None when the status went. Of a host, as above."""
     renamed_from: str | None = None
@@ -50,6 +54,8 @@ class TransitionRecord:
     """Key of the run."""
     host: str | None = None
     """Where the run is; of news of a host, which one."""
+    account: str | None = None
+    """Whose credential the run has; of news of an account, which one."""
     worker: str | None = None
     """The outside agent that had the run."""
     cause: str = ""
@@ -70,7 +76,7 @@ class TransitionRecord:
     @property
     def name(self) -> str:
         """What it is about, in words."""
-        return self.task or f"host {self.host}"
+        return self.task or (f"host {self.host}" if self.host else f"account {self.account}")
 
 
 def task_record(step: "Transition", *, revision: str = "", previous: str | None = None) -> TransitionRecord:
@@ -87,6 +93,7 @@ def task_record(step: "Transition", *, revision: str = "", previous: str | None 
         reason=event.origin.reason,
         run=getattr(event, "run", None) or (status.run_key if status else None),
         host=status.assigned_host if status else None,
+        account=status.run.account if status and status.run else None,
         worker=status.assigned_agent if status else None,
         cause=event.origin.cause,
         actor=event.origin.actor,
@@ -112,6 +119,22 @@ def host_record(change: "HostChange", *, revision: str = "") -> TransitionRecord
     )
 
 
+def account_record(change: "AccountChange", *, revision: str = "") -> TransitionRecord:
+    """Return the record of news of an account."""
+    before, after = ("at limit" if status else "usable" for status in (change.before, change.after))
+    return TransitionRecord(
+        at=change.at,
+        before=before,
+        after=after,
+        reason=change.reason,
+        account=change.account,
+        run=change.run,
+        cause="host" if change.run else "spec",
+        actor="reconciler",
+        revision=revision or None,
+    )
+
+
 def transition_document(record: TransitionRecord) -> dict[str, str | None]:
     """Return a record as `history -o json` prints it and the API sends it: one shape for both."""
     return {
@@ -121,6 +144,7 @@ def transition_document(record: TransitionRecord) -> dict[str, str | None]:
         "after": record.after,
         "reason": record.reason,
         "host": record.host,
+        "account": record.account,
         "run": record.run,
         "actor": record.actor,
         "cause": record.cause,

@@ -10,14 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from reconciler.core.conditions import Condition, conditions, needs_a_person
 from reconciler.core.errors import Problem
 from reconciler.core.figures import FiguresOf, LiveFigures
-from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, Host, Task
+from reconciler.core.model.specs import Account, Agent, Desired, DesiredState, ExecutionMode, Host, Task
 from reconciler.core.model.status import (
     MERGE_REASONS,
+    AccountStatus,
     HostStatus,
     Observed,
     Phase,
@@ -29,6 +31,7 @@ from reconciler.core.model.status import (
 )
 from reconciler.core.needs import Need
 from reconciler.core.planning.placement import reachable_runs, slots_in_use
+from reconciler.core.runs.accounts import run_account
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
 
 BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
@@ -254,15 +257,38 @@ class WorkerView:
     """Tasks in its hands, by name; also those that it has finished and that are being checked."""
 
 
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    """One account: what the specs say, whether it is at its limit, what runs with it."""
+
+    name: str
+    spec: Account | None
+    """None: it is what an adapter has by itself."""
+    status: AccountStatus | None
+    """None: it is not at its limit, as far as is known."""
+    runs: tuple[str, ...]
+    """Keys of the live runs with it."""
+
+    @property
+    def state(self) -> Literal["usable", "at limit", "suspended"]:
+        """Whether new runs may take it, in words."""
+        if self.spec and self.spec.desired == "suspended":
+            return "suspended"
+        return "at limit" if self.status else "usable"
+
+
 # --- The fleet -------------------------------------------------------------
 
 
 def observed_on_record(
-    statuses: Mapping[str, Status], hosts: Mapping[str, HostStatus], damaged: Mapping[str, Problem]
+    statuses: Mapping[str, Status],
+    hosts: Mapping[str, HostStatus],
+    damaged: Mapping[str, Problem],
+    accounts: Mapping[str, AccountStatus] = MappingProxyType({}),
 ) -> Observed:
     """Return what is known to who only looks; the machine is that of the local hosts on record."""
     machine = next((host.machine for host in hosts.values() if host.machine), None)
-    return Observed(statuses, hosts, damaged=damaged, machine=machine)
+    return Observed(statuses, hosts, damaged=damaged, machine=machine, accounts=accounts)
 
 
 def _no_figures(_run: str, _round: int) -> LiveFigures | None:
@@ -347,6 +373,19 @@ class ReadModel:
         return HostView(
             host.name, host, self.observed.hosts.get(host.name), keys, used, self.closed.get(host.name)
         )
+
+    def accounts(self) -> Mapping[str, AccountView]:
+        """Return every account of the specs, and those of adapters that are at their limits, by name."""
+        runs: dict[str, list[str]] = defaultdict(list)
+        for status in self.observed.statuses.values():
+            run = status.live_run
+            if run and (name := run_account(run, self.desired)):
+                runs[name].append(run.key)
+        specs, limits = self.desired.accounts, self.observed.accounts
+        return {
+            name: AccountView(name, specs.get(name), limits.get(name), tuple(sorted(runs[name])))
+            for name in sorted({*specs, *limits})
+        }
 
     def workers(self) -> Mapping[str, WorkerView]:
         """Return every outside agent of the specs, by name."""

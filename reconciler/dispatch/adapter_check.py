@@ -152,6 +152,7 @@ class AdapterCheck:
                 round=1,
                 holder=OnHost(host=host.name),
                 adapter=adapter.name,
+                model=task.model,
                 branch=task.branch,
                 title=task.headline,
             ),

@@ -16,6 +16,7 @@ from reconciler.core.errors import Problem
 from reconciler.core.faults import fault_message
 from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, Repo, Task, TaskSpec
 from reconciler.core.references import remedy
+from reconciler.core.runs.accounts import fallback_task
 from reconciler.specs.doubts import doubts, doubts_of_fleet, doubts_of_hosts, doubts_of_task
 from reconciler.specs.graph import Index, cycles
 from reconciler.specs.layers import resolve
@@ -220,6 +221,7 @@ class Builder:
             yield from _template_mistakes(task, adapter, shared.repos.get(task.repo or ""))
         elif _names_adapter(self._specs[task.name]):
             yield Mistake(("adapter",), *shared.missing("adapter", task.adapter, shared.adapters))
+        yield from self._account_mistakes(task)
         yield from self._dependency_mistakes(task)
         if other := self._index.other(("folded", task.name.casefold()), task.name):
             yield Mistake((), f"differs only in case from task {other!r}")
@@ -229,6 +231,23 @@ class Builder:
         if task.review == "pull_request" and (task.repo is None or (repo and repo.forge is None)):
             lacks = f"a `forge` in repo {repo.name!r}" if repo else "a `repo`"
             yield Mistake(("review",), f"pull_request needs {lacks}")
+
+    def _account_mistakes(self, task: Task) -> Iterator[Mistake]:
+        """Yield what is wrong with the accounts and the fallback of a task; of inherited ones, others say."""
+        parsed, shared = self._specs[task.name], self._shared
+        own = parsed.spec.model_fields_set if parsed.spec else frozenset()
+        if "accounts" in own and task.adapter in shared.adapters:
+            yield from shared.account_mistakes(task.accounts, ("accounts",), task.adapter)
+        if "fallback" in own:
+            yield from shared.fallback_mistakes(task)
+        other = fallback_task(task)
+        adapter = shared.adapters.get(other.adapter) if other else None
+        takes_script = adapter and any("{script}" in argument for argument in adapter.command)
+        if task.script is None and takes_script:
+            message = (
+                f"adapter {task.fallback and task.fallback.adapter!r} runs a `script`, and there is none"
+            )
+            yield Mistake(("fallback",), message, at_key=True)
 
     def _dependency_mistakes(self, task: Task) -> Iterator[Mistake]:
         for at, name in enumerate(task.depends_on):
@@ -291,6 +310,7 @@ class Builder:
             tasks=dict(self._tasks),
             hosts=shared.hosts,
             adapters=shared.adapters,
+            accounts=shared.accounts,
             agents=shared.agents,
             repos=shared.repos,
             broken=dict(self._broken),

@@ -12,6 +12,7 @@ from functools import singledispatch
 from reconciler.core.adapter import AdapterSpec, Budget
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import (
+    AccountSpec,
     AgentSpec,
     DesiredState,
     ExecutionMode,
@@ -39,7 +40,9 @@ def doubts(spec: Frozen) -> list[Mistake]:
 def _twice(spec: Frozen) -> Iterator[Mistake]:
     """Yield what stands twice in a list of names."""
     for field in _NAMES & spec.model_fields_set:
-        values = getattr(spec, field) or ()
+        values = getattr(spec, field)
+        if not isinstance(values, tuple):
+            continue
         for at, value in enumerate(values):
             if value in values[:at]:
                 yield Mistake((field, at), f"stands twice: {value!r}")
@@ -55,6 +58,9 @@ _NAMES = frozenset(
         "reviewers",
         "token_hash",
         "depends_on",
+        "accounts",
+        "adapters",
+        "hosts",
         "repos",
     }
 )
@@ -89,6 +95,13 @@ def _host(spec: HostSpec) -> Iterator[Mistake]:
 @_doubts.register
 def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
     yield from _env(spec.env)
+    yield from _budgets(spec)
+
+
+@_doubts.register
+def _account(spec: AccountSpec) -> Iterator[Mistake]:
+    if spec.hosts == ():
+        yield Mistake(("hosts",), "names none, so that no run may use it; leave it out for any")
     yield from _budgets(spec)
 
 
@@ -167,7 +180,7 @@ def _settings(spec: TaskDefaults) -> Iterator[Mistake]:
 def _budgets(spec: Frozen) -> Iterator[Mistake]:
     if getattr(spec, "max_running", None) == 0:
         yield Mistake(("max_running",), "is 0: no run starts as long as it is")
-    for field in ("budget", "daily_budget"):
+    for field in ("budget", "daily_budget", "weekly_budget"):
         if getattr(spec, field, None) == Budget():
             yield Mistake((field,), "limits nothing: give it `cost_usd` or `tokens`")
 

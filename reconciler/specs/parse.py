@@ -17,7 +17,7 @@ from reconciler.core.adapter import AdapterSpec
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.faults import fault_message
 from reconciler.core.fields import Frozen
-from reconciler.core.model.specs import AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
+from reconciler.core.model.specs import AccountSpec, AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
 from reconciler.core.names import check_name
 from reconciler.core.text import one_line
 from reconciler.specs import layers, yaml
@@ -31,6 +31,7 @@ MODELS: Mapping[Kind, type[Frozen]] = {
     "task": TaskSpec,
     "host": HostSpec,
     "adapter": AdapterSpec,
+    "account": AccountSpec,
     "agent": AgentSpec,
     "repo": RepoSpec,
 }
@@ -38,6 +39,7 @@ FOLDERS: Mapping[str, Kind] = {
     "tasks": "task",
     "hosts": "host",
     "adapters": "adapter",
+    "accounts": "account",
     "agents": "agent",
     "repos": "repo",
 }

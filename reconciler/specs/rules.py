@@ -15,6 +15,7 @@ from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import (
     HOOKS,
     NESTED,
+    AccountSpec,
     AgentSpec,
     FleetSpec,
     Forge,
@@ -107,6 +108,8 @@ def _task(spec: TaskSpec) -> Iterator[Mistake]:
 def _defaults(spec: TaskDefaults, *, has_repo: bool = True) -> Iterator[Mistake]:
     """Yield mistakes in fields that a task, its repo or the fleet may set."""
     yield from tried(("timezone",), zone, spec.timezone)
+    if spec.fallback is not None and not spec.fallback.model_fields_set:
+        yield Mistake(("fallback",), "names neither an `adapter` nor a `model` nor `accounts`")
     for index, window in enumerate(spec.window):
         yield from tried(("window", index), read_window, window)
     yield from _commands(("validation",), spec.validation)
@@ -245,6 +248,16 @@ def secret_mistakes(path: Path, secret: Secret) -> Iterator[Mistake]:
         yield from _program((*path, "command"), secret.command)
     elif secret.credential is not None and ("/" in secret.credential or not secret.credential.strip(". ")):
         yield Mistake((*path, "credential"), "expected the name of a credential, not a path")
+
+
+@_mistakes.register
+def _account(spec: AccountSpec) -> Iterator[Mistake]:
+    if not spec.adapters:
+        yield Mistake(("adapters",), "names none; an account serves at least one, such as claude-code")
+    for name, secret in spec.secrets.items():
+        yield from secret_mistakes(("secrets", name), secret)
+    if spec.pace == "even" and spec.weekly_budget is None:
+        yield Mistake(("pace",), "needs a `weekly_budget`: that is what is spent evenly")
 
 
 @_mistakes.register

@@ -3,7 +3,7 @@ Shared specs: the fleet's settings, hosts, adapters, agents, repos, and mistakes
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TypeVar
@@ -11,12 +11,26 @@ from typing import TypeVar
 from reconciler.core.adapter import Adapter, AdapterSpec
 from reconciler.core.errors import Problem
 from reconciler.core.fields import Frozen
-from reconciler.core.model.specs import LOCAL, Agent, AgentSpec, FleetSpec, Host, HostSpec, Kind, Repo, Task
+from reconciler.core.model.specs import (
+    LOCAL,
+    Account,
+    AccountSpec,
+    Agent,
+    AgentSpec,
+    FleetSpec,
+    Host,
+    HostSpec,
+    Kind,
+    Repo,
+    Task,
+    TaskDefaults,
+)
 from reconciler.core.references import remedy
 from reconciler.specs import layers
 from reconciler.specs.layers import default_task, with_name
 from reconciler.specs.parse import Parsed, locate_mistakes, nearest
 from reconciler.specs.rules import Mistake
+from reconciler.specs.yaml import Path
 
 Model = TypeVar("Model", bound=Frozen)
 
@@ -28,6 +42,7 @@ class SharedSpecs:
     fleet: FleetSpec = field(default_factory=FleetSpec)
     hosts: Mapping[str, Host] = field(default_factory=dict)
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    accounts: Mapping[str, Account] = field(default_factory=dict)
     agents: Mapping[str, Agent] = field(default_factory=dict)
     repos: Mapping[str, Repo] = field(default_factory=dict)
     blanks: Mapping[str | None, Task] = field(default_factory=dict)
@@ -46,6 +61,28 @@ class SharedSpecs:
         hint = nearest(name, names)
         return f"no {kind} {name!r}{'' if hint else remedy(kind, name, names)}", hint
 
+    def account_mistakes(
+        self, names: Sequence[str], path: Path, adapter: str | None = None
+    ) -> Iterator[Mistake]:
+        """Yield the accounts that are not there, or do not serve an adapter if one is named."""
+        for at, name in enumerate(names):
+            account = self.accounts.get(name)
+            if account is None:
+                yield Mistake((*path, at), *self.missing("account", name, self.accounts))
+            elif adapter is not None and adapter not in account.adapters:
+                served = ", ".join(account.adapters)
+                yield Mistake((*path, at), f"account {name!r} serves {served}, not adapter {adapter!r}")
+
+    def fallback_mistakes(self, spec: TaskDefaults) -> Iterator[Mistake]:
+        """Yield what of a fallback is not there."""
+        fallback = spec.fallback
+        if fallback is None:
+            return
+        adapter = fallback.adapter
+        if adapter is not None and adapter not in self.adapters:
+            yield Mistake(("fallback", "adapter"), *self.missing("adapter", adapter, self.adapters))
+        yield from self.account_mistakes(fallback.accounts, ("fallback", "accounts"), adapter)
+
 
 def shared_specs(files: Iterable[Parsed]) -> SharedSpecs:
     """Return the shared specs made from all files but tasks."""
@@ -57,6 +94,7 @@ def shared_specs(files: Iterable[Parsed]) -> SharedSpecs:
         fleet=settings,
         hosts=_hosts(by_kind),
         adapters=_adapters(by_kind),
+        accounts=_named(Account, _good(by_kind, "account")),
         agents=_named(Agent, _good(by_kind, "agent")),
         repos=repos,
         blanks={None: default_task(settings, None)}
@@ -119,6 +157,11 @@ def _checked(shared: SharedSpecs, by_kind: _ByKind) -> SharedSpecs:
             problems += locate_mistakes(
                 _host_mistakes(shared, parsed.name, parsed.spec), parsed.path, parsed.file.data
             )
+    for kind, mistakes_of in _REFERENCES.items():
+        for parsed in by_kind.get(kind, {}).values():
+            if parsed.spec is not None:
+                mistakes = mistakes_of(shared, parsed)
+                problems += locate_mistakes(mistakes, parsed.path, parsed.file.data)
     problems += _shared_tokens(by_kind)
     faults = {name: tuple(_faults(shared, name, by_kind)) for name in shared.blanks}
     problems += [problem for problems_of_one in faults.values() for problem in problems_of_one]
@@ -147,6 +190,38 @@ def _shared_tokens(by_kind: _ByKind) -> Iterator[Problem]:
                     ("token_hash", at), f"is that of agent {owner!r} too: see `reconciler token`"
                 )
                 yield from locate_mistakes([mistake], parsed.path, parsed.file.data)
+
+
+def _account_mistakes(shared: SharedSpecs, parsed: Parsed) -> Iterator[Mistake]:
+    if not isinstance(parsed.spec, AccountSpec):
+        return
+    for at, adapter in enumerate(parsed.spec.adapters):
+        if adapter not in shared.adapters:
+            yield Mistake(("adapters", at), *shared.missing("adapter", adapter, shared.adapters))
+    for at, host in enumerate(parsed.spec.hosts or ()):
+        if host not in shared.hosts:
+            yield Mistake(("hosts", at), *shared.missing("host", host, shared.hosts))
+
+
+def _adapter_mistakes(shared: SharedSpecs, parsed: Parsed) -> Iterator[Mistake]:
+    if isinstance(parsed.spec, AdapterSpec):
+        yield from shared.account_mistakes(parsed.spec.accounts, ("accounts",), parsed.name)
+
+
+def _default_mistakes(shared: SharedSpecs, parsed: Parsed) -> Iterator[Mistake]:
+    """Yield what is wrong with the accounts and the fallback that a repo or the fleet gives to tasks."""
+    if isinstance(parsed.spec, TaskDefaults):
+        yield from shared.account_mistakes(parsed.spec.accounts, ("accounts",))
+        yield from shared.fallback_mistakes(parsed.spec)
+
+
+_REFERENCES: Mapping[Kind, Callable[[SharedSpecs, Parsed], Iterator[Mistake]]] = {
+    "account": _account_mistakes,
+    "adapter": _adapter_mistakes,
+    "repo": _default_mistakes,
+    "fleet": _default_mistakes,
+}
+"""What is wrong with the names of other things in files of a kind."""
 
 
 def _host_mistakes(shared: SharedSpecs, name: str, host: HostSpec) -> Iterator[Mistake]:

@@ -99,9 +99,16 @@ def _files(folder: str) -> Iterator[tuple[str, int, int]]:
 def _models() -> "Mapping[str, type[Frozen]]":
     """Return the model of each mapping of what is desired."""
     from reconciler.core.adapter import Adapter
-    from reconciler.core.model.specs import Agent, Host, Repo, Task
+    from reconciler.core.model.specs import Account, Agent, Host, Repo, Task
 
-    return {"tasks": Task, "hosts": Host, "adapters": Adapter, "agents": Agent, "repos": Repo}
+    return {
+        "tasks": Task,
+        "hosts": Host,
+        "adapters": Adapter,
+        "accounts": Account,
+        "agents": Agent,
+        "repos": Repo,
+    }
 
 
 def _document(desired: "Desired") -> Document:

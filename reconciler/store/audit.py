@@ -14,7 +14,7 @@ from reconciler.git.objects import present
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.high_water import APPROVAL
-from reconciler.store.layout import HOSTS, IDENTITY_FILE, STATE_ROOT, TASKS, name_under
+from reconciler.store.layout import ACCOUNTS, HOSTS, IDENTITY_FILE, STATE_ROOT, TASKS, name_under
 from reconciler.store.messages import parse_message, trailers_of
 
 _BATCH = 500
@@ -135,13 +135,15 @@ def _commit(
     of_record = dict(sorted(of_record.items(), key=lambda each: each[1] is not None))  # what is there wins
     tasks = {name: path for path in of_record if (name := name_under(TASKS, path))}
     hosts = {name: path for path in of_record if (name := name_under(HOSTS, path))}
-    ours = {*tasks.values(), *hosts.values(), IDENTITY_FILE}
+    accounts = {name: path for path in of_record if (name := name_under(ACCOUNTS, path))}
+    ours = {*tasks.values(), *hosts.values(), *accounts.values(), IDENTITY_FILE}
     return RecordCommit(
         record=parse_message(commit, content),
         author=author[1] if author else "",
         parents=tuple(_PARENT.findall(headers)),
         tasks={name: _status(path, of_record[path], contents) for name, path in tasks.items()},
         hosts=frozenset(hosts),
+        accounts=frozenset(accounts),
         others=tuple(sorted(path for path in of_record if path not in ours)),
         is_founding=IDENTITY_FILE in of_record,
         is_approval=APPROVAL in trailers_of(message),

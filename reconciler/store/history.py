@@ -16,7 +16,7 @@ from reconciler.store.layout import status_paths
 from reconciler.store.messages import parse_message
 
 _OF_TASKS = "--grep=^Task: "
-_OF_FLEET = (_OF_TASKS, "--grep=^Host: ")
+_OF_FLEET = (_OF_TASKS, "--grep=^Host: ", "--grep=^Account: ")
 """Trailers of transitions and of news of hosts; either will do where both are given."""
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 

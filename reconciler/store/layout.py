@@ -16,6 +16,7 @@ from reconciler.core.names import check_name
 STATE_ROOT = "fleet-state"
 TASKS = f"{STATE_ROOT}/tasks/"
 HOSTS = f"{STATE_ROOT}/hosts/"
+ACCOUNTS = f"{STATE_ROOT}/accounts/"
 IDENTITY_FILE = f"{STATE_ROOT}/fleet.yaml"
 STATUS_ENDING = ".yaml"
 FOLDER_SIZE = 128
@@ -38,6 +39,11 @@ def status_paths(task: str) -> Sequence[str]:
 def host_paths(host: str) -> Sequence[str]:
     """Return the paths at which a host's status file may be; see `status_paths`."""
     return _paths(HOSTS, check_name(host))
+
+
+def account_paths(account: str) -> Sequence[str]:
+    """Return the paths at which an account's status file may be; see `status_paths`."""
+    return _paths(ACCOUNTS, check_name(account))
 
 
 def name_under(folder: str, path: str) -> str | None:

@@ -16,11 +16,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from reconciler.core.times import time_at
-from reconciler.core.transitions import TransitionRecord, host_record, task_record
+from reconciler.core.transitions import TransitionRecord, account_record, host_record, task_record
 
 if TYPE_CHECKING:  # who reads a message back needs none of these
     from reconciler.core.hosts import HostChange
     from reconciler.core.lifecycle import Transition
+    from reconciler.core.runs.accounts import AccountChange
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\xa0\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+")
 _TRAILER = re.compile(r"([A-Z][A-Za-z0-9-]*): (.*)\Z")
@@ -36,6 +37,7 @@ _TRAILERS: Mapping[str, str] = {
     "Renamed-From": "renamed_from",
     "Run": "run",
     "Host": "host",
+    "Account": "account",
     "Agent": "worker",
     "Cause": "cause",
     "Actor": "actor",
@@ -70,6 +72,12 @@ def render_host(change: "HostChange", *, revision: str = "") -> str:
     """Return the commit message of news of a host; see `render_message`."""
     record = host_record(change, revision=revision)
     return _message(f"host {change.host}: {_step(record)}", record)
+
+
+def render_account(change: "AccountChange", *, revision: str = "") -> str:
+    """Return the commit message of news of an account; see `render_message`."""
+    record = account_record(change, revision=revision)
+    return _message(f"account {change.account}: {_step(record)}", record)
 
 
 def parse_message(commit: str, content: bytes) -> TransitionRecord:

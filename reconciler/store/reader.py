@@ -5,6 +5,7 @@ Read-only access to the state branch, for every command that looks.
 from collections.abc import Mapping
 
 from reconciler.core.errors import Problem
+from reconciler.core.model.status import AccountStatus
 from reconciler.git.repository import Repository
 from reconciler.store.records import Records, Statuses
 
@@ -29,6 +30,11 @@ class StateReader:
     def damaged(self) -> Mapping[str, Problem]:
         """What is wrong with the status files of tasks that could not be read, by task."""
         return self._records.damaged
+
+    @property
+    def accounts(self) -> Mapping[str, AccountStatus]:
+        """What is on record of accounts at their limits, as last loaded."""
+        return self._records.accounts
 
     async def fleet_id(self) -> str | None:
         """Return the id of the fleet; None if it was never run."""

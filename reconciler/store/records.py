@@ -9,18 +9,18 @@ from typing import Any
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Gone, Problem, SpecError, Unavailable
 from reconciler.core.fields import Frozen
-from reconciler.core.model.status import HostStatus, Status
+from reconciler.core.model.status import AccountStatus, HostStatus, Status
 from reconciler.core.names import check_name
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
-from reconciler.store.layout import HOSTS, IDENTITY_FILE, STATE_ROOT, TASKS, name_under
+from reconciler.store.layout import ACCOUNTS, HOSTS, IDENTITY_FILE, STATE_ROOT, TASKS, name_under
 
 log = logging.getLogger(__name__)
 
 Statuses = tuple[Mapping[str, Status], Mapping[str, HostStatus]]
 
-_KINDS: Mapping[str, type[Frozen]] = {TASKS: Status, HOSTS: HostStatus}
+_KINDS: Mapping[str, type[Frozen]] = {TASKS: Status, HOSTS: HostStatus, ACCOUNTS: AccountStatus}
 _VERSIONS = 50
 """How far back to look for a good version of a file that is damaged."""
 _LARGEST = 1 << 20
@@ -86,6 +86,11 @@ class Records:
         """What is wrong with the status files of tasks that cannot be read, by task."""
         named = ((name_under(TASKS, path), problem) for path, problem in self._damaged.items())
         return {name: problem for name, problem in named if name}
+
+    @property
+    def accounts(self) -> Mapping[str, AccountStatus]:
+        """What is on record of accounts at their limits, at the commit that was read last."""
+        return self._of(ACCOUNTS)
 
     @property
     def blobs(self) -> Mapping[str, str]:

@@ -19,7 +19,7 @@ from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.layout import TASKS, name_under
 
-_ACCOUNT = re.compile(rb"^(?:assigned_host|adapter|model|repo|usage):.*\n(?: .*\n)*", re.MULTILINE)
+_ACCOUNT = re.compile(rb"^(?:assigned_host|adapter|account|model|repo|usage):.*\n(?: .*\n)*", re.MULTILINE)
 """The lines of a status that matter here: to parse them alone is ten times as quick."""
 _WALK = (
     *("log", "--format=%ct", "--reverse", "--first-parent", "-m"),
@@ -43,6 +43,8 @@ class Spending:
     host: str | None
     model: str | None
     usage: Usage
+    account: str | None = None
+    """Account whose credential it used; None for the adapter's own."""
 
 
 async def spending(
@@ -122,6 +124,7 @@ def _spent(changes: Sequence[_Change], accounts: Mapping[str, bytes]) -> Iterato
                 _name(fields.get("assigned_host")),
                 _name(fields.get("model")),
                 rise,
+                account=_name(fields.get("account")),
             )
 
 

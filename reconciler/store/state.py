@@ -18,15 +18,16 @@ from reconciler.core.events import Assigned
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import read_run_key
-from reconciler.core.model.status import BudgetScope
+from reconciler.core.model.status import AccountStatus, BudgetScope
 from reconciler.core.planning.limits import budget_scopes
+from reconciler.core.runs.accounts import AccountChange
 from reconciler.git.fastimport import Change
 from reconciler.git.remote import push
 from reconciler.git.repository import Repository
 from reconciler.store import messages, statuses
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.history import LastTransitions, last_transitions
-from reconciler.store.layout import IDENTITY_FILE, host_paths, status_paths
+from reconciler.store.layout import IDENTITY_FILE, account_paths, host_paths, status_paths
 from reconciler.store.records import FleetIdentity, Records, Statuses
 from reconciler.store.spending import spending
 from reconciler.store.state_files import StateFiles
@@ -130,6 +131,11 @@ class StateBranch:
         return self._records.damaged
 
     @property
+    def accounts(self) -> Mapping[str, AccountStatus]:
+        """What is on record of accounts at their limits, as last loaded."""
+        return self._records.accounts
+
+    @property
     def head(self) -> str:
         """The commit that what was last loaded or committed is on record with; empty before the first."""
         return self._head or ""
@@ -178,7 +184,7 @@ class StateBranch:
         """Return what was spent since a time, and from whose money. Raises Unavailable."""
         spent = defaultdict[BudgetScope, Usage](Usage)
         for each in await spending(self._repository, self._branch, since=since):
-            for scope in budget_scopes(each.adapter, each.repo, each.host):
+            for scope in budget_scopes(each.adapter, each.repo, each.host, each.account):
                 spent[scope] += each.usage
         return spent
 
@@ -307,7 +313,7 @@ class StateBranch:
                 changes.append(self._change(step, files, last))
                 if isinstance(step, Transition):
                     last[step.task] = len(changes) - 1
-                else:
+                elif isinstance(step, HostChange):
                     hosts[step.host] = len(changes) - 1
         # Memory is updated only after the batch is durable: a failed batch leaves no trace here.
         if changes:
@@ -324,6 +330,9 @@ class StateBranch:
         if isinstance(step, HostChange):
             message = messages.render_host(step, revision=revision)
             return Change(step.at, files, lambda _: message)
+        if isinstance(step, AccountChange):
+            message = messages.render_account(step, revision=revision)
+            return Change(step.at, files, lambda _: message)
         previous = last.get(
             step.old, self._last_transitions.transitions.get(step.old) if self._last_transitions else None
         )
@@ -339,7 +348,7 @@ class StateBranch:
 
     def _put(self, step: Step, files: StateFiles) -> Mapping[str, bytes | None]:
         """Put what a step changes among the files; return the content of those, None for one that goes."""
-        paths = host_paths(step.host) if isinstance(step, HostChange) else status_paths(step.task)
+        paths = _paths_of(step)
         old = status_paths(step.old) if isinstance(step, Transition) and step.old != step.task else ()
         wanted: dict[str, bytes | None] = dict.fromkeys(files.places([*old, *paths]))
         if step.after:
@@ -386,6 +395,13 @@ class StateBranch:
         except Unavailable:
             self._meter.push_refused("unavailable")
             raise
+
+
+def _paths_of(step: Step) -> Sequence[str]:
+    """Return the paths at which the file that a step is about may be."""
+    if isinstance(step, Transition):
+        return status_paths(step.task)
+    return host_paths(step.host) if isinstance(step, HostChange) else account_paths(step.account)
 
 
 def _attempts(steps: Iterable[Step]) -> Mapping[str, int]:

@@ -19,7 +19,15 @@ from reconciler.core.lifecycle import Transition, fold
 from reconciler.core.masking import Mask
 from reconciler.core.model.runs import Assignment, run_key
 from reconciler.core.model.specs import Agent, Desired
-from reconciler.core.model.status import AtWorker, HostStatus, LeaseRequest, Phase, Status, Waiting
+from reconciler.core.model.status import (
+    AccountStatus,
+    AtWorker,
+    HostStatus,
+    LeaseRequest,
+    Phase,
+    Status,
+    Waiting,
+)
 from reconciler.core.planning.plan import Plan, why_end
 from reconciler.core.runs.command import assignment
 from reconciler.core.runs.failure import FailureSummary, summarize_failure
@@ -182,6 +190,7 @@ class FakeDesk:
     desired: Desired = field(default_factory=Desired)
     statuses: dict[str, Status] = field(default_factory=dict)
     hosts: dict[str, HostStatus] = field(default_factory=dict)
+    accounts: dict[str, AccountStatus] = field(default_factory=dict)
     damaged: dict[str, Problem] = field(default_factory=dict)
     drift: dict[tuple[str, datetime], timedelta] = field(default_factory=dict)
     last_plan: Plan = field(default_factory=Plan)

@@ -13,7 +13,7 @@ from reconciler.cli.terminal import table
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import NotFound, Problem
 from reconciler.core.model.runs import Check, FailureClass
-from reconciler.core.model.specs import Agent, Host, Repo
+from reconciler.core.model.specs import Account, Agent, Host, Repo
 from reconciler.core.model.status import (
     Failure,
     HostCli,
@@ -208,6 +208,7 @@ def test_details_of_a_host_without_a_key_say_how_it_is_trusted():
 def test_every_kind_has_a_table_a_document_and_details():
     desired = make_desired(
         make_task("a", validation=["true"]),
+        accounts={"one": Account(name="one", provider="acme", adapters=("script",))},
         agents={"jeeves": Agent(name="jeeves", capabilities=("gpu",))},
         repos={"web": Repo(name="web", url="../web", validation=("make test",))},
         adapters={"script": Adapter(name="script", command=("{shell}", "-c", "{script}"))},

@@ -14,7 +14,8 @@ from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import fold
 from reconciler.core.model.runs import Assignment, Claim, FailureClass, run_key
 from reconciler.core.model.specs import Host
-from reconciler.core.model.status import HostStatus, OnHost
+from reconciler.core.model.status import AccountStatus, HostStatus, OnHost
+from reconciler.core.runs.accounts import AccountChange
 from reconciler.git.repository import Repository
 from reconciler.store.state import StateBranch
 from tests.dispatch.world import World, git
@@ -77,6 +78,24 @@ async def test_what_was_committed_is_there_for_the_next_writer(states):
     assert moved is False
     assert dict(loaded) == dict(statuses)
     assert hosts == {"local": host}
+
+
+async def test_the_limit_of_an_account_is_there_for_the_next_writer_until_it_is_over(states):
+    limit = AccountStatus(until=NOW, since=NOW, reason="usage limit", run="a.g0.a1", spec="5e")
+    met = AccountChange("one", None, limit, NOW, "run a.g0.a1 met its limit", "a.g0.a1")
+
+    async with states() as state:
+        await state.commit([met])
+    async with states() as state:
+        await state.load()
+        known = dict(state.accounts)
+        await state.commit([AccountChange("one", limit, None, NOW, "run a.g0.a2 was served")])
+    async with states() as state:
+        await state.load()
+        after = dict(state.accounts)
+
+    assert known == {"one": limit}
+    assert after == {}
 
 
 async def test_a_renamed_task_stands_under_its_new_name_only(states):

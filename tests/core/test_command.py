@@ -32,7 +32,7 @@ def a_status(**fields):
 
 def ordered(adapter, task=None, status=None):
     task = task or a_task(adapter=adapter.name)
-    status = status or a_status(adapter=adapter.name)
+    status = status or a_status(adapter=adapter.name, model=task.model)
     fleet = Desired(hosts={"local": HOST}, adapters={adapter.name: adapter}, repos={"web": REPO})
     return build_run_request(task, status, fleet)
 
@@ -64,7 +64,7 @@ def test_claude_gets_a_session_of_our_choice_and_goes_on_with_it():
     task = a_task(adapter="claude-code", model="opus")
 
     fresh = argv(claude, task)
-    resumed = argv(claude, task, a_status(adapter="claude-code", round=2, session_id="5e55"))
+    resumed = argv(claude, task, a_status(adapter="claude-code", model="opus", round=2, session_id="5e55"))
 
     assert fresh[:5] == ("claude", "-p", "--output-format", "stream-json", "--verbose")
     assert fresh[-6:-1] == ("--max-turns", "200", "--model", "opus", "--session-id")

@@ -21,10 +21,8 @@ from reconciler.core.lifecycle import transition
 from reconciler.core.model.runs import Check, Claim, FailureClass, Report, Verdict
 from reconciler.core.model.specs import DesiredState, FleetSpec, Task
 from reconciler.core.model.status import Phase
+from reconciler.core.runs.accounts import QUOTA_LEAST, QUOTA_MOST, QUOTA_WAIT
 from reconciler.core.runs.decide import (
-    QUOTA_LEAST,
-    QUOTA_MOST,
-    QUOTA_WAIT,
     UNCOUNTED,
     backoff,
     host_lost,

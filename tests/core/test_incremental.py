@@ -18,6 +18,7 @@ from reconciler.core.planning.incremental import Planner
 from reconciler.core.planning.plan import plan
 from tests.strategies import (
     HOSTS,
+    LIMITS_MET,
     LOADS,
     NAMES,
     PROBES,
@@ -150,7 +151,12 @@ class Twins(RuleBasedStateMachine):
         unready=st.dictionaries(st.sampled_from(REPOS), st.sampled_from(["", "cannot be reached"])),
     )
     def other_news(self, load, spent, half_open, unready):
-        self.extra = {"load": load, "spent": spent, "half_open": frozenset(half_open), "unready": unready}
+        self.extra |= {"load": load, "spent": spent, "half_open": frozenset(half_open), "unready": unready}
+
+    @rule(week=st.none() | SPENT, limits=LIMITS_MET)
+    def accounts_meet_limits(self, week, limits):
+        self.extra |= {"spent_in_week": week}
+        self.world.accounts = limits
 
     @rule(asking=st.lists(st.sampled_from(sorted(AGENTS)), max_size=3))
     def agents_ask(self, asking):

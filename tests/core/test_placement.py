@@ -6,6 +6,7 @@ from reconciler.core.adapter import Adapter, Budget, Usage, Version
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Desired, Host, HostAdapter, Task
 from reconciler.core.model.status import Failure, HostCli, HostStatus, Observed, Phase, Reason, Waiting
+from reconciler.core.planning.accounts import AccountPool
 from reconciler.core.planning.placement import place, slots_in_use
 from tests.fakes import make_desired, make_task
 from tests.statuses import make_status
@@ -21,7 +22,9 @@ def test_every_host_is_either_ranked_or_rejected_with_a_reason(data):
     task = data.draw(tasks("a"))
     live = data.draw(st.dictionaries(st.sampled_from(HOSTS), st.integers(0, 4)))
 
-    placement = place(task, data.draw(st.none() | statuses(task)), desired, observed, live)
+    accounts = AccountPool(desired, observed, {}, NOW)
+    status = data.draw(st.none() | statuses(task))
+    placement = place(task, status, desired, observed, live, accounts=accounts)
 
     ranked = [candidate.host for candidate in placement.ranked]
     assert {*ranked} | placement.rejected.keys() == desired.hosts.keys()
@@ -215,7 +218,9 @@ def test_the_score_can_be_checked_by_hand():
 def placed(*hosts, status=None, observed=None, live=None, adapters=None, kept=None, **task):
     spec = Task(name="a", generation="1" * 40, work="w", goal="Do it.", **task)
     desired = Desired(revision="r", hosts={host.name: host for host in hosts}, adapters=adapters or {})
-    return place(spec, status, desired, observed or Observed(), live or {}, kept=kept or {})
+    observed = observed or Observed()
+    accounts = AccountPool(desired, observed, {}, NOW)
+    return place(spec, status, desired, observed, live or {}, kept=kept or {}, accounts=accounts)
 
 
 def tried(on, **fields):
@@ -230,7 +235,8 @@ def test_a_host_that_cannot_be_thought_about_keeps_no_task_from_the_others():
     task = make_task("a", requires="near")
     desired = make_desired(task, hosts={"odd": odd, "near": Host(name="near")})
 
-    found = place(task, None, desired, Observed(), {})
+    accounts = AccountPool(desired, Observed(), {}, NOW)
+    found = place(task, None, desired, Observed(), {}, accounts=accounts)
 
     assert found.chosen == "near"
     assert "a bug of the reconciler" in found.rejected["odd"]

@@ -93,7 +93,7 @@ class Fleet:
         if version != self._spent_version:
             spent: dict[BudgetScope, Usage] = {}
             for each in await self.services.spending(midnight(self.clock())):
-                for scope in budget_scopes(each.adapter, each.repo, each.host):
+                for scope in budget_scopes(each.adapter, each.repo, each.host, each.account):
                     spent[scope] = spent.get(scope, Usage()) + each.usage
             self._spent, self._spent_version = spent, version
         return self._spent

@@ -17,6 +17,7 @@ from reconciler.core.errors import NotFound, SpecError, Unavailable
 from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Desired, Task
 from reconciler.core.model.status import Phase, Status
+from reconciler.core.planning.accounts import AccountPool
 from reconciler.core.planning.placement import Placement, place, slots_in_use
 from reconciler.core.runs.command import build_prompt
 from reconciler.core.runs.prompt import sha256
@@ -153,12 +154,15 @@ def host_choices(view: TaskView, fleet: Fleet, model: ReadModel) -> Sequence[Hos
     if view.phase is not Phase.CREATED or view.spec is None or view.execution_mode != "ssh_cli":
         return ()
     planned = fleet.view.last_plan.placements.get(view.name)
-    return list(_choices(planned or _placed(view, view.spec, model)))
+    return list(_choices(planned or _placed(view, view.spec, model, fleet)))
 
 
-def _placed(view: TaskView, task: Task, model: ReadModel) -> Placement:
+def _placed(view: TaskView, task: Task, model: ReadModel, fleet: Fleet) -> Placement:
     observed = model.observed
-    return place(task, view.status, model.desired, observed, slots_in_use(observed.statuses, observed))
+    others = {name: status for name, status in observed.statuses.items() if name != view.name}
+    accounts = AccountPool(model.desired, observed, others, fleet.clock())
+    used = slots_in_use(observed.statuses, observed)
+    return place(task, view.status, model.desired, observed, used, accounts=accounts)
 
 
 def _choices(placement: Placement) -> Iterator[HostChoice]:

@@ -21,6 +21,7 @@ from reconciler.core.fields import (
     Count,
     Duration,
     Env,
+    EnvName,
     Frozen,
     Name,
     Names,
@@ -76,6 +77,17 @@ class Answer(Frozen):
     """The answer: the agent goes on with it."""
 
 
+class Fallback(Frozen):
+    """What runs a task in place of its adapter while none of its accounts can be had. In `fallback`."""
+
+    adapter: Name | None = None
+    """Adapter; that of the task if left out."""
+    model: Text | None = None
+    """Model; the default of the adapter's CLI if left out."""
+    accounts: Names = ()
+    """Accounts, by preference; any that serves the adapter, if left out."""
+
+
 class TaskDefaults(Frozen):
     """
     Fields a task may leave out.
@@ -89,6 +101,16 @@ class TaskDefaults(Frozen):
     """Which agent CLI does the work: a built-in adapter or one of `specs/adapters/`."""
     model: Text | None = None
     """Model the agent's CLI is asked to use; its own default if left out."""
+    accounts: Names = ()
+    """
+    Accounts whose credential may be used (`specs/accounts/`), by preference; if left out, those of the
+    adapter, else any that serves it.
+    """
+    fallback: Fallback | None = None
+    """
+    `{adapter: codex}` or `{model: haiku}`: what runs it while its accounts are at their limits or have
+    spent their budgets. One that is only busy is waited for.
+    """
     execution_mode: Annotated[ExecutionMode, Field(strict=False)] = ExecutionMode.SSH_CLI
     """`ssh_cli`: run on a host. `http_pull`: handed out to an outside agent over HTTP."""
     constraints: Strings = ()
@@ -415,6 +437,37 @@ class Agent(AgentSpec):
     name: str
 
 
+class AccountSpec(Frozen):
+    """A credential of a provider that agents work with. `specs/accounts/*.yaml`."""
+
+    provider: Text
+    """Whose it is, such as `anthropic`: for people, and to tell accounts apart."""
+    adapters: Names
+    """Adapters it serves."""
+    secrets: dict[EnvName, Secret] = Field(default_factory=dict)
+    """Environment variables of its runs whose values are looked up when a run starts, over the adapter's."""
+    max_running: Total | None = None
+    """Most live runs with it."""
+    daily_budget: Budget | None = None
+    """What its runs may spend on one day (UTC); after that, new ones wait for the next."""
+    weekly_budget: Budget | None = None
+    """What its runs may spend from one Monday to the next (UTC)."""
+    pace: Literal["free", "even"] = "free"
+    """`even`: a seventh of `weekly_budget` on the first day, two by the end of the second, and so on."""
+    hosts: Names | None = None
+    """Hosts where it may be used; any, if left out."""
+    desired: Literal["active", "suspended"] = "active"
+    """`suspended`: no new run takes it."""
+    renewed: Count = 0
+    """Raise it to have an account that is at its limit tried at once, such as after credit was bought."""
+
+
+class Account(AccountSpec):
+    """An account with its name."""
+
+    name: str
+
+
 ForgeKind = Literal["forgejo", "gitea", "github", "gitlab"]
 NESTED: frozenset[ForgeKind] = frozenset({"gitlab"})
 """Kinds of forges whose repositories may be in groups within groups."""
@@ -628,7 +681,7 @@ class FleetSpec(TaskDefaults):
     """Written by `reconciler approve-prune`: the removal that a person allowed."""
 
 
-Kind = Literal["fleet", "task", "host", "adapter", "agent", "repo"]
+Kind = Literal["fleet", "task", "host", "adapter", "account", "agent", "repo"]
 LOCAL = "local"
 """The host that is there without a file: the machine of the reconciler, two slots."""
 
@@ -643,6 +696,7 @@ class Desired:
     tasks: Mapping[str, Task] = field(default_factory=dict)
     hosts: Mapping[str, Host] = field(default_factory=dict)
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    accounts: Mapping[str, Account] = field(default_factory=dict)
     agents: Mapping[str, Agent] = field(default_factory=dict)
     repos: Mapping[str, Repo] = field(default_factory=dict)
     broken: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)

@@ -209,6 +209,8 @@ class Run(Frozen):
     holder: RunHolder
     adapter: str | None = None
     """None at a worker."""
+    account: str | None = None
+    """Account whose credential it uses; None for the adapter's own."""
     model: str | None = None
     repo: str | None = None
     branch: str
@@ -253,6 +255,7 @@ FLAT: dict[str, Mapping[str, str]] = {
         "slots": "slots",
         "holder": "holder",
         "adapter": "adapter",
+        "account": "account",
         "model": "model",
         "repo": "repo",
         "branch": "branch_name",
@@ -364,9 +367,10 @@ class Status(Frozen):
         """Whether the agent of the live run has ended, and its work waits for somebody who takes it."""
         return self.phase.is_live and self.waiting is not None and self.waiting.reason is Reason.DELIVERY
 
-    def session_at(self, host: str, adapter: str) -> Session | None:
-        """Return the session that a run there can resume; None if there is none, or it is elsewhere."""
-        is_there = self.run and (self.assigned_host, self.run.adapter) == (host, adapter)
+    def session_at(self, host: str, adapter: str, account: str | None) -> Session | None:
+        """Return the session that such a run can resume; None if there is none, or it is another's."""
+        run = self.run
+        is_there = run and (self.assigned_host, run.adapter, run.account) == (host, adapter, account)
         return self.session if is_there else None
 
     @property
@@ -472,7 +476,30 @@ class HostStatus(Frozen):
         return "unready" if self.fault else "up"
 
 
-BudgetScope = tuple[Literal["fleet", "repo", "adapter", "host"], str]
+class AccountStatus(Frozen):
+    """
+    Limit of an account: one file under `fleet-state/accounts/` from the run that met it to one that did not.
+
+    An account without one can be used as far as is known.
+    """
+
+    until: Time
+    """When one run tries it again."""
+    since: Time
+    """When a run met the limit first."""
+    reason: str
+    """What the provider said, or the CLI."""
+    run: str
+    """Key of the run that met it last."""
+    refusals: Total = 1
+    """Times in a row that it was met: before, and by each run that tried it again."""
+    models: tuple[str, ...] = ()
+    """Models whose runs met it; empty for the CLI's default. A `fallback` to another may be tried."""
+    spec: str
+    """Identity of the account's spec then: after a change to that it is tried at once."""
+
+
+BudgetScope = tuple[Literal["fleet", "repo", "adapter", "account", "host"], str]
 """Whose money is spent: a kind and a name; the fleet's is ("fleet", "fleet")."""
 
 
@@ -516,6 +543,10 @@ class Observed:
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
     spent: Mapping[BudgetScope, Usage] | None = field(default_factory=dict)
     """What was spent today (UTC)."""
+    spent_in_week: Mapping[BudgetScope, Usage] | None = field(default_factory=dict)
+    """What was spent since Monday (UTC)."""
+    accounts: Mapping[str, AccountStatus] = field(default_factory=dict)
+    """Accounts that are at their limits, by name; also those of adapters without one."""
     damaged: Mapping[str, Problem] = field(default_factory=dict)
     """Tasks with a status that cannot be read: whatever it says, they are not new."""
     faults: Mapping[str, str] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from reconciler.core.model.specs import ExecutionMode, Task
+from reconciler.core.model.specs import ExecutionMode, Fallback, Task
 from reconciler.core.model.status import Reason, Status
 
 Turn = tuple[int, datetime, str]
@@ -49,6 +49,8 @@ class Lane(NamedTuple):
     window: tuple[str, ...]
     timezone: str
     validate_on: str | None
+    accounts: tuple[str, ...]
+    fallback: Fallback | None
     alone: str
     """Name of a task that goes back to who has its workspace: nobody else waits for the same."""
 
@@ -64,6 +66,8 @@ class Lane(NamedTuple):
             task.window,
             task.timezone,
             task.validate_on,
+            task.accounts,
+            task.fallback,
             task.name if status.interrupted_run else "",
         )
 

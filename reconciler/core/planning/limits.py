@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
 from reconciler.core.adapter import Budget, Usage, reached
-from reconciler.core.model.specs import Desired, ExecutionMode, Task
+from reconciler.core.model.specs import Account, Desired, ExecutionMode, Task
 from reconciler.core.model.status import BudgetScope, Run
 
 if TYPE_CHECKING:  # who only looks needs none of the events
@@ -94,13 +94,61 @@ def spent_today(
     return None
 
 
-def budget_scopes(adapter: str | None, repo: str | None, host: str | None = None) -> Iterator[BudgetScope]:
+def spent_in_week(account: Account, spent: Mapping[BudgetScope, Usage] | None, now: datetime) -> str | None:
+    """
+    Return why the weekly budget of an account allows no new run, as text; None if it does.
+
+    At an even pace that is what is due by the end of the day. Fails closed, as `spent_today`.
+    """
+    if account.weekly_budget is None:
+        return None
+    if spent is None:
+        return UNKNOWN_SPENDING
+    usage, days = spent.get(("account", account.name), _NOTHING), now.astimezone(UTC).weekday() + 1
+    if limit := reached(account.weekly_budget, usage):
+        return f"account {account.name} has spent its weekly budget of {limit[1]}"
+    if account.pace == "even" and reached(_share_of_week(account.weekly_budget, days), usage):
+        return f"account {account.name} has spent {days}/{_WEEK} of its weekly budget (pace: even)"
+    return None
+
+
+_WEEK = 7
+
+
+def _share_of_week(budget: Budget, days: int) -> Budget:
+    """Return what may be spent of a weekly budget by the end of so many days."""
+    return Budget.model_construct(
+        cost_usd=budget.cost_usd * days / _WEEK if budget.cost_usd is not None else None,
+        tokens=budget.tokens * days // _WEEK if budget.tokens is not None else None,
+    )
+
+
+def monday(now: datetime) -> datetime:
+    """Return when the week began, in UTC: weekly budgets are counted from then."""
+    return midnight(now) - timedelta(days=now.astimezone(UTC).weekday())
+
+
+def next_monday(now: datetime) -> datetime:
+    """Return when weekly budgets are full again."""
+    return monday(now) + timedelta(days=_WEEK)
+
+
+def has_weekly_budget(desired: Desired) -> bool:
+    """Return whether any account has one."""
+    return any(account.weekly_budget for account in desired.accounts.values())
+
+
+def budget_scopes(
+    adapter: str | None, repo: str | None, host: str | None = None, account: str | None = None
+) -> Iterator[BudgetScope]:
     """Yield from whose money a run is paid, as far as it is known."""
     yield FLEET_GROUP
     if repo is not None:
         yield "repo", repo
     if adapter is not None:
         yield "adapter", adapter
+    if account is not None:
+        yield "account", account
     if host is not None:
         yield "host", host
 
@@ -122,7 +170,8 @@ def _spending_of(step: "Transition") -> tuple[Usage, tuple[BudgetScope, ...]]:
     status = step.after
     if status is None or status.run is None or step.before is None:
         return Usage(), ()
-    paying = budget_scopes(status.run.adapter, status.run.repo, status.assigned_host)
+    run = status.run
+    paying = budget_scopes(run.adapter, run.repo, status.assigned_host, run.account)
     return status.usage - step.before.usage, tuple(paying)
 
 
@@ -132,6 +181,7 @@ def has_daily_budget(desired: Desired) -> bool:
         desired.fleet.daily_budget,
         *(repo.daily_budget for repo in desired.repos.values()),
         *(adapter.daily_budget for adapter in desired.adapters.values()),
+        *(account.daily_budget for account in desired.accounts.values()),
         *(host.daily_budget for host in desired.hosts.values()),
     )
     return any(budget is not None for budget in budgets)
@@ -143,6 +193,7 @@ def budget_use(desired: Desired, spent: Mapping[BudgetScope, Usage]) -> Mapping[
         FLEET_GROUP,
         *(("repo", name) for name in desired.repos),
         *(("adapter", name) for name in desired.adapters),
+        *(("account", name) for name in desired.accounts),
         *(("host", name) for name in desired.hosts),
     )
     budgets = ((scope, _daily_budget(desired, scope)) for scope in scopes)
@@ -170,10 +221,12 @@ def next_midnight(now: datetime) -> datetime:
 def _daily_budget(desired: Desired, scope: BudgetScope) -> Budget | None:
     kind, name = scope
     repo, adapter, host = desired.repos.get(name), desired.adapters.get(name), desired.hosts.get(name)
+    account = desired.accounts.get(name)
     budgets = {
         "fleet": desired.fleet.daily_budget,
         "repo": repo.daily_budget if repo else None,
         "adapter": adapter.daily_budget if adapter else None,
+        "account": account.daily_budget if account else None,
         "host": host.daily_budget if host else None,
     }
     return budgets[kind]

@@ -14,6 +14,7 @@ from reconciler.core.faults import fault_message
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Desired, Host, Task
 from reconciler.core.model.status import Observed, Run, Status
+from reconciler.core.planning.accounts import AccountPool
 from reconciler.core.planning.limits import spent_today
 
 RESUMES = 100.0
@@ -55,6 +56,12 @@ class Placement:
     """Those of the rejected that only lack free slots."""
     spent: tuple[str, ...] = ()
     """Those of the rejected that only lack money today."""
+    unserved: tuple[str, ...] = ()
+    """Those of the rejected that only lack an account that can be had."""
+    account: str | None = None
+    """Of the chosen: whose credential the run uses; None for the adapter's own."""
+    fallback: str = ""
+    """Why the task's `fallback` runs it; empty if that does not."""
 
 
 def reachable_runs(statuses: Mapping[str, Status], observed: Observed) -> Iterator[tuple[str, str, Run]]:
@@ -82,14 +89,19 @@ def place(
     *,
     kept: Mapping[str, str] = MappingProxyType({}),
     only: str | None = None,
+    accounts: AccountPool,
+    account: str | None = None,
+    model: str | None = None,
 ) -> Placement:
     """
     Return where the task should run.
 
     `used` slots of each host are taken; the free ones of hosts in `kept` are
-    for the task that is named there. With `only`, no other host will do.
+    for the task that is named there. With `only`, no other host will do, and
+    with `account` no other account; for `model` see `AccountPool.can_have`.
     """
     rejected, full, spent, ranked = dict[str, str](), list[str](), list[str](), list[Candidate]()
+    unserved = list[str]()
     for host in desired.hosts.values():
         free = host.slots - used.get(host.name, 0)
         if only not in {None, host.name}:
@@ -99,6 +111,11 @@ def place(
         elif spent_today(desired, observed.spent, ("host", host.name)):
             rejected[host.name] = "has spent its daily budget"
             spent.append(host.name)
+        elif accounts.is_barred(task, host.name):
+            rejected[host.name] = "is no host where an account of the task may be used"
+        elif not accounts.can_have(task, host.name, only=account, model=model):
+            rejected[host.name] = accounts.wait(task, [host.name], only=account).message
+            unserved.append(host.name)
         elif why := _why_not_now(task, host, free, kept):
             rejected[host.name] = why
             full.append(host.name)
@@ -106,7 +123,14 @@ def place(
             ranked.append(_candidate(task, status, host, free, observed.load.get(host.name)))
     ranked.sort(key=lambda candidate: (-candidate.score, candidate.host))
     chosen = ranked[0].host if ranked else None
-    return Placement(chosen, tuple(ranked), rejected, tuple(sorted(full)), tuple(sorted(spent)))
+    return Placement(
+        chosen,
+        tuple(ranked),
+        rejected,
+        full=tuple(sorted(full)),
+        spent=tuple(sorted(spent)),
+        unserved=tuple(sorted(unserved)),
+    )
 
 
 def goes_on(task: Task, status: Status, host: str, observed: Observed) -> bool:
@@ -207,7 +231,12 @@ def _candidate(task: Task, status: Status | None, host: Host, free: int, load: f
 
 
 def _resumes(task: Task, status: Status | None, host: Host) -> bool:
-    return status is not None and status.session_at(host.name, task.adapter) is not None
+    run = status.run if status else None
+    return (
+        status is not None
+        and run is not None
+        and status.session_at(host.name, task.adapter, run.account) is not None
+    )
 
 
 def _failed(status: Status | None, host: Host) -> bool:

@@ -59,6 +59,7 @@ from reconciler.core.planning.liveness import host_loss, host_silence, silence_d
 from reconciler.core.planning.placement import Placement, goes_on
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
 from reconciler.core.planning.scheduler import Schedule, due, schedule
+from reconciler.core.runs.accounts import fallback_task
 from reconciler.core.runs.leases import CHECKING, is_to_check
 from reconciler.core.runs.start_point import predecessors, pull_bases, start_commit
 from reconciler.core.text import one_line
@@ -584,7 +585,8 @@ def _why_evicted(host: Host, now: datetime) -> str | None:
 
 def _why_over_budget(context: PlanContext, spec: Task, status: Status) -> str | None:
     """Return which budget is spent, the task's own or one of the day."""
-    paying = budget_scopes(status.last_run.adapter, status.last_run.repo, status.assigned_host)
+    run = status.last_run
+    paying = budget_scopes(run.adapter, run.repo, status.assigned_host, run.account)
     spent = overspent(spec.budget, status.usage) or spent_today(
         context.desired, context.observed.spent or {}, *paying
     )
@@ -783,14 +785,19 @@ def _handout(context: PlanContext, name: str, lease_request: LeaseRequest) -> St
 def _start_on_host(context: PlanContext, name: str, placement: Placement) -> StartRun:
     spec, best = context.desired.tasks[name], placement.ranked[0]
     status = context.statuses[name]
-    if goes_on(spec, status, best.host, context.observed):
+    spec = (fallback_task(spec) if placement.fallback else None) or spec
+    is_same = status.run is not None and status.run.account == placement.account
+    if is_same and goes_on(spec, status, best.host, context.observed):
         return _next_round(context, spec, status, placement)
     attempt, start_from = status.attempt + 1, _start_commit(context, spec)
     where = f"; it begins on {spec.start_from} ({start_from[:8]})" if start_from else ""
     machine = context.observed.machine if context.desired.hosts[best.host].is_local else None
     event = Assigned(
         task=name,
-        origin=Origin(context.now, f"attempt {attempt} on {best.host}: {best.why}{where}"),
+        origin=Origin(
+            context.now, f"attempt {attempt} on {best.host}: {best.why}{_paid(spec, placement)}{where}"
+        ),
+        account=placement.account,
         start_from=start_from,
         run=run_key(name, spec.generation, attempt),
         holder=OnHost(host=best.host, machine=machine),
@@ -798,6 +805,13 @@ def _start_on_host(context: PlanContext, name: str, placement: Placement) -> Sta
         predecessors=_predecessors(context, spec),
     )
     return StartRun(event, placement)
+
+
+def _paid(spec: Task, placement: Placement) -> str:
+    """Return whose credential a run uses, and why another CLI or model, in words."""
+    account = f"; account {placement.account}" if placement.account else ""
+    other = " ".join(filter(None, (spec.adapter, spec.model)))
+    return f"{account}; falls back to {other}: {placement.fallback}" if placement.fallback else account
 
 
 def _next_round(context: PlanContext, spec: Task, status: Status, placement: Placement) -> StartRun:

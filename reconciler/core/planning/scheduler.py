@@ -4,7 +4,7 @@ Scheduler: which tasks run next and where, and what all the others wait for.
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -12,6 +12,7 @@ from datetime import datetime
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import DesiredState, ExecutionMode, Task
 from reconciler.core.model.status import LeaseRequest, Phase, Reason, Status
+from reconciler.core.planning.accounts import AccountPool
 from reconciler.core.planning.backlog import Lane, LaneQueue, RecordedWait, Turn, recorded_wait, turn
 from reconciler.core.planning.context import PlanContext, Wait
 from reconciler.core.planning.limits import (
@@ -32,6 +33,7 @@ from reconciler.core.planning.placement import (
     slots_in_use,
 )
 from reconciler.core.planning.schedule import JUMP, format_in, next_opening
+from reconciler.core.runs.accounts import fallback_task, is_run_of, run_account
 from reconciler.core.runs.leases import LeaseQueue
 from reconciler.core.runs.start_point import is_delivered
 from reconciler.core.times import format_time
@@ -105,6 +107,7 @@ def schedule(context: PlanContext, backlog: Mapping[Lane, LaneQueue]) -> Schedul
     slots, open_lines = _SlotPool(context), [line for line in lines if line.wait is None]
     while slots.give_out(open_lines, queue):
         pass
+    queue.times += slots.accounts.times()
     for line in lines:
         if line.wait is not None:
             _tell(context, line, ready.get(line.lane, ()), queue)
@@ -233,8 +236,8 @@ def _tomorrow(context: PlanContext, message: str) -> Wait:
 # --- Slots -----------------------------------------------------------------
 
 
-_Kind = tuple[str, str | None, tuple[str, ...], int, str | None]
-"""What feasible hosts depend on: adapter, repo, labels, slots, the host that has the workspace."""
+_Kind = tuple[Hashable, ...]
+"""What feasible hosts depend on: adapter, accounts, repo, labels, slots, the host that has the workspace."""
 
 
 class _SlotPool:
@@ -248,6 +251,7 @@ class _SlotPool:
         )
         self._used = slots_in_use(context.statuses, context.observed)
         self._running = Counter(_live_groups(context))
+        self.accounts = AccountPool(context.desired, context.observed, context.statuses, context.now)
         self._lease_queue = LeaseQueue(context.desired, context.observed.lease_requests, context.statuses)
         self._kept: dict[str, str] = {}
         """Hosts whose free slots are kept for a task that takes several."""
@@ -279,7 +283,7 @@ class _SlotPool:
             queue.starts[name] = line.placement or Placement()
             if line.placement:
                 queue.placements[name] = line.placement
-            self._running.update(groups(spec))
+            self._running.update(groups(_as_placed(spec, line.placement)))
         return line.wait is None
 
     def _try(self, spec: Task, status: Status, queue: Schedule) -> tuple[Wait | None, Placement | None]:
@@ -289,7 +293,7 @@ class _SlotPool:
         opening = next_opening(spec.window, spec.timezone, self._context.now) if spec.window else None
         if spec.execution_mode is ExecutionMode.HTTP_PULL:
             return self._lease_out(spec, status, queue, opening), None
-        placement = self._place(spec, status, is_ready=opening is None)
+        spec, placement = self._place_or_fall_back(spec, status, is_ready=opening is None)
         # Asked of those that have a place: what has none says so by day and by night.
         if placement.chosen and opening:
             return Wait(Reason.WINDOW, f"its window opens {format_in(opening, spec.timezone)}", opening), None
@@ -297,7 +301,32 @@ class _SlotPool:
             return self._placement_wait(spec, status, placement), placement
         self._close_half_open({placement.chosen})
         self._used[placement.chosen] += spec.slots
-        return None, placement
+        return None, self._with_account(spec, status, placement)
+
+    def _place_or_fall_back(self, spec: Task, status: Status, *, is_ready: bool) -> tuple[Task, Placement]:
+        """Place the task, as it is or as its `fallback` has it; return it as it is to run."""
+        other = fallback_task(spec)
+        if other and status.interrupted_run and is_run_of(status.interrupted_run, other):
+            placement = self._place(other, status, is_ready=is_ready, model=_other_model(spec, other))
+            if placement.chosen and self._home(other, status):
+                return other, replace(placement, fallback="it goes on with what it began with")
+        first = self._place(spec, status, is_ready=is_ready)
+        if first.chosen or first.full or not first.unserved or other is None or self._home(spec, status):
+            return spec, first
+        wait = self.accounts.wait(spec, first.unserved)
+        if wait.reason is Reason.SLOT or full_group(self._context.desired, other, self._running):
+            return spec, first  # who is only busy is waited for
+        second = self._place(other, status, is_ready=is_ready, model=_other_model(spec, other))
+        return (other, replace(second, fallback=wait.message)) if second.chosen else (spec, first)
+
+    def _with_account(self, spec: Task, status: Status, placement: Placement) -> Placement:
+        """Return the place with the account that the run gets there."""
+        host, home = placement.chosen or "", self._home(spec, status)
+        only = run_account(status.last_run, self._context.desired) if home else None
+        whole = self._context.desired.tasks[spec.name]
+        model = _other_model(whole, spec) if placement.fallback else None
+        account = self.accounts.choose(spec, host, status, only=only, model=model)
+        return replace(placement, account=account)
 
     def _close_half_open(self, hosts: AbstractSet[str | None]) -> None:
         """Give no more to hosts that are tried with one run: others wait as if they were broken still."""
@@ -329,26 +358,47 @@ class _SlotPool:
             return None
         return agent.name if self._context.now < patience_end(status, self._context.desired) else None
 
-    def _place(self, spec: Task, status: Status, *, is_ready: bool) -> Placement:
+    def _place(self, spec: Task, status: Status, *, is_ready: bool, model: str | None = None) -> Placement:
         """Place the task; once its kind was refused, nothing behind it in the queue has a chance."""
         home = self._home(spec, status)
         # Each refusal is a look at every host: repos that no host minds share one.
         repo = spec.repo if self._has_hosts_of_repos else None
-        refused = spec.adapter, repo, spec.requires, spec.slots, home
+        account = run_account(status.last_run, self._context.desired) if home else None
+        paid = spec.adapter, spec.accounts, account, model
+        refused: _Kind = paid, repo, spec.requires, spec.slots, home
         placement = self._refused.get(refused)
         if placement is None:
             desired = self._context.desired
-            placement = place(spec, status, desired, self._observed, self._used, kept=self._kept, only=home)
+            placement = place(
+                spec,
+                status,
+                desired,
+                self._observed,
+                self._used,
+                kept=self._kept,
+                only=home,
+                accounts=self.accounts,
+                account=account,
+                model=model,
+            )
         if placement.chosen is None:
             self._refused[refused] = placement
-            kind = spec.adapter, spec.repo, spec.requires, spec.slots, home
+            kind: _Kind = paid, spec.repo, spec.requires, spec.slots, home
             if is_ready and spec.slots > 1 and kind not in self._keeping:
                 self._keeping.add(kind)
                 self._keep(spec, placement)
         return placement
 
     def _home(self, spec: Task, status: Status) -> str | None:
-        return home_host(spec, status, self._context.desired, self._observed, self._context.now)
+        """Return the host that an answered task goes back to, if it can have its account there in time."""
+        desired, now = self._context.desired, self._context.now
+        home = home_host(spec, status, desired, self._observed, now)
+        if home is None:
+            return None
+        account, names = run_account(status.last_run, desired), self.accounts.names(spec, home)
+        is_there = account in names if names is not None else account is None
+        is_free = now < patience_end(status, desired) or self.accounts.can_have(spec, home, only=account)
+        return home if is_there and is_free else None
 
     def _keep(self, spec: Task, placement: Placement) -> None:
         """
@@ -364,6 +414,16 @@ class _SlotPool:
             best = min(able, key=lambda host: (self._used[host] - hosts[host].slots, host))
             self._kept[best] = spec.name
 
+    def _account_wait(self, spec: Task, status: Status, placement: Placement) -> Wait:
+        """Return the wait for an account; an answered task waits for its own until others will do."""
+        if not self._home(spec, status):
+            return self.accounts.wait(spec, placement.unserved)
+        only = run_account(status.last_run, self._context.desired)
+        wait = self.accounts.wait(spec, placement.unserved, only=only)
+        patience = patience_end(status, self._context.desired)
+        is_patient = patience > self._context.now
+        return wait._replace(until=min(wait.until or patience, patience)) if is_patient else wait
+
     def _placement_wait(self, spec: Task, status: Status, placement: Placement) -> Wait:
         """
         Return the wait for a slot, for tomorrow or for a host.
@@ -374,6 +434,8 @@ class _SlotPool:
         if placement.full:
             needed = "no free slot" if spec.slots == 1 else f"no {spec.slots} free slots"
             return Wait(Reason.SLOT, f"{needed} on any host that fits")
+        if placement.unserved:
+            return self._account_wait(spec, status, placement)
         if placement.spent:
             message = f"the daily budget is spent of {_listed(placement.spent, ', ')}"
             return _tomorrow(self._context, message)
@@ -385,6 +447,16 @@ class _SlotPool:
             return Wait(Reason.HOST, f"{why}; any that fits will do from {format_time(until)} on", until)
         why_not = [f"{host} {why}" for host, why in sorted(placement.rejected.items())]
         return Wait(Reason.HOST, f"no host fits: {_listed(why_not, '; ') or 'there is none'}")
+
+
+def _other_model(task: Task, other: Task) -> str | None:
+    """Return the model of a fallback that may be tried with an account whose limit another model met."""
+    return (other.model or "") if other.adapter == task.adapter else None
+
+
+def _as_placed(spec: Task, placement: Placement | None) -> Task:
+    """Return the task as it is to run: as its `fallback` has it, or as it is."""
+    return (fallback_task(spec) if placement and placement.fallback else None) or spec
 
 
 def _live_groups(context: PlanContext) -> Iterator[LimitGroup]:

@@ -52,7 +52,8 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
     a restart.
     Raises SpecError if the host or the adapter is gone, or a template is wrong.
     """
-    run, adapter, host = status.last_run, _adapter(task, status, desired), _host(status, desired)
+    run, host = status.last_run, _host(status, desired)
+    adapter = _with_account(_adapter(task, status, desired), status, desired)
     session = resumed_session(adapter, status)
     prompt, repo = build_prompt(task, status, desired), _repo(task, desired)
     return RunRequest(
@@ -217,6 +218,16 @@ def _adapter(task: Task, status: Status, desired: Desired) -> Adapter:
     return adapter
 
 
+def _with_account(adapter: Adapter, status: Status, desired: Desired) -> Adapter:
+    """Return the adapter with the secrets of the run's account. Raises SpecError if that is gone."""
+    name = status.last_run.account
+    if name is None:
+        return adapter
+    if name not in desired.accounts:
+        raise _missing("account", name, status)
+    return adapter.model_copy(update={"secrets": {**adapter.secrets, **desired.accounts[name].secrets}})
+
+
 def _host(status: Status, desired: Desired) -> Host:
     host = desired.hosts.get(status.assigned_host or "")
     if host is None:
@@ -230,8 +241,9 @@ def _missing(kind: str, name: str, status: Status) -> SpecError:
 
 
 def _argv(adapter: Adapter, task: Task, status: Status, host: Host, prompt: str) -> tuple[str, ...]:
+    model = status.last_run.model
     groups = {
-        "model": tuple(_fill(adapter.model, {"model": task.model})) if task.model else (),
+        "model": tuple(_fill(adapter.model, {"model": model})) if model else (),
         "turns": tuple(_fill(adapter.turns, {"turns": str(adapter.limits.turns)}))
         if adapter.limits.turns
         else (),

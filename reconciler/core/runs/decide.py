@@ -29,20 +29,12 @@ from reconciler.core.events import (
 from reconciler.core.model.runs import Declaration, FailureClass, Report, Verdict
 from reconciler.core.model.specs import DesiredState, FleetSpec, Task, TaskDefaults
 from reconciler.core.model.status import Failure, Run, Status
+from reconciler.core.runs.accounts import quota_end
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time
 
-QUOTA_WAIT = timedelta(minutes=15)
-"""Wait when the output does not say when the quota is full again; doubles while it happens again."""
-
-QUOTA_MOST = timedelta(hours=6)
-"""Longest such wait."""
-
 MOST_FAILED_STARTS = 10
 """Starts in a row that may fail by a fault of hosts before the next one counts as a failed attempt."""
-
-QUOTA_LEAST = timedelta(minutes=1)
-"""Shortest wait for a quota: a time that has passed already must not make a tight loop."""
 
 UNCOUNTED = 20
 """
@@ -58,17 +50,24 @@ _FORGOTTEN = TaskDefaults(retries=0, fix_attempts=0)
 
 
 def next_event(
-    task: Task | None, status: Status, ended: RunEnded, now: datetime, fleet: FleetSpec
+    task: Task | None,
+    status: Status,
+    ended: RunEnded,
+    now: datetime,
+    fleet: FleetSpec,
+    *,
+    account: str | None = None,
 ) -> Event | None:
     """
     Return what the end of a round means; None if the round is not the task's current one.
 
-    `task` is what the spec wants now, or wanted last; None if that is lost.
+    `task` is what the spec wants now, or wanted last; None if that is lost. `account` is that of
+    the run, if it has one: a quota is a limit of the account, and the task may take another.
     """
     run = status.live_run
     if run is None or run.round_key != (ended.run, ended.round):
         return None
-    case = _EndedRound(task, status, run, ended, now, fleet)
+    case = _EndedRound(task, status, run, ended, now, fleet, account)
     if is_unwanted(task, status):
         return Cancelled(
             task=case.name,
@@ -161,6 +160,7 @@ class _EndedRound:
     ended: RunEnded
     now: datetime
     fleet: FleetSpec
+    account: str | None
 
     @property
     def report(self) -> Report:
@@ -280,9 +280,9 @@ def _elsewhere(case: _EndedRound, failure: Failure) -> Event:
 
 def _later(case: _EndedRound, failure: Failure) -> Event:
     """Wait for a quota; that is nobody's failure and counts as none."""
-    retry_at = case.report.verdict.retry_at
-    wait = min(QUOTA_WAIT * 2 ** min(case.status.uncounted, 16), QUOTA_MOST)
-    until = max(retry_at, case.now + QUOTA_LEAST) if retry_at else case.now + wait
+    if case.account:
+        return _uncounted(case, failure, f"{failure.message}; account {case.account} is at its limit", None)
+    until = quota_end(case.report.verdict, case.status.uncounted + 1, case.now)
     return _uncounted(case, failure, f"{failure.message}; waits until {format_time(until)}", until)
 
 
@@ -328,7 +328,7 @@ def _given_back(case: _EndedRound, failure: Failure) -> Event:
     return _uncounted(case, failure, reason, case.now + _wait(case.status.attempt, case.run, case.fleet))
 
 
-def _uncounted(case: _EndedRound, failure: Failure, reason: str, not_before: datetime) -> Event:
+def _uncounted(case: _EndedRound, failure: Failure, reason: str, not_before: datetime | None) -> Event:
     """Try again without counting a failure, unless too many in a row counted as none."""
     again = Retried(
         task=case.name,
