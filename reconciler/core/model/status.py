@@ -195,6 +195,10 @@ class Run(Frozen):
     holder: RunHolder
     adapter: str | None = None
     """None at a worker."""
+    adapter_blob: str | None = None
+    """Git blob id of the file of the adapter; of the built-in one, if the fleet has none."""
+    cli_version: str | None = None
+    """Version of the agent's CLI when the round began, as the host was last asked; None if unknown."""
     model: str | None = None
     repo: str | None = None
     branch: str
@@ -237,6 +241,8 @@ FLAT: dict[str, Mapping[str, str]] = {
         "slots": "slots",
         "holder": "holder",
         "adapter": "adapter",
+        "adapter_blob": "adapter_blob",
+        "cli_version": "cli_version",
         "model": "model",
         "repo": "repo",
         "branch": "branch_name",
