@@ -50,7 +50,7 @@ class Settings:
     """Who may sign specs, as in git's `gpg.ssh.allowedSignersFile`; None: they need not be signed."""
 
     signing_key: Path | None = None
-    """SSH key with which the reconciler signs its own commits to the specs; None: it does not."""
+    """SSH key with which the reconciler signs its commits to specs and record; None: it does not."""
 
     web: Web | None = None
     """The HTTP API; None: there is none."""

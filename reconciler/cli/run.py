@@ -51,7 +51,8 @@ _allowed_signers = _file_option(
     "Act only on specs signed by one of these, or by a GPG key of this user: git's allowed signers.",
 )
 _signing_key = _file_option(
-    "--signing-key", "SSH key with which the reconciler signs its own commits to the specs."
+    "--signing-key",
+    "SSH key with which the reconciler signs its own commits, to the specs and to the record.",
 )
 _verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 

@@ -620,6 +620,10 @@ class VerifyShape(TypedDict):
     """Runs that were started."""
     approvals: list[str]
     """Commits in which a person approved that the record goes on from an earlier one."""
+    signed_since: str | None
+    """Oldest commit of the record that a signature vouches for; null without one, or `--allowed-signers`."""
+    signers: list[str]
+    """Who signed the record, as the file of allowed signers names them."""
     flaws: list[FlawShape]
     """What is wrong, the oldest first."""
     proofs: list[ProofShape]

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
     from reconciler.cli.shapes import LinkShape, ProofShape, VerifyShape
     from reconciler.cli.trace import RunTrace
-    from reconciler.core.audit import DeliveredWork, Flaw
+    from reconciler.core.audit import DeliveredWork, Flaw, RunOnRecord
     from reconciler.git.process import Git
     from reconciler.store.audit import Audited
+    from reconciler.store.batch_signatures import RecordSignatures
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _MOST_FLAWS = 20
@@ -84,7 +85,7 @@ class Brought:
 @click.option(
     "--allowed-signers",
     type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
-    help="File of git's gpg.ssh.allowedSignersFile: specs must be signed by one of these, or by a GPG key.",
+    help="File of git's gpg.ssh.allowedSignersFile: specs and record must be signed by one of these.",
 )
 @output_option("text")
 @click.pass_obj
@@ -98,7 +99,7 @@ def verify_command(
     against itself: one line, every step following from the one before, no run
     started twice, each for the spec that it names. With a commit of the work
     (or of a merge that brought it), a run, a branch, a pull request or a task, each link
-    is told: merged, delivered, run, spec, who asked. Exits 5 if one does not hold.
+    is told: merged, delivered, run, adapter, spec, who asked. Exits 5 if one does not hold.
     """
     sources = Sources(code=code, allowed_signers=allowed_signers)
     audited, proofs = asyncio.run(_verify(context, what, sources))
@@ -120,7 +121,11 @@ async def _verify(context: Context, what: str | None, sources: Sources) -> "tupl
         branch = await fleet.record_branch()
         with busy("looking at every commit of the record"):
             audited = await audit_record(
-                fleet.repository, branch, fleet.branch, spec_path=lambda task: spec_path("task", task)
+                fleet.repository,
+                branch,
+                fleet.branch,
+                spec_path=lambda task: spec_path("task", task),
+                allowed_signers=sources.allowed_signers,
             )
         if audited is None:
             raise NotFound(f"there is no record: {fleet.repository} has no branch {branch}")
@@ -151,12 +156,14 @@ async def _proofs(
     deliveries = list(reversed(audited.audit.deliveries.values()))
     brought = await code.brought_by(what, deliveries)
     for run in await traces(fleet, brought.delivery.run if brought else what):
+        seen = audited.audit.runs.get(run.run)
         yield Proof(
             run=run.run,
             links=[
                 *([Link(name="commit", is_sound=True, message=brought.how)] if brought else []),
                 await _delivered_link(code, run, deliveries),
                 _run_link(run, audited),
+                *([await _adapter_link(fleet, run, seen)] if seen else []),
                 _spec_link(run, audited),
                 await _asked_link(fleet, run, sources.allowed_signers),
             ],
@@ -199,6 +206,33 @@ def _run_link(run: "RunTrace", audited: "Audited") -> Link:
     prompt = f", prompt sha256 {seen.prompt_sha256[:16]}" if seen.prompt_sha256 else ""
     about = f"{run.run}, {by} on {run.host or 'nobody'}, round {seen.round}{prompt}; now {run.phase}"
     return Link(name="run", is_sound=True, message=about)
+
+
+async def _adapter_link(fleet: "FleetSession", run: "RunTrace", seen: "RunOnRecord") -> Link:
+    """Return whether the adapter that started a run is one of the specs, or built in here."""
+    from reconciler.cli.session import spec_path
+    from reconciler.specs.layers import builtin_blobs
+
+    if not (seen.adapter and seen.adapter_blob):
+        return Link(name="adapter", is_sound=None, message="none on record")
+    version = f", its CLI {seen.cli_version}" if seen.cli_version else ""
+    path, about = spec_path("adapter", seen.adapter), f"{seen.adapter} ({seen.adapter_blob[:10]}){version}"
+    git, revision = fleet.repository.git, run.revision
+    there = await git.line("rev-parse", "-q", "--verify", f"{revision}:{path}", codes=(0, 1))
+    if seen.adapter_blob == there:
+        return Link(name="adapter", is_sound=True, message=f"{about}, {path} as it was in {revision[:10]}")
+    specs = fleet.repository.ref(fleet.branch)
+    of_file = ("log", "-1", "--format=%H", f"--find-object={seen.adapter_blob}", specs, "--", path)
+    if commit := (await git.attempt(*of_file)).text.strip():
+        return Link(name="adapter", is_sound=True, message=f"{about}, {path} as in {commit[:10]}")
+    if seen.adapter_blob == builtin_blobs().get(seen.adapter):
+        return Link(name="adapter", is_sound=not there, message=f"{about}, built in")
+    if there:
+        message = f"{about}: {path} was {there[:10]} in {revision[:10]}, and never that"
+        return Link(name="adapter", is_sound=False, message=message)
+    return Link(
+        name="adapter", is_sound=None, message=f"{about}, built into another version of the reconciler"
+    )
 
 
 def _spec_link(run: "RunTrace", audited: "Audited") -> Link:
@@ -278,12 +312,21 @@ def _record_text(audited: "Audited") -> str:
     approved = [
         f"{commit[:10]} goes on from an earlier commit, as a person approved" for commit in audit.approvals
     ]
+    approved += _signed_text(audited.signatures)
     if not flaws:
         return value_block([("record", "\n".join([f"{about}: each follows from the one before", *approved]))])
     left = len(flaws) - _MOST_FLAWS
     lines = [f"{flaw.commit[:10]} {flaw.what}" for flaw in flaws[:_MOST_FLAWS]]
     more = [f"and {left} more; -o json has all"] if left > 0 else []
     return value_block([("record", "\n".join([f"{about}: NOT SOUND", *lines, *more, *approved]))])
+
+
+def _signed_text(signatures: "RecordSignatures | None") -> list[str]:
+    if signatures is None:
+        return []
+    if signatures.since is None:
+        return ["not signed; run the reconciler with --signing-key"]
+    return [f"signed since {signatures.since[:10]}, by {', '.join(signatures.signers)}"]
 
 
 _MARKS = {True: "ok", False: "NOT SOUND", None: "not looked at"}
@@ -303,6 +346,8 @@ def verify_document(audited: "Audited", proofs: Sequence[Proof]) -> "VerifyShape
         "steps": audit.steps,
         "runs": len(audit.runs),
         "approvals": audit.approvals,
+        "signed_since": audited.signatures.since if audited.signatures else None,
+        "signers": [*audited.signatures.signers] if audited.signatures else [],
         "flaws": [{"commit": flaw.commit, "what": flaw.what} for flaw in audited.flaws],
         "proofs": [_proof_document(proof) for proof in proofs],
     }

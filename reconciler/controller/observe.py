@@ -6,7 +6,7 @@ folded, planned with and put on record by the loop.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -110,7 +110,7 @@ class TaskObserver:
         task = desired.tasks.get(fact.task)
         if isinstance(fact, RunEnded) and status is not None and is_about(fact, status):
             task = await self.assigned.last(fact.task, status.generation)
-        while (event := task_event(fact, status, task, desired, now)) is not None:
+        while (event := task_event(fact, status, task, desired, now, hosts=self.cache.hosts)) is not None:
             before, status = status, transition(status, event)
             if status == before:
                 break  # it would lead to the same event for ever
@@ -125,12 +125,19 @@ class TaskObserver:
 
 
 def task_event(
-    fact: TaskFact, status: Status | None, task: Task | None, desired: Desired, now: datetime
+    fact: TaskFact,
+    status: Status | None,
+    task: Task | None,
+    desired: Desired,
+    now: datetime,
+    *,
+    hosts: Mapping[str, HostStatus],
 ) -> Event | None:
     """
     Return the next event that a fact leads to for its task; None if there is none.
 
-    `task` is the spec as it is now, or was last; None if that is lost.
+    `task` is the spec as it is now, or was last; None if that is lost. `hosts` are
+    as they are on record.
     """
     if status is None:
         return None
@@ -141,7 +148,7 @@ def task_event(
     if not is_about(fact, status):
         return None
     if isinstance(fact, RunSeen | RunQueued):
-        return _started(fact, status) if isinstance(fact, RunSeen) else _queued(fact, status)
+        return _started(fact, status, hosts) if isinstance(fact, RunSeen) else _queued(fact, status)
     account = run_account(status.live_run, desired) if status.live_run else None
     event = next_event(task, status, fact, now, desired.fleet, account=account)
     return attribute(desired, event) if event else None
@@ -189,14 +196,18 @@ def _pushed(fact: BranchSeen, status: Status) -> Event | None:
     return BranchPushed(task=fact.task, origin=Origin(fact.at, reason, "webhook", delivery=fact.delivery))
 
 
-def _started(fact: RunSeen, status: Status) -> Event | None:
+def _started(fact: RunSeen, status: Status, hosts: Mapping[str, HostStatus]) -> Event | None:
     if status.phase is not Phase.ASSIGNED and fact.prompt_sha256 in {None, status.prompt_sha256}:
         return None
+    host, adapter = hosts.get(status.assigned_host or ""), status.last_run.adapter or ""
+    cli = host.adapters.get(adapter) if host else None
     return Started(
         task=fact.task,
         origin=Origin(fact.at, f"the agent of round {fact.round} was seen alive", cause="host"),
         run=fact.run,
         prompt_sha256=fact.prompt_sha256,
+        adapter_blob=fact.adapter_blob,
+        cli_version=cli.version if cli else None,
     )
 
 

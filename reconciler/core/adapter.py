@@ -237,6 +237,8 @@ class Adapter(AdapterSpec):
     """An adapter with its name; every field of the built-in one filled in."""
 
     name: str
+    blob: str = ""
+    """Git blob id of the fleet's file; of the built-in one, if there is none."""
 
 
 def _bounded(value: object) -> object:

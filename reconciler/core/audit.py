@@ -78,6 +78,8 @@ class RunOnRecord:
     generation: str
     """Blob id of the spec that it answers."""
     adapter: str | None
+    adapter_blob: str | None
+    cli_version: str | None
     model: str | None
     prompt_sha256: str | None
 
@@ -224,6 +226,8 @@ def _on_record(status: Status, seen: RunOnRecord | None) -> RunOnRecord:
         round=max(run.round, seen.round if seen else 0),
         generation=seen.generation if seen else status.generation,
         adapter=run.adapter,
+        adapter_blob=run.adapter_blob,
+        cli_version=run.cli_version,
         model=run.model,
         prompt_sha256=status.prompt_sha256,
     )
@@ -272,6 +276,11 @@ def _of_fields(record: TransitionRecord, before: Status | None, after: Status) -
         yield f"names {record.host or record.worker or 'nobody'} as who has the run, but the file does not"
     if record.prompt_sha256 and record.prompt_sha256 != after.prompt_sha256:
         yield "names a prompt that the file does not"
+    run = after.run
+    if record.adapter_blob and (run is None or record.adapter_blob != run.adapter_blob):
+        yield "names an adapter that the file does not"
+    if record.cli_version and (run is None or record.cli_version != run.cli_version):
+        yield "names a version of a CLI that the file does not"
 
 
 def _changes_record(commit: RecordCommit) -> bool:

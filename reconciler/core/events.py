@@ -61,6 +61,8 @@ class RunSeen:
     at: datetime
     prompt_sha256: str | None = None
     """Of the prompt it was given."""
+    adapter_blob: str | None = None
+    """Of the adapter by which it was started; see `Adapter.blob`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +208,10 @@ class Started(RunEvent):
 
     prompt_sha256: str | None = None
     """Of the prompt it was given."""
+    adapter_blob: str | None = None
+    """Of the adapter by which it was started."""
+    cli_version: str | None = None
+    """Version of its CLI, as the host was last asked; None if nothing asks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

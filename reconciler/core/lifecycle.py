@@ -420,7 +420,16 @@ def _started(event: Started, status: Status) -> StatusChanges:
         "failed_starts": 0,
         "last_activity_at": event.origin.at,
         "prompt_sha256": event.prompt_sha256 or status.prompt_sha256,
+        **_tools(event, status),
     }
+
+
+def _tools(event: Started, status: Status) -> StatusChanges:
+    """Name the adapter and the CLI of a run of ours."""
+    if status.run is None or event.adapter_blob is None:
+        return {}
+    tools = {"adapter_blob": event.adapter_blob, "cli_version": event.cli_version}
+    return {"run": status.run.model_copy(update=tools)}
 
 
 @_changes.register

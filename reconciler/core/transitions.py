@@ -14,6 +14,7 @@ from reconciler.core.times import format_time
 if TYPE_CHECKING:  # who reads a record back needs none of these
     from reconciler.core.hosts import HostChange
     from reconciler.core.lifecycle import Transition
+    from reconciler.core.model.status import Run, Status
     from reconciler.core.runs.accounts import AccountChange
 
 
@@ -68,6 +69,10 @@ class TransitionRecord:
     """Id of the webhook's delivery that led to it."""
     prompt_sha256: str | None = None
     """Of the prompt, where it is new."""
+    adapter_blob: str | None = None
+    """Git blob id of the adapter's file, where it is new."""
+    cli_version: str | None = None
+    """Version of the agent's CLI, where it is new."""
     previous: str | None = None
     """Commit of the task's previous transition."""
     commit: str = ""
@@ -83,7 +88,6 @@ def task_record(step: "Transition", *, revision: str = "", previous: str | None 
     """Return the record of a task's transition; `previous` is the commit of the one before."""
     before, after, event = step.before, step.after, step.event
     status = after or before
-    prompt = status.prompt_sha256 if status else None
     return TransitionRecord(
         at=event.origin.at,
         task=step.task,
@@ -99,9 +103,17 @@ def task_record(step: "Transition", *, revision: str = "", previous: str | None 
         actor=event.origin.actor,
         revision=revision or None,
         delivery=event.origin.delivery,
-        prompt_sha256=prompt if before is None or prompt != before.prompt_sha256 else None,
+        prompt_sha256=_if_new("prompt_sha256", before, status),
+        adapter_blob=_if_new("adapter_blob", before and before.run, status and status.run),
+        cli_version=_if_new("cli_version", before and before.run, status and status.run),
         previous=previous,
     )
+
+
+def _if_new(field: str, before: "Status | Run | None", after: "Status | Run | None") -> str | None:
+    """Return the value of a field if it is another than before."""
+    value: str | None = getattr(after, field, None)
+    return value if value != getattr(before, field, None) else None
 
 
 def host_record(change: "HostChange", *, revision: str = "") -> TransitionRecord:

@@ -256,8 +256,9 @@ class Dispatcher:
 
     async def _carry_out(self, order: RunRequest, emit: Emit, *, may_adopt: bool) -> None:
         def seen() -> None:
+            blob = order.adapter.blob or None
             prompt = sha256(order.prompt)
-            emit(RunSeen(**about, at=self._clock(), prompt_sha256=prompt))
+            emit(RunSeen(**about, at=self._clock(), prompt_sha256=prompt, adapter_blob=blob))
 
         def queued(message: str) -> None:
             emit(RunQueued(**about, at=self._clock(), message=message))

@@ -55,9 +55,13 @@ class FastImport:
     """
 
     def __init__(
-        self, git: Git, git_dir: Path, ref: str, head: str | None, *, keep_open: Sequence[int]
+        self, git: Git, git_dir: Path, ref: str, head: str | None, *, keep_open: Sequence[int], force: bool
     ) -> None:
-        """Start on top of `head`; `keep_open` are file descriptors that git holds until it ends."""
+        """
+        Start on top of `head`; `keep_open` are file descriptors that git holds until it ends.
+
+        `force` moves the ref whether that adds to it or not.
+        """
         self.commits = 0
         """Commits written by this process; its memory grows with them."""
         self.head = head
@@ -68,7 +72,8 @@ class FastImport:
         self._ids: list[str] = []
         self._stderr = TemporaryFile()  # noqa: SIM115 - closed by close()
         git = git.synced().with_options(*_OPTIONS).with_env(_MEMORY)
-        self._process = git.keep_running("fast-import", "--quiet", stderr=self._stderr, keep_open=keep_open)
+        command = ("fast-import", "--quiet", *(("--force",) if force else ()))
+        self._process = git.keep_running(*command, stderr=self._stderr, keep_open=keep_open)
         self._talk, self._answers = pipes(self._process)
         self._report = git_dir / f"fast_import_crash_{self._process.pid}"
 
@@ -97,6 +102,10 @@ class FastImport:
         ids, self._ids, self._written = self._ids, [], 0
         self.head = ids[-1] if ids else self.head
         return ids
+
+    def go_on_from(self, commit: str) -> None:
+        """Put the next commit on top of another one than the last."""
+        self.head = self._from = commit
 
     @property
     def message(self) -> str:

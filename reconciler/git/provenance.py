@@ -2,6 +2,7 @@
 Where a commit comes from: who signed it, and which branch brought it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,12 @@ async def signature(git: Git, commit: str, allowed_signers: Path | None) -> Sign
         return Signature(is_there=True)
     verdict, signer, key = (await signers.line("log", "-1", f"--format={_FORMAT}", commit)).split("\0")
     return Signature(is_there=True, verdict=verdict, signer=signer, key=key)
+
+
+def signing_options(key: Path | None) -> Sequence[str]:
+    """Return the options with which git signs commits with an SSH key; none without a key."""
+    values = {"commit.gpgSign": "true", "gpg.format": "ssh", "user.signingKey": str(key)} if key else {}
+    return [word for name, value in values.items() for word in ("-c", f"{name}={value}")]
 
 
 async def has_commit(git: Git, commit: str) -> bool:

@@ -132,6 +132,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             revision=lambda: cache.desired.revision,
             marks=marks,
             meter=meter,
+            signing_key=settings.signing_key,
         )
         lease, presence, me = await _acquire_leader_lease(stack, settings, repository, state, state_branch)
         note_place(repository)

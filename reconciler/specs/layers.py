@@ -5,6 +5,7 @@ One rule for all: mappings are merged key by key, everything else is replaced,
 and only what a file sets counts.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import cache
@@ -35,20 +36,37 @@ def default_task(fleet: FleetSpec, repo: RepoSpec | None) -> Task:
     return blank
 
 
-def resolve_adapter(name: str, spec: AdapterSpec | None) -> Adapter:
-    """Return the adapter of that name: the fleet's spec over the built-in one."""
+def resolve_adapter(name: str, spec: AdapterSpec | None, blob: str = "") -> Adapter:
+    """Return the adapter of that name: the fleet's spec, of the file `blob`, over the built-in one."""
     base = builtin_adapters().get(name, AdapterSpec())
-    return with_name(Adapter, overlay(base, spec) if spec else base, name)
+    adapter = with_name(Adapter, overlay(base, spec) if spec else base, name)
+    return adapter.model_copy(update={"blob": blob if spec else builtin_blobs().get(name, "")})
 
 
 @cache
 def builtin_adapters() -> Mapping[str, AdapterSpec]:
     """Return the adapters that are there without a file."""
     adapters = {}
-    for file in Path(__file__).with_name("builtin").iterdir():
-        value, _ = yaml.load_yaml(file.read_bytes(), file.name)
-        adapters[file.name.removesuffix(".yaml")] = AdapterSpec.model_validate(value)
+    for name, content in _builtin_files().items():
+        value, _ = yaml.load_yaml(content, f"{name}.yaml")
+        adapters[name] = AdapterSpec.model_validate(value)
     return adapters
+
+
+@cache
+def builtin_blobs() -> Mapping[str, str]:
+    """Return the git blob ids of the files of built-in adapters, by name."""
+    return {name: blob_id(content) for name, content in _builtin_files().items()}
+
+
+def _builtin_files() -> Mapping[str, bytes]:
+    files = Path(__file__).with_name("builtin").iterdir()
+    return {file.name.removesuffix(".yaml"): file.read_bytes() for file in files}
+
+
+def blob_id(data: bytes, hash_name: str = "sha1") -> str:
+    """Return git's name of the content."""
+    return hashlib.new(hash_name, b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def overlay(below: Model, above: Model) -> Model:

@@ -136,7 +136,7 @@ def _adapters(by_kind: _ByKind) -> Mapping[str, Adapter]:
     }
     for name, parsed in _good(by_kind, "adapter").items():
         if isinstance(parsed.spec, AdapterSpec):
-            adapters[name] = layers.resolve_adapter(name, parsed.spec)
+            adapters[name] = layers.resolve_adapter(name, parsed.spec, parsed.file.blob)
     return adapters
 
 

@@ -2,12 +2,12 @@
 Specs in a work tree, as a push would bring them.
 """
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from reconciler.specs.layers import blob_id
 from reconciler.specs.parse import ROOT, File
 from reconciler.specs.yaml import MAX_BYTES
 
@@ -35,14 +35,9 @@ def _read(path: Path, hash_name: str) -> File:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         data = os.fsencode(path.readlink())
-        return File("120000", _blob_id(data, hash_name), data)
+        return File("120000", blob_id(data, hash_name), data)
     if not stat.S_ISREG(status.st_mode):
         return File("000000", "", b"")
     mode = "100755" if status.st_mode & stat.S_IXUSR else "100644"
     data = path.read_bytes()
-    return File(mode, _blob_id(data, hash_name), data[: MAX_BYTES + 1])
-
-
-def _blob_id(data: bytes, hash_name: str) -> str:
-    """Return git's name of the content."""
-    return hashlib.new(hash_name, b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    return File(mode, blob_id(data, hash_name), data[: MAX_BYTES + 1])

@@ -5,6 +5,7 @@ The commits of the state branch, read for an audit: the oldest first, in batches
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from reconciler.core.audit import Audit, Flaw, RecordCommit, Unreadable
 from reconciler.core.errors import SpecError
@@ -13,6 +14,7 @@ from reconciler.core.transitions import TransitionRecord
 from reconciler.git.objects import present
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
+from reconciler.store.batch_signatures import RecordSignatures, record_signatures
 from reconciler.store.high_water import APPROVAL
 from reconciler.store.layout import ACCOUNTS, HOSTS, IDENTITY_FILE, STATE_ROOT, TASKS, name_under
 from reconciler.store.messages import parse_message, trailers_of
@@ -34,6 +36,8 @@ class Audited:
     audit: Audit
     head: str
     flaws: Sequence[Flaw]
+    signatures: RecordSignatures | None = None
+    """What its signatures vouch for; None if they were not looked at."""
 
 
 async def audit_record(
@@ -42,11 +46,13 @@ async def audit_record(
     specs_branch: str,
     *,
     spec_path: Callable[[str], str],
+    allowed_signers: Path | None = None,
 ) -> Audited | None:
     """
     Audit every commit of the state branch; None if there is none.
 
-    `spec_path` returns where the spec of a task is. Specs commits that the record
+    `spec_path` returns where the spec of a task is. Signatures are checked
+    against a file of allowed signers, where there is one. Specs commits that the record
     names must be on the specs branch, each no older than the one before. Raises
     Unavailable.
     """
@@ -59,7 +65,9 @@ async def audit_record(
     async for commit in _commits(repository, head, spec_path):
         flaws += audit.look(commit)
         flaws += line.look(commit.record)
-    return Audited(audit=audit, head=head, flaws=flaws)
+    signed = await record_signatures(repository, head, allowed_signers) if allowed_signers else None
+    flaws += signed.flaws if signed else ()
+    return Audited(audit=audit, head=head, flaws=flaws, signatures=signed)
 
 
 class SpecsLine:

@@ -3,7 +3,7 @@ Commits that the reconciler makes to the specs: tasks from issues, and commands 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from reconciler.core.times import format_time, time_at
 from reconciler.git.fastimport import IDENTITY
 from reconciler.git.objects import GitTree
 from reconciler.git.process import Git
+from reconciler.git.provenance import signing_options
 from reconciler.git.repository import Repository
 from reconciler.store.commits import commit_files, publish
 
@@ -31,7 +32,7 @@ class BotCommitter:
         self._repository = repository
         self._branch = branch
         self._tree = GitTree(repository, branch)
-        self._committer = bot_git(repository.git).with_options(*_signing(signing_key))
+        self._committer = bot_git(repository.git).with_options(*signing_options(signing_key))
         self._read: dict[str, tuple[str, Mapping[str, str]]] = {}
         """What was read last, of a few places, the latest last: agents choose names, and may choose many."""
         self._turn = asyncio.Lock()  # two commits at once would only be in each other's way
@@ -129,12 +130,6 @@ def bot_git(git: Git) -> Git:
         for part, value in (("NAME", name), ("EMAIL", address))
     }
     return git.with_env(names)
-
-
-def _signing(key: Path | None) -> Sequence[str]:
-    """Return the options with which git signs commits with an SSH key."""
-    values = {"commit.gpgSign": "true", "gpg.format": "ssh", "user.signingKey": str(key)} if key else {}
-    return [word for name, value in values.items() for word in ("-c", f"{name}={value}")]
 
 
 # --- Where the branch is checked out ---------------------------------------

@@ -44,6 +44,8 @@ _TRAILERS: Mapping[str, str] = {
     "Spec-Revision": "revision",
     "Delivery": "delivery",
     "Prompt-SHA256": "prompt_sha256",
+    "Adapter-Blob": "adapter_blob",
+    "CLI-Version": "cli_version",
     "Prev-Transition": "previous",
 }
 """Which trailer holds which field of the record, in their order."""

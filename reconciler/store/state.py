@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 from reconciler.controller.ports import UNREAD_METER, Meter, Step
@@ -94,6 +95,7 @@ class StateBranch:
         revision: Callable[[], str],
         marks: HighWaterMarks | None = None,
         meter: Meter = UNREAD_METER,
+        signing_key: Path | None = None,
     ) -> Self:
         """
         Become the writer of the state branch, and make it at the first start.
@@ -101,11 +103,11 @@ class StateBranch:
         `token` draws the fleet's id, `clock` dates the commit that records it,
         `revision` names the commit of the specs in force when something is
         committed, `marks` remember what was acknowledged, `meter` is told of
-        pushes that were refused. Raises UsageError if
+        pushes that were refused, `signing_key` signs what is written. Raises UsageError if
         the branch cannot be ours (another writer, checked out), Rewound if it
         went back, Unavailable if the remote does not answer.
         """
-        writer = await Writer.open(repository, branch)
+        writer = await Writer.open(repository, branch, signing_key)
         state = cls(repository, branch, writer, revision=revision, marks=marks, meter=meter)
         try:
             await state._drop_torn_batch()

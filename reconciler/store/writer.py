@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +19,7 @@ from reconciler.core.errors import Conflict, Unavailable, UsageError
 from reconciler.files import sync_folder
 from reconciler.git.fastimport import Change, FastImport
 from reconciler.git.repository import Repository
+from reconciler.store.batch_signatures import BatchSignatures
 from reconciler.store.locks import acquire, lock_file
 
 _COMMITS_PER_PROCESS = 5000
@@ -41,9 +43,12 @@ class Writer:
     nobody's any more.
     """
 
-    def __init__(self, repository: Repository, ref: str, lock: int) -> None:
+    def __init__(
+        self, repository: Repository, ref: str, lock: int, signatures: BatchSignatures | None
+    ) -> None:
         self._repository = repository
         self._ref = ref
+        self._signatures = signatures
         self._lock = lock
         self._turn = asyncio.Lock()
         self._stream: FastImport | None = None
@@ -51,10 +56,11 @@ class Writer:
         self._upkeep: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, repository: Repository, branch: str) -> Self:
+    async def open(cls, repository: Repository, branch: str, signing_key: Path | None = None) -> Self:
         """
         Become the writer of a branch (of this repository, not of its remote).
 
+        With a key, an SSH key, each batch is signed with it (see `store.batch_signatures`).
         Raises UsageError if another process is, or a work tree has it checked out.
         """
         if why_not := await _why_not(repository, branch):
@@ -65,7 +71,8 @@ class Writer:
         marks = repository.git_dir.glob("refs/fleet/**/*.lock")  # of marks and leader, which we alone write
         for left in (*(repository.git_dir / name for name in (f"{ref}.lock", "HEAD.lock")), *marks):
             await _remove_if_stale(left)
-        return cls(repository, ref, lock)
+        signatures = BatchSignatures(repository, ref, signing_key) if signing_key else None
+        return cls(repository, ref, lock, signatures)
 
     @property
     def head(self) -> str | None:
@@ -83,7 +90,11 @@ class Writer:
         async with self._turn:
             if self._repository.may_be_checked_out(self._ref):
                 await self._respect_checkouts()
-            ids = await asyncio.to_thread(self._write, head, changes)
+            ids = (
+                await self._write_signed(head, changes, self._signatures)
+                if self._signatures
+                else (await asyncio.to_thread(self._write, head, changes))
+            )
             # Looked at afterwards: fast-import only warns when it could not move the ref.
             if self.head != ids[-1]:
                 await self._explain(head, ids)
@@ -91,6 +102,17 @@ class Writer:
         if self._packs > _PACKS and (self._upkeep is None or self._upkeep.done()):
             self._upkeep = asyncio.create_task(self.tidy())
         return ids
+
+    async def _write_signed(
+        self, head: str | None, changes: Sequence[Change], signatures: BatchSignatures
+    ) -> Sequence[str]:
+        """Write the changes beside the branch, sign the last commit, and only then move the branch to it."""
+        ids = await asyncio.to_thread(self._stream_through, head, signatures.announced(changes))
+        signed = await signatures.sign(ids[-1], head)
+        if self._stream is not None:
+            self._stream.go_on_from(signed)
+        await asyncio.to_thread(partial(self._sync, is_new=head is None))
+        return [*ids[:-1], signed]
 
     async def reset(self, commit: str | None) -> None:
         """Set the branch to the remote's head; local commits beyond it were never acknowledged."""
@@ -160,7 +182,15 @@ class Writer:
     def _send_afresh(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
         repository = self._repository
         _remove_left_keeps(repository.git_dir)
-        self._stream = FastImport(repository.git, repository.git_dir, self._ref, head, keep_open=[self._lock])
+        signatures = self._signatures
+        self._stream = FastImport(
+            repository.git,
+            repository.git_dir,
+            signatures.ref if signatures else self._ref,
+            head,
+            keep_open=[self._lock],
+            force=signatures is not None,
+        )
         try:
             return _send(self._stream, changes)
         except OSError as error:

@@ -205,6 +205,16 @@ FORGERIES = {
         ),
         "names a prompt that the file does not",
     ),
+    "another adapter": (
+        lambda _, old: with_changed(
+            old,
+            "task it: assigned → running",
+            lambda step: replace(
+                step, message=re.sub("Adapter-Blob: .*", f"Adapter-Blob: {'2' * 40}", step.message)
+            ),
+        ),
+        "names an adapter that the file does not",
+    ),
     "a run started again": (
         lambda _, old: [*old, old[step_of(old, "task it: created → assigned")]],
         "starts run it.g",
@@ -327,6 +337,9 @@ def test_every_way_to_merge_leads_back_to_who_asked(worked, web, tmp_path, how, 
     assert words in told["commit"][1]
     assert told["delivered"][0] is True
     assert "it.g" in told["run"][1]
+    assert told["adapter"][0] is True
+    assert "script (" in told["adapter"][1]
+    assert "built in" in told["adapter"][1]
     assert "Test: Submit it (not signed)" in told["asked by"][1]
 
 
@@ -391,6 +404,56 @@ def test_specs_are_held_against_the_allowed_signers(fleet, tmp_path, is_allowed)
     assert links(found)["asked by"][0] is is_allowed
     assert code == (ExitCode.OK if is_allowed else ExitCode.ENDED_BADLY)
     assert "signature good: test@example.org" in links(found)["asked by"][1] or not is_allowed
+
+
+@pytest.fixture
+def signed(fleet, tmp_path):
+    """Return a fleet whose record is signed, and the file of who may sign."""
+    key, signers = tmp_path / "key", tmp_path / "signers"
+    subprocess.run(["ssh-keygen", "-qt", "ed25519", "-N", "", "-f", key], check=True)
+    signers.write_text(f"reconciler@localhost {key.with_suffix('.pub').read_text()}")
+    for name in ("one", "two"):
+        fleet.run("submit", name, "-f", "-", stdin="goal: x\nscript: echo x\n")
+        fleet.run("run", "--until-idle", "--signing-key", str(key))
+    return fleet, str(signers)
+
+
+needs_ssh_keygen = pytest.mark.skipif(
+    shutil.which("ssh-keygen") is None, reason="needs ssh-keygen, of OpenSSH"
+)
+
+
+@needs_ssh_keygen
+def test_a_record_is_signed_from_its_first_commit_on(signed):
+    fleet, signers = signed
+
+    _, found = verified(fleet, "--allowed-signers", signers)
+
+    assert (found["flaws"], found["signers"]) == ([], ["reconciler@localhost"])
+    assert found["signed_since"] == fleet.git("rev-list", "--max-parents=0", BRANCH)
+    assert fleet.git("fsck", "--strict", "--no-dangling", BRANCH) == ""
+
+
+@needs_ssh_keygen
+def test_an_unsigned_or_changed_commit_in_a_signed_record_is_told(signed):
+    fleet, signers = signed
+    head = fleet.git("rev-parse", BRANCH)
+    content = fleet.git("cat-file", "commit", head)
+    flipped = content.replace("Task: ", "Task:  ").replace("Host: ", "Host:  ")
+    command = ["git", "hash-object", "-t", "commit", "-w", "--stdin"]
+    changed = subprocess.run(
+        command, cwd=fleet.folder, input=flipped + "\n", capture_output=True, text=True, check=True
+    ).stdout.strip()
+    added = fleet.git("commit-tree", f"{head}^{{tree}}", "-p", head, "-m", "more")
+    for forged, words in (
+        (changed, "has a signature that is not good (B)"),
+        (added, "is not signed, and no"),
+    ):
+        fleet.git("update-ref", f"refs/heads/{BRANCH}", forged)
+        code, found = verified(fleet, "--allowed-signers", signers)
+
+        assert code == ExitCode.ENDED_BADLY
+        assert words in "; ".join(flaw["what"] for flaw in found["flaws"])
 
 
 def test_unsigned_specs_do_not_pass_where_signers_are_named(worked, tmp_path):

@@ -211,6 +211,10 @@ class Run(Frozen):
     """None at a worker."""
     account: str | None = None
     """Account whose credential it uses; None for the adapter's own."""
+    adapter_blob: str | None = None
+    """Git blob id of the file of the adapter; of the built-in one, if the fleet has none."""
+    cli_version: str | None = None
+    """Version of the agent's CLI when the round began, as the host was last asked; None if unknown."""
     model: str | None = None
     repo: str | None = None
     branch: str
@@ -256,6 +260,8 @@ FLAT: dict[str, Mapping[str, str]] = {
         "holder": "holder",
         "adapter": "adapter",
         "account": "account",
+        "adapter_blob": "adapter_blob",
+        "cli_version": "cli_version",
         "model": "model",
         "repo": "repo",
         "branch": "branch_name",
