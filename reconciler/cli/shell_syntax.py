@@ -67,15 +67,15 @@ def _commands(desired: Desired) -> Iterator[tuple[str, Path, str]]:
 
 def _readable(bash: str, commands: Sequence[str]) -> AbstractSet[str]:
     """Return commands that a shell can read, many looked at together; each other is to be looked at alone."""
-    unreadable: set[str] = set()
+    readable: set[str] = set()
     if len(commands) <= _FEW:
-        return unreadable
+        return readable
     plain = [command for command in commands if not _REACHES_ON.search(command)]
     for at in range(0, len(plain), _AT_ONCE):
         some = plain[at : at + _AT_ONCE]
         if all(_can_read(bash, "".join(map(alone.format, some))) for alone in _ALONE):
-            unreadable.update(some)
-    return unreadable
+            readable.update(some)
+    return readable
 
 
 def _can_read(bash: str, script: str) -> bool:
