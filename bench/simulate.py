@@ -240,6 +240,11 @@ class Hosts:
     # --- Dispatch ---
 
     @property
+    def delivering(self) -> frozenset[str]:
+        """Deliver at once: no run waits for a repository."""
+        return frozenset()
+
+    @property
     def followed(self) -> frozenset[tuple[str, int]]:
         return frozenset(self._following)
 

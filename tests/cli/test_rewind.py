@@ -56,6 +56,8 @@ DAMAGED = {
     "zeros": b"\0" * 41,
     "words": b"oops\n",
     "bytes": b"\xff\xfe" * 20,
+}
+NO_COMMIT = {
     "a commit that is not there": b"12" * 20 + b"\n",
     "the empty tree": b"4b825dc642cb6eb9a060e54bf8d69288fbee4904\n",
 }
@@ -86,6 +88,18 @@ def test_a_record_whose_branch_is_damaged_has_both_ways_out(ran, content, packed
     assert ran.run(way, "--yes").exit_code == 0
     assert attempt(ran, "run", "--until-idle").returncode == 0
     assert len(started(ran)) == len(set(started(ran))) == (1 if way == "restore-record" else 2)
+    assert ran.git("fsck", "--no-dangling") == ""
+
+
+@pytest.mark.parametrize("content", NO_COMMIT.values(), ids=NO_COMMIT)
+def test_a_record_whose_newest_commit_never_came_to_the_disk_goes_on_from_what_was_acted_on(ran, content):
+    (ran.folder / ".git/refs/heads/fleet-state").write_bytes(content)
+
+    done = attempt(ran, "run", "--until-idle")
+
+    assert done.returncode == 0, done.stderr
+    assert "cut off by a loss of power before it was acknowledged" in done.stderr
+    assert len(started(ran)) == 1
     assert ran.git("fsck", "--no-dangling") == ""
 
 

@@ -92,10 +92,10 @@ async def test_a_mistake_about_one_task_keeps_no_other_from_its_end(stage, way, 
 
 
 async def test_a_task_that_cannot_be_judged_stalls_alone_and_a_restart_does_not_loop(stage, monkeypatch):
-    def next_event(task, *rest):
+    def next_event(task, *rest, **options):
         if task.name == "a":
             raise ValueError("a number that nobody thought of")
-        return decide.next_event(task, *rest)
+        return decide.next_event(task, *rest, **options)
 
     monkeypatch.setattr(observe, "next_event", next_event)
     stage.specs.push(make_desired(*map(make_task, "abcd"), make_task("e", depends_on=["d"])))
