@@ -147,7 +147,7 @@ async def test_plans_do_not_wait_for_each_other_at_the_forge(scene, monkeypatch)
 
     assert sorted(scene.shown) == list(range(len(heads)))
     assert scene.fetched == [list(range(len(heads)))]
-    assert most == plan_preview.AT_ONCE
+    assert 1 < most <= plan_preview.AT_ONCE  # how many meet depends on threads that read
 
 
 async def test_it_follows_what_happens_meanwhile(scene):
