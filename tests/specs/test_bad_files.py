@@ -38,7 +38,7 @@ BAD = [
     ),
     (TASK, b"goal: x\n\ttitle: y\n", ["2:1: error: a tab cannot indent; use spaces"]),
     (TASK, b"goal: @home\n", ["1:7: error: a text cannot begin with '@'; put it in quotes"]),
-    (TASK, b"goal: x\ntitle: caf\xe9\n", ["2:11: error: not UTF-8; save the file in that encoding"]),
+    (TASK, b"goal: x\ntitle: caf\xe9\n", ["2:11: error: not UTF-8; save it in that encoding"]),
     (
         TASK,
         b"goal: x\0y\n",
