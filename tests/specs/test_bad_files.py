@@ -402,7 +402,7 @@ def test_a_symbolic_link_is_not_followed():
 
     assert [str(problem) for problem in desired.problems] == [
         f"{TASK}:1:1: error: a symbolic link is not followed; put the file itself here",
-        "specs/tasks/sub.yaml:1:1: error: not a file",
+        "specs/tasks/sub.yaml:1:1: error: another repository is not looked into; put its files themselves here",
     ]
     assert set(desired.broken) == {"bad", "sub"}
 
