@@ -98,7 +98,7 @@ class Context:
 
 
 def require_text(path: Path) -> Path:
-    """Return a path. Raises UsageError if it is not UTF-8: no file, commit or script of ours could name it."""
+    """Return a path. Raises UsageError if it is not UTF-8: nothing of ours could name it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
