@@ -29,6 +29,11 @@ def is_alive(pid: int) -> bool:
     return _read(pid, "stat").rpartition(b") ")[2][:1] not in (b"", b"Z")
 
 
+def is_sshd(pid: int) -> bool:
+    """Tell whether a process serves a connection of SSH, and is nothing that was started over it."""
+    return _read(pid, "cmdline").startswith(b"sshd: ")
+
+
 def children(pid: int) -> list[int]:
     """Return the processes that the first thread of a process began."""
     return [int(child) for child in _read(pid, f"task/{pid}/children").split()]

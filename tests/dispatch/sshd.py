@@ -128,9 +128,11 @@ class Sshd:
     def kill_connections(self) -> int:
         """End every connection the hard way; what runs on the host goes on."""
         victims = self.connections()
-        for pid in victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for monitor in victims:
+            # An sshd that is not root's has a process of its own for the user, which holds the connection.
+            for pid in (*(each for each in processes.children(monitor) if processes.is_sshd(each)), monitor):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         return len(victims)
 
     def stall_connections(self) -> list[int]:

@@ -4,6 +4,7 @@ sshd as it is out there: what works all the same, and what one is told of what c
 
 import asyncio
 import contextlib
+import getpass
 import os
 import re
 import shutil
@@ -132,7 +133,7 @@ async def test_a_certificate_beside_the_identity_logs_in(servers: Yard):
     (server.folder / "authorized_keys").write_text(f"cert-authority {public(authority)}\n")
     assert "login refused" in await ask(server.host())
 
-    authority.generate_user_certificate(key, "agents", principals=["root"]).write_certificate(
+    authority.generate_user_certificate(key, "agents", principals=[getpass.getuser()]).write_certificate(
         f"{server.identity}-cert.pub"
     )
 
