@@ -4,6 +4,7 @@ Context: the global options, and the places they point to.
 
 import hashlib
 import os
+import pwd
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Context:
         start = Path(self.repo or ".").resolve()
         for folder in (start, *start.parents):
             if is_repository(folder):
-                return str(folder)
+                return str(require_text(folder))
         raise UsageError(
             f"no git repository at or around {start}: "
             "name one with --repo, or make one with `reconciler init`"
@@ -79,7 +80,7 @@ class Context:
     @property
     def data_dir(self) -> Path:
         """Folder of caches, logs and local runs of this fleet, however it is named."""
-        return self.data.resolve() if self.data else default_data_dir(self.place)
+        return require_text(self.data.resolve() if self.data else default_data_dir(self.place))
 
     @property
     def clones(self) -> Path:
@@ -94,6 +95,17 @@ class Context:
         return Settings(
             repo=self.place, branch=self.branch, data_dir=self.data_dir, machine_dir=machine_dir()
         )
+
+
+def require_text(path: Path) -> Path:
+    """Return a path. Raises UsageError if it is not UTF-8: nothing of ours could name it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{path}: this path is not UTF-8; rename what is not in it, or go elsewhere"
+        ) from None
+    return path
 
 
 def is_repository(folder: Path) -> bool:
@@ -117,5 +129,18 @@ def machine_dir() -> Path:
 
 
 def _state_home() -> Path:
-    state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state_home) / "reconciler"
+    """Return the folder of state; a variable that is empty or relative counts as unset, as XDG has it."""
+    named = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(named) if named.startswith("/") else _home() / ".local" / "state") / "reconciler"
+
+
+def _home() -> Path:
+    named = os.environ.get("HOME", "")
+    if named.startswith("/"):
+        return Path(named)
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:  # as in containers that give each a user number of its own
+        raise UsageError(
+            "no home folder is known: set HOME or XDG_STATE_HOME to a folder that this user may write in"
+        ) from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.context import is_repository
+from reconciler.cli.context import is_repository, require_text
 from reconciler.cli.folders import NamedFolder
 from reconciler.cli.help import examples
 from reconciler.cli.references import NameParam
@@ -57,7 +57,7 @@ def init(folder: Path, adapter: str | None) -> None:
     from reconciler.cli.agent_clis import choose
     from reconciler.git.process import GitFailed
 
-    folder = folder.resolve()
+    folder = require_text(folder.resolve())
     choice = choose(adapter)
     wanted = {
         path: choice.written(text)

@@ -188,6 +188,28 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
 NAMES = (click.Abort, click.ClickException, ReconcilerError, OSError)
 """Errors that end a command with one line; any other is a bug, with its traceback."""
 
+SYNONYMS = {
+    "list": "get",
+    "ls": "get",
+    "ps": "get",
+    "show": "describe",
+    "inspect": "describe",
+    "apply": "run",
+    "start": "run",
+    "up": "run",
+    "check": "doctor",
+    "create": "submit",
+    "new": "submit",
+    "add": "submit",
+    "delete": "cancel",
+    "stop": "cancel",
+    "kill": "cancel",
+    "rm": "cancel",
+    "pause": "suspend",
+    "tail": "logs",
+}
+"""What tools like this one call a command, to suggest ours."""
+
 
 class Root(click.Group):
     """Root group: imports commands when they are called, and turns errors into exit codes."""
@@ -231,7 +253,8 @@ class Root(click.Group):
         """Find the command that the arguments name, or suggest a similar one."""
         name = args[0]
         if name not in self.entries and not name.startswith("-") and not ctx.resilient_parsing:
-            ctx.fail(f"no such command {name!r}{did_you_mean(name, self.entries)}")
+            meant = SYNONYMS.get(name, name)
+            ctx.fail(f"no such command {name!r}{did_you_mean(meant, self.entries)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -117,7 +117,7 @@ class FleetSession:
     marks: HighWaterMarks
     """High-water marks of the fleet's branches."""
     notices: set[str] = field(default_factory=set)
-    """Notices that were printed on stderr."""
+    """Notices that were printed on stderr, or what they were about."""
 
     async def recorded(self) -> "tuple[Desired, Observed]":
         """Return the desired state of the newest committed specs, and the observed state on record."""
@@ -164,7 +164,7 @@ class FleetSession:
         branch = await self.state_branch()
         if fetched := await fetched_record(self.repository, branch) if branch != self.branch else None:
             self.repository.look_at(branch, fetched.ref)
-            self._say_once(fetched_notice(fetched, clock.now()))
+            self._say_once(fetched_notice(fetched, clock.now()), about="fetched")
         elif others := await unfetched(self.repository, branch):
             self._say_once(unfetched_notice(others[0], branch))
         if why := why_copy(self.repository):
@@ -174,9 +174,10 @@ class FleetSession:
                 self._say_once(str(rewind))
         return branch
 
-    def _say_once(self, notice: str) -> None:
-        if notice not in self.notices:
-            self.notices.add(notice)
+    def _say_once(self, notice: str, about: str = "") -> None:
+        """Print a notice, unless it, or another `about` the same, was printed before."""
+        if (about or notice) not in self.notices:
+            self.notices.add(about or notice)
             say(notice)
 
     def lines(self, state_branch: str) -> Sequence[BranchLine]:

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from functools import cache, partial
 
 from reconciler.core.errors import Problem
-from reconciler.core.model.specs import HOOKS, Desired, Task, TaskDefaults
+from reconciler.core.model.specs import Desired, Task, TaskDefaults
 from reconciler.core.text import one_line
 from reconciler.specs.parse import File, locate_mistakes
 from reconciler.specs.rules import Mistake
@@ -60,9 +60,8 @@ def _commands(desired: Desired) -> Iterator[tuple[str, Path, str]]:
     places = [(f"specs/hosts/{name}.yaml", host.hooks) for name, host in desired.hosts.items()]
     places += [(f"specs/repos/{name}.yaml", repo.hooks) for name, repo in desired.repos.items()]
     for path, hooks in places:
-        for name in HOOKS:
-            for at, command in enumerate(getattr(hooks, name)):
-                yield path, ("hooks", name, at), command
+        for place, command in hooks.commands():
+            yield path, ("hooks", *place), command
 
 
 def _readable(bash: str, commands: Sequence[str]) -> AbstractSet[str]:

@@ -63,9 +63,7 @@ goal: |
 @click.option("--depends-on", multiple=True, metavar="TASK", help="Must be completed first; may be repeated.")
 @click.option("--label", "labels", multiple=True, help="To select it by; may be repeated.")
 @click.option("--set", "more", multiple=True, metavar="FIELD=VALUE", help="Any field, its value as in YAML.")
-@click.option(
-    "-f", "--file", metavar="FILE", type=click.File("r", encoding="utf-8"), help="A spec; - is stdin."
-)
+@click.option("-f", "--file", metavar="FILE", type=click.File("rb"), help="A spec; - is stdin.")
 @click.option("--wait", is_flag=True, help="Wait until it is completed, or its pull request is open.")
 @click.option(
     "--timeout", metavar="DURATION", callback=duration, help="With --wait: longest time, such as 2h."
@@ -107,13 +105,13 @@ def _plain(value: Any) -> Any:
 
 def _assignment(text: str) -> tuple[str, Any]:
     """Return field and value of `FIELD=VALUE`."""
-    from reconciler.specs.yaml import load_yaml
+    from reconciler.specs.yaml import load_yaml, to_bytes
 
     field, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[a-z_]+", field):
         raise click.UsageError(f"--set {text!r}: write FIELD=VALUE, such as --set retries=2")
     try:
-        loaded, _ = load_yaml(f"{field}: {value}\n".encode(), "--set")
+        loaded, _ = load_yaml(to_bytes(f"{field}: {value}\n"), "--set")
     except SpecError as error:
         raise click.UsageError(f"--set {text!r}: {error.problems[0].message}") from error
     return field, loaded[field]
@@ -153,8 +151,10 @@ async def _submit(
 
 def _text(file: Any, changes: Mapping[str, Any]) -> str:
     """Return the spec to begin with: from the file, or the editor if nothing else says what to do."""
+    from reconciler.specs.yaml import to_text
+
     if file is not None:
-        return str(file.read())
+        return to_text(file.read())
     if "goal" in changes or "script" in changes:
         return ""
     if not sys.stdin.isatty():
@@ -180,11 +180,11 @@ async def _new_name(fleet: "FleetSession", name: str | None, text: str) -> str:
 
 
 def _slug(text: str) -> str:
-    from reconciler.specs.yaml import load_yaml
+    from reconciler.specs.yaml import load_yaml, to_bytes
 
     loaded = None
     with suppress(SpecError):  # it is told of with the others
-        loaded, _ = load_yaml(text.encode(), "task")
+        loaded, _ = load_yaml(to_bytes(text), "task")
     values = loaded if isinstance(loaded, dict) else {}
     title = str(values.get("title") or values.get("goal") or values.get("script") or "task")
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
@@ -232,6 +232,7 @@ def edit_command(context: Context, args: tuple[str, ...], more: tuple[str, ...],
 async def _edit(context: Context, args: tuple[str, ...], changes: Mapping[str, Any], reason: str) -> None:
     from reconciler.cli.session import open_fleet, spec_path
     from reconciler.specs.edit import edit
+    from reconciler.specs.yaml import to_text
 
     async with open_fleet(context) as fleet:
         desired, _ = await fleet.recorded()
@@ -242,7 +243,7 @@ async def _edit(context: Context, args: tuple[str, ...], changes: Mapping[str, A
             raise click.UsageError(f"one thing at a time, not {len(references)}: {' '.join(args)}")
         kind, name = references[0]
         file, path = await fleet.spec_file(kind, name), spec_path(kind, name)
-        before = file.data.decode()
+        before = to_text(file.data)
         by_hand = None if changes else await asyncio.to_thread(_in_editor, before)
         text = edit(before, changes, path=path) if changes else by_hand
         if text is None or text == before:
@@ -288,9 +289,10 @@ async def _problems(fleet: "FleetSession", path: str, text: str) -> list[Problem
     from reconciler.specs.build import build
     from reconciler.specs.parse import File
     from reconciler.specs.source import read_revision
+    from reconciler.specs.yaml import to_bytes
 
     files = await read_revision(fleet.tree, await fleet.tree.head())
-    data = text.encode()
+    data = to_bytes(text)
     files = {**files, path: File("100644", fleet.repository.blob_id(data), data)}
     return [each for each in build(files).problems if each.path == path]
 
@@ -311,13 +313,16 @@ _MARK = "#! "
 
 def _in_editor(text: str) -> str | None:
     """Return what the person makes of a text in $VISUAL or $EDITOR; None if they save nothing."""
-    return click.edit(text, extension=".yaml")
+    from reconciler.specs.yaml import to_bytes, to_text
+
+    written = click.edit(to_bytes(text), extension=".yaml")
+    return None if written is None else to_text(written)
 
 
 def _kept(text: str) -> str:
     """Keep what a person wrote, and return where."""
-    with NamedTemporaryFile(
-        "w", encoding="utf-8", suffix=".yaml", prefix="reconciler-", delete=False
-    ) as file:
-        file.write(text)
+    from reconciler.specs.yaml import to_bytes
+
+    with NamedTemporaryFile(suffix=".yaml", prefix="reconciler-", delete=False) as file:
+        file.write(to_bytes(text))
     return str(Path(file.name))

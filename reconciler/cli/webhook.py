@@ -176,8 +176,11 @@ def _file(source: "Secret") -> Path | None:
 
 
 def _read_secrets(file: Path | None) -> list[str]:
-    """Return the secrets that are in a file; none if it is not there."""
-    return file.read_text(encoding="utf-8").split() if file and file.exists() else []
+    """Return the secrets that are in a file; none if it is not there. Raises UsageError if it is not text."""
+    try:
+        return file.read_text(encoding="utf-8").split() if file and file.exists() else []
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8; it holds secrets, one a line") from None
 
 
 def _write(file: Path, secrets: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ class TokenFile:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._last = file.read_text(encoding="utf-8").strip()
+        self._last = file.read_text(encoding="utf-8", errors="replace").strip()  # refused once it is sent
 
     def __call__(self) -> str:
         """Return the current token; the last one while the file is being replaced."""

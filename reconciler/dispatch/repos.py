@@ -86,6 +86,7 @@ _UNKNOWN_SECRETS = (
     "looked up any more: its work cannot be searched for them, so it is not delivered"
 )
 _NAMED = 3
+_MOST_NAMES = 10
 _MOST_DIFF = 1024 * 1024
 """Bytes of a diff that are shown."""
 _OURS = "the reconciler's user"
@@ -568,8 +569,16 @@ class CodeRepository:
         # Ask the remote without the mirror: if that works, the mirror is damaged.
         source = refspec.lstrip("+").partition(":")[0]
         if source not in await self._list(source) and "*" not in source:
-            raise error
+            raise await self._no_base() if source == self._base else error
         raise GitFailed(done.message)
+
+    async def _no_base(self) -> StepFailed:
+        """Return the failure of a repository without the base branch, with those that are there."""
+        there = [name.removeprefix("refs/heads/") for name in await self._list("refs/heads/*")]
+        if not there:
+            return self._failed(FailureClass.CONFIG, f"{self.place} is empty; push a first commit to it")
+        why = f"there is no branch {self.repo.base!r} at {self.place}, only {', '.join(there[:_MOST_NAMES])}"
+        return self._failed(FailureClass.CONFIG, f"{why}; name the right one as `base` in its spec")
 
     async def _list(self, *refs: str) -> Mapping[str, str]:
         """Return the commits of those of the refs that are there, by full name."""

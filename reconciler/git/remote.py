@@ -10,7 +10,8 @@ from reconciler.git.process import Git, GitResult
 
 _NOT_ALLOWED = re.compile(
     r"authentication failed|could not read (?:username|password)|permission denied|host key verification"
-    r"|returned error: 40[13]|access denied|not found|does not appear to be a git repository|does not exist",
+    r"|returned error: 40[13]|access denied|not found|does not appear to be a git repository|does not exist"
+    r"|dubious ownership",
     re.IGNORECASE,
 )
 _SOMEBODY_FIRST = re.compile(
@@ -36,8 +37,9 @@ async def fetch(git: Git) -> None:
     The fleet's own refs (`refs/fleet/`) are fetched into `refs/remote-fleet/`.
     Raises Refused if the remote does not let us in, Unavailable if it does not answer.
     """
-    # Tags name nothing of ours; FETCH_HEAD tells of the last fetch that a person made.
-    args = ("fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "origin")
+    # Tags name nothing of ours; FETCH_HEAD tells of the last fetch that a person made. Of a remote that
+    # lacks part of its history we take what it has, as we do where it is a folder.
+    args = ("fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--update-shallow", "origin")
     refs = ("+refs/heads/*:refs/remotes/origin/*", "+refs/fleet/*:refs/remote-fleet/*")
     for _ in range(_FETCHES):
         result = await git.attempt(*args, *refs, timeout=NETWORK_TIMEOUT)

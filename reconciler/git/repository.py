@@ -192,10 +192,13 @@ class Repository:
         """
         branch = wanted or await self._head_branch()
         if self.read_ref(self.ref(branch)) is None:
-            there = await self._branches()
-            hint = f"there are: {', '.join(there[:10])}" if there else "it is empty: commit the specs first"
-            raise UsageError(f"{self}: no branch {branch!r}; {hint}")
+            raise UsageError(f"{self}: no branch {branch!r}; {await self._hint()}")
         return branch
+
+    async def _hint(self) -> str:
+        """Return which branches there are."""
+        there = await self._branches()
+        return f"there are: {', '.join(there[:10])}" if there else "it is empty: commit the specs first"
 
     async def _head_branch(self) -> str:
         if self.address:
@@ -207,7 +210,8 @@ class Repository:
         else:
             head = _branch_of(_content(self._head))
         if not head:
-            raise UsageError(f"{self}: HEAD names no branch; say which one has the specs (--branch)")
+            what = "HEAD names no branch that is there; say which one has the specs (--branch)"
+            raise UsageError(f"{self}: {what}; {await self._hint()}")
         return head.decode().strip()
 
     async def _branches(self) -> list[str]:

@@ -3,6 +3,8 @@ Edit: change a few fields of a spec file and keep every other byte.
 """
 
 import io
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ def edit(text: str, changes: Mapping[str, Any], *, path: str = "") -> str:
 
     Comments, order, quotes and line ends of everything else stay as they are.
     `path` names the file in errors. Raises SpecError if the text is not a
-    mapping that can be read, or if there is no such edit.
+    mapping that can be read, if a value is not Unicode, or if there is no such edit.
     """
     if text.startswith(_MARK):
         return _MARK + edit(text.removeprefix(_MARK), changes, path=path)
@@ -29,6 +31,7 @@ def edit(text: str, changes: Mapping[str, Any], *, path: str = "") -> str:
     needed = {key: value for key, value in changes.items() if not _is_set(before, key, value)}
     if not needed:
         return text
+    _require_unicode(needed, path)
     wanted = {
         key: value for key, value in {**before, **needed}.items() if value is not None or key not in needed
     }
@@ -45,12 +48,22 @@ _MARK = "\ufeff"
 
 
 def _load(text: str, path: str) -> dict[str, Any]:
-    value, problems = yaml.load_yaml(text.encode(), path)
+    value, problems = yaml.load_yaml(yaml.to_bytes(text), path)
     if problems:
         raise SpecError(problems)
     if not isinstance(value, dict | None):
         raise SpecError([Problem(path, 1, 1, "expected 'key: value' lines")])
     return value or {}
+
+
+def _require_unicode(values: Mapping[str, Any], path: str) -> None:
+    """Raise SpecError if a value holds bytes that are not UTF-8, as arguments of commands may."""
+    for key, value in values.items():
+        if _SURROGATE.search(json.dumps(value, ensure_ascii=False, default=str)):
+            raise SpecError([Problem(path, 1, 1, f"{key}: not UTF-8; write it in that encoding: {value!r}")])
+
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def _is_set(values: Mapping[str, Any], key: str, value: Any) -> bool:

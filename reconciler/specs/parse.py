@@ -94,7 +94,7 @@ class Parser:
             return None
         place = locate(path)
         if isinstance(place, Problem):
-            return Parsed(path, problems=(place,))
+            return Parsed(path, problems=(_other_entry(_printable(path), file.mode) or place,))
         kind, name = place
         if problem := _not_a_file(path, file.mode):
             return Parsed(path, kind, name, file, problems=(problem,))
@@ -160,9 +160,18 @@ def _printable(path: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in path)
 
 
-def _not_a_file(path: str, mode: str) -> Problem | None:
+def _other_entry(path: str, mode: str) -> Problem | None:
+    """Return what to do about an entry of git that is a link or another repository."""
     if mode == "120000":
         return Problem(path, 1, 1, "a symbolic link is not followed; put the file itself here")
+    if mode == "160000":
+        return Problem(path, 1, 1, "another repository is not looked into; put its files themselves here")
+    return None
+
+
+def _not_a_file(path: str, mode: str) -> Problem | None:
+    if problem := _other_entry(path, mode):
+        return problem
     return None if mode.startswith("100") else Problem(path, 1, 1, "not a file")
 
 

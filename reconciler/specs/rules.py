@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from reconciler.core.adapter import AdapterSpec, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import (
-    HOOKS,
     NESTED,
     AccountSpec,
     AgentSpec,
@@ -112,22 +111,19 @@ def _defaults(spec: TaskDefaults, *, has_repo: bool = True) -> Iterator[Mistake]
         yield Mistake(("fallback",), "names neither an `adapter` nor a `model` nor `accounts`")
     for index, window in enumerate(spec.window):
         yield from tried(("window", index), read_window, window)
-    yield from _commands(("validation",), spec.validation)
+    for index, command in enumerate(spec.validation):
+        if not command.strip():  # the shell would let it pass
+            yield Mistake(("validation", index), "must not be empty")
     if spec.template is not None:
         from reconciler.core.runs.prompt import try_template
 
         yield from (Mistake(("template",), each) for each in try_template(spec.template, has_repo=has_repo))
 
 
-def _commands(field: Path, commands: Sequence[str]) -> Iterator[Mistake]:
-    for index, command in enumerate(commands):
-        if not command.strip():  # the shell would let it pass
-            yield Mistake((*field, index), "must not be empty")
-
-
 def _hooks(hooks: RunHooks) -> Iterator[Mistake]:
-    for name in HOOKS:
-        yield from _commands(("hooks", name), getattr(hooks, name))
+    for place, command in hooks.commands():
+        if not command.strip():
+            yield Mistake(("hooks", *place), "must not be empty")
 
 
 @_mistakes.register

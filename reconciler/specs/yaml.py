@@ -81,6 +81,16 @@ def load_yaml(data: bytes, path: str) -> tuple[Any, list[Problem]]:
         raise SpecError([Problem(path, line, column, "an escape that names no character")]) from None
 
 
+def to_bytes(text: str) -> bytes:
+    """Return the bytes of a text that `to_text` made, or that was an argument of a command."""
+    return text.encode(errors="surrogateescape")
+
+
+def to_text(data: bytes) -> str:
+    """Return the text in a file that somebody edits; `decode` tells what is not UTF-8 in it."""
+    return data.decode(errors="surrogateescape")
+
+
 def decode(data: bytes, path: str) -> str:
     """Return the text of a file, or raise SpecError if it is too large, not UTF-8 or not printable."""
     if len(data) > MAX_BYTES:
@@ -89,7 +99,7 @@ def decode(data: bytes, path: str) -> str:
         text = data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line, column = position(data[: error.start].decode(), error.start)
-        raise SpecError([Problem(path, line, column, "not UTF-8; save the file in that encoding")]) from None
+        raise SpecError([Problem(path, line, column, "not UTF-8; save it in that encoding")]) from None
     if match := _UNREADABLE.search(text):
         line, column = position(text, match.start())
         code = f"{ord(match[0]):04X}"

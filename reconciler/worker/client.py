@@ -264,7 +264,7 @@ def _is_gap(response: httpx2.Response) -> bool:
 
 def _authorization(token: str) -> Mapping[str, str]:
     if not _TOKEN.match(token):
-        raise UsageError("the token is empty or has blanks in it; it is the line that `token new` printed")
+        raise UsageError("the token is empty, or not the one line of signs that `token new` printed")
     return {"Authorization": f"Bearer {token}"}
 
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import cli
 from tests.processes import is_alive
 from tests.worker.standin import TOKEN, StandIn, lease
@@ -149,6 +150,16 @@ async def test_a_token_that_is_refused_is_told_by_the_exit_code(server, pull, tm
 
     assert process.returncode == 4
     assert stderr.startswith(b"error: this token is not known here; `reconciler doctor`")
+
+
+async def test_a_token_file_that_is_no_text_is_told(pull, tmp_path):
+    (tmp_path / "token").write_bytes(b"\x96\x00\xff")
+
+    process = await pull("true")
+    _, stderr = await process.communicate()
+
+    assert process.returncode == ExitCode.USAGE
+    assert stderr.startswith(b"error: the token is empty, or not the one line")
 
 
 # --- Calls that cannot work ------------------------------------------------

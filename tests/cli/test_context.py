@@ -2,6 +2,8 @@
 Which fleet a command is about.
 """
 
+import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -65,6 +67,36 @@ def test_without_a_state_folder_of_the_session_it_is_below_home(tmp_path, monkey
     folder = Context(repo="https://h.example/fleet").data_dir
 
     assert folder.parent == Path.home() / ".local" / "state" / "reconciler"
+
+
+@pytest.mark.parametrize("value", ["", "relative/to/what"])
+@pytest.mark.parametrize("name", ["HOME", "XDG_STATE_HOME"])
+def test_a_folder_that_is_named_by_no_absolute_path_counts_as_none(monkeypatch, tmp_path, name, value):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, value)
+    if name == "HOME":
+        monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir) if name == "HOME" else tmp_path
+
+    assert Context(repo="https://h.example/fleet").data_dir.is_relative_to(home / ".local/state/reconciler")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
+
+    with pytest.raises(UsageError, match="set HOME or XDG_STATE_HOME"):
+        _ = Context(repo="https://h.example/fleet").data_dir
+
+
+def test_a_path_that_is_no_text_is_refused_before_anything_is_done_there(tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+
+    for context in (Context(repo=str(git_init(odd))), Context(repo=str(tmp_path), data=odd)):
+        with pytest.raises(UsageError, match="this path is not UTF-8"):
+            _ = context.data_dir
 
 
 def test_the_settings_carry_what_was_given(tmp_path):

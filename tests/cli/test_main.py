@@ -108,6 +108,7 @@ def test_no_command_stands_in_two_sections():
     ("arguments", "message"),
     [
         (["verson"], "no such command 'verson' (did you mean 'version'?)"),
+        (["apply"], "no such command 'apply' (did you mean 'run'?)"),
         (["version", "--frmat"], "--frmat"),
         (["version", "-o", "xml"], "'xml' is not one of"),
         (["init", "a", "b"], "unexpected extra argument"),

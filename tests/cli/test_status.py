@@ -6,9 +6,12 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
 
 import pytest
 
+from reconciler import clock
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.serving import Serving
 from reconciler.store.presence import Presence, PresenceFile
@@ -175,6 +178,20 @@ def test_a_clone_says_where_the_record_is_and_not_that_nobody_reconciles(fleet, 
     assert told.exit_code == ExitCode.NOT_RUNNING
     assert f"none runs here; whether one does at origin: `reconciler --repo {url} status`" in told.stdout
     assert all(said in each and "start one" not in each for each in looks)
+
+
+def test_a_notice_of_the_fetched_record_is_given_once_whatever_the_time_is_by_then(
+    fleet, tmp_path, monkeypatch
+):
+    fleet.reconcile()
+    subprocess.run(["git", "clone", "-q", str(fleet.folder), str(tmp_path / "clone")], check=True)
+    fleet.folder = tmp_path / "clone"
+    began, seconds = clock.now(), count()
+    monkeypatch.setattr(clock, "now", lambda: began + timedelta(seconds=next(seconds)))
+
+    looks = [fleet.run("status").stderr for _ in range(3)]  # read, noted, kept
+
+    assert [look.count("as of the fetch") for look in looks] == [1, 1, 1]
 
 
 # --- Live figures ----------------------------------------------------------

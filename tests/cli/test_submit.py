@@ -2,6 +2,7 @@
 Specs from the command line: `submit` and `edit`, validated before they are committed; and `open`.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -141,3 +142,50 @@ def test_a_field_is_set_without_an_editor_and_comments_stay(fleet, monkeypatch):
     assert "# Why this task is here" in spec
     assert "nothing was changed" in again.stderr
     assert "did you mean 'retries'?" in bad.stderr
+
+
+LATIN = b"goal: caf\xe9\nscript: 'true'\n"
+"""A spec from an editor, or a terminal, of another encoding."""
+
+
+def test_a_text_that_is_not_utf_8_is_refused_with_its_place_whichever_way_it_comes(fleet, monkeypatch):
+    argument = os.fsdecode(b"caf\xe9")
+    (fleet.folder / "latin.yaml").write_bytes(LATIN)
+    (fleet.folder / "specs/tasks/latin.yaml").write_bytes(LATIN)
+    fleet.commit("Say it in another encoding")
+    monkeypatch.setenv("EDITOR", "sed -i s/true/false/")
+
+    tried = [
+        fleet.run("submit", "-f", str(fleet.folder / "latin.yaml")),
+        fleet.run("submit", "-f", "-", stdin=LATIN),
+        fleet.run("submit", "-g", argument, "--script", "true"),
+        fleet.run("submit", "a", "-g", "b", "--set", f"script={argument}"),
+        fleet.run("edit", "hello", "--set", f"title={argument}"),
+        fleet.run("edit", "latin", "--set", "title=Coffee"),
+        fleet.run("edit", "latin"),
+        fleet.run("host", "add", "h", f"{argument}@192.0.2.1"),
+    ]
+
+    assert [done.exit_code in {ExitCode.FAILURE, ExitCode.USAGE} for done in tried] == [True] * len(tried)
+    assert [done.stderr for done in tried if "not UTF-8" not in done.stderr] == []
+
+
+def test_what_an_editor_saved_in_another_encoding_is_kept_aside_and_can_be_put_right(fleet, monkeypatch):
+    monkeypatch.setenv("EDITOR", r"sed -i s/Say/Caf\\xe9/")
+
+    done = fleet.run("edit", "hello")
+
+    kept = re.search(r"what was written is in (\S+)", done.stderr)[1]
+    assert "specs/tasks/hello.yaml:2:10: error: not UTF-8" in done.stderr
+    assert b"Caf\xe9 hello." in Path(kept).read_bytes()
+
+
+def test_an_editor_leaves_line_ends_as_they_are(fleet, monkeypatch):
+    file = fleet.folder / "specs/tasks/dos.yaml"
+    file.write_bytes(b"goal: Say it.\r\nscript: 'true'\r\n")
+    fleet.commit("Say it on another system")
+    monkeypatch.setenv("EDITOR", "sed -i s/Say/Tell/")
+
+    fleet.run("edit", "dos")
+
+    assert file.read_bytes() == b"goal: Tell it.\r\nscript: 'true'\r\n"

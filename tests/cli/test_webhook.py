@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from reconciler import clock
+from reconciler.cli.exits import ExitCode
 from reconciler.cli.serving import Serving
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Refused, Unavailable, UsageError
@@ -63,6 +64,17 @@ def test_a_hook_is_made_with_a_fresh_secret_in_a_file_of_ones_own(fleet, forge, 
     assert file.read_text() == f"{hook.secret}\n"
     assert (len(hook.secret), file.stat().st_mode & 0o777) == (64, 0o600)
     assert hook.secret not in done.output
+
+
+def test_a_file_that_holds_no_secrets_is_left_as_it_is(fleet, forge, person):
+    know(fleet, forge, {"file": "~/code"})
+    (person / "code").write_bytes(b"\x96\x00\xff")
+
+    done = fleet.run("webhook", "install", "code", "--url", URL)
+
+    assert (done.exit_code, hooks(forge)) == (ExitCode.USAGE, [])
+    assert f"{person}/code is not UTF-8" in done.stderr
+    assert (person / "code").read_bytes() == b"\x96\x00\xff"
 
 
 def test_to_install_once_more_renews_the_secret_of_the_hook_that_is_there(fleet, forge, person):

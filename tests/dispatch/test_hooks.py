@@ -97,10 +97,10 @@ async def test_a_reconciler_that_ends_while_a_hook_runs_runs_it_once_and_loses_n
     gate = world.folder / "gate"
     wait = f"echo kept >kept; {world.note('hook')}; until [ -e '{gate}' ]; do sleep 0.05; done"
     order = world.order(f"cat kept; {world.note('agent')}", hooks=RunHooks(before_run=(wait,)))
-    first = asyncio.ensure_future(world.carry_out(order))
+    before = world.dispatcher()
+    before.follow(order, lambda _: None)
     await until(lambda: world.noted)
-    first.cancel()
-    await asyncio.wait([first])
+    await before.close()
     gate.touch()
 
     report = await world.carry_out(order)

@@ -258,6 +258,26 @@ async def test_a_shallow_repository_is_a_matter_of_its_spec(world, url):
 
     assert error.kind == FailureClass.CONFIG
     assert "git fetch --unshallow" in str(error)
+    assert "objects" not in str(error)  # progress is no part of what git said
+
+
+@pytest.mark.parametrize(
+    ("branches", "message"),
+    [
+        ([], "is empty; push a first commit to it"),
+        (["trunk", "old"], "only old, trunk; name the right one as `base` in its spec"),
+    ],
+)
+async def test_a_repository_without_the_base_says_what_is_there(world, branches, message):
+    for branch in branches:
+        git(world.code, "branch", branch, "main")
+    git(world.code, "symbolic-ref", "HEAD", "refs/heads/trunk")
+    git(world.code, "update-ref", "-d", "refs/heads/main")
+
+    error = await refusal(repository_of(world))
+
+    assert error.kind == FailureClass.CONFIG
+    assert message in str(error)
 
 
 async def test_a_repository_of_sha256_is_a_matter_of_its_spec(world):
@@ -359,12 +379,3 @@ async def test_a_repository_that_accepts_and_stays_silent_is_given_up(world):
             await repository_of(world, url=place, silence=0.3).newest()
 
     assert f"repo code: {place} does not answer: nothing came for 0.3 s" in str(caught.value)
-
-
-async def test_progress_is_no_part_of_what_git_said(world):
-    git(world.code, "update-ref", "-d", "refs/heads/main")
-
-    error = await refusal(repository_of(world))
-
-    assert "couldn't find remote ref refs/heads/main" in str(error)
-    assert "objects" not in str(error)

@@ -1,6 +1,6 @@
 import pytest
 
-from reconciler.core.errors import Unavailable
+from reconciler.core.errors import Refused, Unavailable
 from reconciler.git.process import GitResult
 from reconciler.git.remote import fetch
 
@@ -16,6 +16,18 @@ class Racing:
     async def attempt(self, *_args: str, timeout: float) -> GitResult:
         self.asked += 1
         return GitResult(1, b"", MOVED) if self.asked <= self.lost else GitResult(0, b"", "")
+
+
+class Refusing:
+    """A git that may not fetch, as git words it."""
+
+    async def attempt(self, *_args: str, timeout: float) -> GitResult:
+        return GitResult(128, b"", "fatal: detected dubious ownership in repository at '/srv/fleet/.git'")
+
+
+async def test_a_remote_that_belongs_to_another_user_is_no_outage():
+    with pytest.raises(Refused, match="dubious ownership"):
+        await fetch(Refusing())
 
 
 async def test_a_fetch_during_which_another_git_moved_a_ref_is_made_again():

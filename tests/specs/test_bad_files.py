@@ -38,7 +38,7 @@ BAD = [
     ),
     (TASK, b"goal: x\n\ttitle: y\n", ["2:1: error: a tab cannot indent; use spaces"]),
     (TASK, b"goal: @home\n", ["1:7: error: a text cannot begin with '@'; put it in quotes"]),
-    (TASK, b"goal: x\ntitle: caf\xe9\n", ["2:11: error: not UTF-8; save the file in that encoding"]),
+    (TASK, b"goal: x\ntitle: caf\xe9\n", ["2:11: error: not UTF-8; save it in that encoding"]),
     (
         TASK,
         b"goal: x\0y\n",
@@ -402,7 +402,7 @@ def test_a_symbolic_link_is_not_followed():
 
     assert [str(problem) for problem in desired.problems] == [
         f"{TASK}:1:1: error: a symbolic link is not followed; put the file itself here",
-        "specs/tasks/sub.yaml:1:1: error: not a file",
+        "specs/tasks/sub.yaml:1:1: error: another repository is not looked into; put its files themselves here",
     ]
     assert set(desired.broken) == {"bad", "sub"}
 

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from reconciler.core.errors import UsageError
 from reconciler.git.objects import GitTree
 from reconciler.store.reader import StateReader
 from tests.store.world import BRANCH, commit, git, start
@@ -93,6 +94,36 @@ def sha256(tmp_path):
         pytest.skip("this git knows no SHA-256")
     commit(place, "specs/tasks/a.yaml", "goal: a\n", "specs")
     return place
+
+
+async def test_a_fleet_that_lacks_part_of_its_history_is_cloned_as_it_is(open_repository, checkout, tmp_path):
+    commit(checkout, "specs/tasks/b.yaml", "goal: b\n", "specs")
+    shallow = f"file://{tmp_path}/shallow"
+    git(tmp_path, "clone", "-q", "--bare", "--depth=1", f"file://{checkout}", "shallow")
+
+    state = await start(await open_repository(shallow))
+    await state.close()
+    again = await open_repository(shallow)
+
+    assert await again.specs_branch(None) == "main"
+    assert await StateReader(again, BRANCH).fleet_id() == state.fleet_id
+
+
+async def test_an_empty_fleet_behind_a_url_is_told_as_such(open_repository, tmp_path):
+    git(tmp_path, "init", "-q", "--bare", "empty.git")
+    repository = await open_repository(f"file://{tmp_path}/empty.git")
+
+    with pytest.raises(UsageError, match="it is empty: commit the specs first"):
+        await repository.specs_branch(None)
+
+
+async def test_a_fleet_behind_a_url_whose_head_leads_nowhere_says_which_branches_there_are(
+    open_repository, bare
+):
+    git(bare, "symbolic-ref", "HEAD", "refs/heads/nowhere")
+
+    with pytest.raises(UsageError, match="there are: main"):
+        await (await open_repository(f"file://{bare}")).specs_branch(None)
 
 
 async def test_a_fleet_with_sha256_is_cloned_as_it_is(open_repository, sha256, cache):

@@ -5,7 +5,7 @@ Desired state: what people write, resolved.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -318,9 +318,6 @@ class SchedulerSpec(Frozen):
     """Slurm: each run is a job in its queue; the host is a login node. See [Slurm](slurm.md)."""
 
 
-HOOKS = ("after_create", "before_run", "after_run")
-
-
 class RunHooks(Frozen):
     """Commands around the rounds of runs, in their workspaces. In `hooks` of a host or a repo."""
 
@@ -336,6 +333,12 @@ class RunHooks(Frozen):
     def before(self, number: int) -> tuple[str, ...]:
         """Return the commands before the agent in a round of a run."""
         return self.after_create + self.before_run if number == 1 else self.before_run
+
+    def commands(self) -> Iterator[tuple[tuple[str, int], str]]:
+        """Yield every command, with its field and its place in that."""
+        for name in ("after_create", "before_run", "after_run"):
+            for at, command in enumerate(getattr(self, name)):
+                yield (name, at), command
 
     def followed_by(self, other: "RunHooks") -> "RunHooks":
         """Return these hooks and then others, with the longer of their timeouts."""
