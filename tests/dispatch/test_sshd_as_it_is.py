@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -22,7 +23,9 @@ import pytest
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.specs import Host
 from reconciler.dispatch.pool import TransportPool
+from tests import processes
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, public, quick, silent_server, yard
+from tests.dispatch.world import until
 
 pytestmark = needs_sshd
 HELLO = b"echo hi\n"
@@ -564,9 +567,17 @@ async def test_what_the_users_configuration_wants_for_people_changes_no_command(
     async with opened() as transports:
         answer = await transports(host).call(("sh", "-s"), b"echo hi; echo no >&2; exit 3\n", timeout=60)
         data = await transports(host).read(str(tmp_path / "file"), 0, 100)
+    await until(lambda: not is_waited_for(proxy))
+    await asyncio.sleep(0)  # the loop is told of its end
 
     assert (answer.exit_code, answer.stdout, answer.stderr) == (3, b"hi\n", b"no\n")
     assert data == b"a\nb\r\n"
+
+
+def is_waited_for(program: Path) -> bool:
+    """Return whether a program runs, or has ended and the loop was not told yet."""
+    waiting = (thread.name.startswith("asyncio-waitpid") for thread in threading.enumerate())
+    return bool(processes.with_word(str(program))) or any(waiting)
 
 
 PROXY = """
