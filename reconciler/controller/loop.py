@@ -234,9 +234,8 @@ class Loop:
             is_asked = hosts.contacts.is_idle() or Reason.REPO not in reasons
             is_probed = hosts.probes.is_idle() or Reason.HOST not in reasons
             return not starting and is_asked and is_probed
-        pollers = (hosts.probes, hosts.sweeps, hosts.contacts, self.controllers.pulls.poller)
         is_at_rest = Reason.BACKOFF not in reasons and not any(phase.is_live for phase in phases)
-        return is_at_rest and all(poller.is_idle() for poller in pollers)
+        return is_at_rest and all(poller.is_idle() for poller in self.controllers.pollers)
 
     # --- Read --------------------------------------------------------------
 

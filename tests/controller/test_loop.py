@@ -443,6 +443,24 @@ async def test_delivered_work_is_completed_once_somebody_merged_it(stage):
     assert stage.state.log[-1].event.origin.reason == "merged into main"
 
 
+async def test_nothing_is_idle_before_it_is_known_whether_delivered_work_was_merged(stage, monkeypatch):
+    task = make_task("a", repo="code", review="merge")
+    stage.specs.push(make_desired(task, repos={"code": Repo(name="code", url="../code")}))
+    await stage.run()
+    stage.dispatch.on_base.add(SUCCESS.head_commit)
+    merged = stage.dispatch.merged
+
+    async def slow(repo, heads):
+        for _ in range(20):  # longer than anything else that a look waits for
+            await asyncio.sleep(0)
+        return await merged(repo, heads)
+
+    monkeypatch.setattr(stage.dispatch, "merged", slow)
+    await stage.run("idle")
+
+    assert stage.state.phases("a")[-1] == "completed"
+
+
 @pytest.mark.parametrize("crash_at", range(1, 25))
 async def test_killed_at_any_commit_it_finishes_everything_and_starts_nothing_twice(stage, crash_at):
     class Killed(BaseException):
