@@ -34,8 +34,8 @@ cat
 id -u >&2
 cat /proc/sys/kernel/random/boot_id >&2 2>/dev/null || echo - >&2
 if [ -S "${SSH_AUTH_SOCK-}" ]; then echo agent >&2; else echo - >&2; fi
-setsid env -i sleep 60 </dev/null >/dev/null 2>&1 &
-echo $! >&2
+left=$(setsid env -i sh -c 'echo $$; exec sleep 60 </dev/null >/dev/null 2>&1' &) # known once it has begun
+echo "$left" >&2
 """
 _ENDING = RunEnding(grace=1)
 _TIMEOUT = 30.0
