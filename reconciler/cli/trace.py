@@ -7,10 +7,10 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,16 +29,9 @@ if TYPE_CHECKING:
     from reconciler.cli.shapes import TraceShape
     from reconciler.core.model.specs import Desired
     from reconciler.core.model.status import Run, Status
+    from reconciler.git.file_history import FileCommit, FileHistory
 
 # --- trace -----------------------------------------------------------------
-
-
-class SpecCommit(NamedTuple):
-    """A commit that changed a task's spec."""
-
-    commit: str
-    subject: str
-    """Its author and subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +78,7 @@ class RunTrace:
     """Commit that wrote the spec; empty if that is not known."""
     subject: str
     """Author and subject of it."""
-    changes: Sequence["SpecCommit"]
+    changes: Sequence["FileCommit"]
     """Later commits to the spec while the run went on, such as an answer, the oldest first."""
     branch: str | None
     head: str | None
@@ -131,9 +124,12 @@ async def traces(fleet: "FleetSession", what: str) -> Sequence[RunTrace]:
     with busy("reading the history"):
         runs = runs_on_record(await fleet.history(None, None))
         commit = await _revision(fleet, what)
-        chosen = await _led_to_by(fleet, commit, runs) if commit else []
+        changed = await _changed_by(fleet, commit) if commit else frozenset()
+        near = [run for run in runs if run.specs & changed]
         named = [run for run in runs if _is_meant(run, statuses.get(run.task), what, commit)]
-        traced = [await _traced(fleet, run, statuses.get(run.task)) for run in chosen or named]
+        specs = await _spec_history(fleet, [*near, *named])
+        led_to = [run for run in near if any(each.commit == commit for each in _asked(specs, run))]
+        traced = [_traced(specs, run, statuses.get(run.task)) for run in led_to or named]
     if not traced:
         raise NotFound(
             f"no run is known that {what!r} led to or names: it may be a commit, a run, a branch, a pull "
@@ -168,13 +164,6 @@ def runs_on_record(records: Sequence[TransitionRecord]) -> Sequence[RunSteps]:
     return runs[::-1]
 
 
-async def _led_to_by(fleet: "FleetSession", commit: str, runs: Sequence[RunSteps]) -> Sequence[RunSteps]:
-    """Return the runs that a commit asked for, answered or ended by what it changed of their specs."""
-    changed = await _changed_by(fleet, commit)
-    near = [run for run in runs if run.specs & changed]
-    return [run for run in near if any(each.commit == commit for each in await _spec_commits(fleet, run))]
-
-
 async def _changed_by(fleet: "FleetSession", commit: str) -> frozenset[str]:
     """Return the files that a commit changed; of a merge, those that differ from each parent."""
     options = ("--root", "-c", "-r", "-z", "--name-only", "--no-commit-id", "--no-renames")
@@ -182,24 +171,25 @@ async def _changed_by(fleet: "FleetSession", commit: str) -> frozenset[str]:
     return frozenset(result.stdout.decode("utf-8", "replace").split("\0"))
 
 
-async def _spec_commits(fleet: "FleetSession", run: RunSteps) -> Sequence[SpecCommit]:
+async def _spec_history(fleet: "FleetSession", runs: Sequence[RunSteps]) -> "FileHistory":
+    """Return the history of the specs of these runs, which one walk reads for all of them."""
+    from reconciler.cli.session import spec_folder
+    from reconciler.git.file_history import read_file_history
+
+    tips = {revision: None for run in runs for revision in (*run.revisions, run.before) if revision}
+    return await read_file_history(fleet.repository.git, [*tips], spec_folder("task"))
+
+
+def _asked(specs: "FileHistory", run: RunSteps) -> "Sequence[FileCommit]":
     """Return the commits that changed a run's spec since the task's run before, the newest first."""
-    since = [f"^{run.before}"] if run.before else []
-    return await _log(fleet, run, *run.revisions, *since) if run.revisions else []
+    return specs.changes(run.specs, run.revisions, run.before)
 
 
-async def _log(fleet: "FleetSession", run: RunSteps, *args: str) -> Sequence[SpecCommit]:
-    """Return commits to a run's spec as `git log` selects them by the arguments, the newest first."""
-    arguments = ("log", "-z", "--format=%H%n%an: %s", *args, "--", *run.specs)
-    result = await fleet.repository.git.attempt(*arguments)
-    lines = result.stdout.decode("utf-8", "replace").split("\0") if result.code == 0 else []
-    return [SpecCommit(*line.split("\n", 1)) for line in lines if line]
-
-
-async def _traced(fleet: "FleetSession", run: RunSteps, status: "Status | None") -> RunTrace:
+def _traced(specs: "FileHistory", run: RunSteps, status: "Status | None") -> RunTrace:
     last, first = run.steps[-1], run.steps[0]
-    spec = await _log(fleet, run, "-1", first.revision or "HEAD")
-    newer = await _spec_commits(fleet, replace(run, before=first.revision or ""))
+    revision = first.revision or ""
+    spec = specs.changes(run.specs, [revision])
+    newer = specs.changes(run.specs, run.revisions, revision) if revision else []
     is_last = status is not None and status.run is not None and status.run.key == run.run
     pull = status.review.pull_request if status and is_last else None
     return RunTrace(
@@ -210,10 +200,10 @@ async def _traced(fleet: "FleetSession", run: RunSteps, status: "Status | None")
         ended=None if last.after in {"assigned", "running"} else last.at,
         phase=last.after or "removed",
         reason=last.reason,
-        revision=first.revision or "",
+        revision=revision,
         spec_commit=spec[0].commit if spec else "",
         subject=spec[0].subject if spec else "",
-        changes=newer[::-1] if first.revision else [],
+        changes=newer[::-1],
         branch=status.run.branch if status and status.run and status.run.repo else None,
         head=status.head_commit if status and is_last else None,
         pull_request=pull.url if pull else None,
