@@ -264,7 +264,7 @@ class FakeDispatch:
     """Repos that do not answer."""
     reached: list[str] = field(default_factory=list)
     retry_reasons: dict[str, str] = field(default_factory=dict)
-    delivering: frozenset[str] = frozenset()
+    agent_over: frozenset[str] = frozenset()
     queued: dict[str, str] = field(default_factory=dict)
     """What the runs of a task wait for in a queue, before they start."""
     emits: dict[tuple[str, int], Emit] = field(default_factory=dict)

@@ -375,7 +375,7 @@ class Loop:
             half_open=stages.hosts.breakers.half_open(hosts, batch.now),
             unready=beside.hosts.unready(),
             retry_reasons=self._retry_reasons(batch.now),
-            delivering=self.ports.dispatch.delivering,
+            agent_over=self.ports.dispatch.agent_over,
             past=await self._past_attempts(statuses),
             spent=await stages.spending.today(cache.desired, seen, batch.now),
             spent_in_week=await stages.spending.in_week(cache.desired, seen, batch.now),

@@ -187,8 +187,8 @@ class Dispatch(Protocol):
         """Steps of live runs that are tried again for a while now, and why they fail, by run key."""
 
     @property
-    def delivering(self) -> frozenset[str]:
-        """Run keys of the rounds whose agent and validation are over, and whose work is being delivered."""
+    def agent_over(self) -> frozenset[str]:
+        """Run keys of the rounds whose agent is over: what is left is validation and delivery."""
 
     async def reach(self, repo: Repo) -> None:
         """

@@ -167,8 +167,8 @@ _WAITING = (
     ),
     _waiting(
         "Delivery",
-        "Its agent has ended, and its repository does not take the work yet; it takes no slot meanwhile.",
-        "Nothing, if it is an outage: it is tried for half an hour; the message says who does not answer.",
+        "Its agent has ended, and its host or repository does not answer: it takes no slot meanwhile.",
+        "Nothing, if it is an outage: a repo is tried for half an hour; the message says who is silent.",
         "reconciler describe TASK",
     ),
     _waiting(

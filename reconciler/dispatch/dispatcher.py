@@ -100,7 +100,7 @@ class Dispatcher:
         self._lasting = lasting
         self._retries: dict[Key, tuple[float, str]] = {}
         """Since when steps of orders wait or are retried, and for what or why."""
-        self._delivering = set[Key]()
+        self._agent_over = set[Key]()
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._stops: dict[Key, asyncio.Task[None]] = {}
         self._sites: dict[str, HostSession] = {}
@@ -123,9 +123,9 @@ class Dispatcher:
         return {run: why for (run, _), (since, why) in self._retries.items() if since <= latest}
 
     @property
-    def delivering(self) -> frozenset[str]:
-        """Run keys of the rounds whose work is being delivered; see controller.ports.Dispatch."""
-        return frozenset(run for run, _ in self._delivering)
+    def agent_over(self) -> frozenset[str]:
+        """Run keys of the rounds whose agent is over; see controller.ports.Dispatch."""
+        return frozenset(run for run, _ in self._agent_over)
 
     @property
     def mask(self) -> Mask:
@@ -270,7 +270,7 @@ class Dispatcher:
             report = await self._report(order, seen, queued, may_adopt=may_adopt)
         finally:
             self._retries.pop(order.key, None)
-            self._delivering.discard(order.key)
+            self._agent_over.discard(order.key)
             del self._tasks[order.key]  # before the event is emitted: its receiver may read `followed`
         self._tell(order, report, emit)
 
@@ -342,7 +342,7 @@ class Dispatcher:
             patience=self._patience,
             delivery_patience=self._delivery_patience,
             may_adopt=may_adopt,
-            on_delivery=partial(self._delivering.add, order.key),
+            on_agent_over=partial(self._agent_over.add, order.key),
             secrets=self._secrets_of(order.task),
         )
 

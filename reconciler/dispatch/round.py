@@ -144,8 +144,8 @@ class Round:
     delivery_patience: float = DELIVERY_PATIENCE
     may_adopt: bool = False
     """Whether a run without a proof may be adopted: the data folder was lost."""
-    on_delivery: Callable[[], None] = lambda: None
-    """Called when agent and validation are over and the work is being delivered."""
+    on_agent_over: Callable[[], None] = lambda: None
+    """Called when the agent and the hooks after it are over: what is left needs none of what it held."""
     secrets: InjectedSecrets = field(default_factory=InjectedSecrets)
     """Secrets that the rounds of the task were given."""
 
@@ -172,6 +172,7 @@ class Round:
             state = await self._settled(self._agent, await self._follow_agent(state, begin))
             notes = await self._take_over_scripts("while the agent was at work")
             notes += await self._after_run(prepared)
+            self.on_agent_over()
         except StepFailed as error:
             return masked(Report(verdict=failed(Verdict(outcome="failed"), error)), self.secrets.mask)
         mask = await self._mask()
@@ -593,7 +594,6 @@ class Round:
         Work that changes nothing (0 commits) is not pushed.
         """
         base, order = taken.base, self.order
-        self.on_delivery()
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
         await self._reach(repository, lambda: repository.check_base(base, order.start_from), there)
         bundle = await retry_until_reachable(

@@ -105,7 +105,7 @@ async def test_a_run_whose_delivery_waits_leaves_its_slot_and_its_place_in_the_l
     run = stage.state.statuses["a"].run_key
 
     stage.dispatch.retry_reasons = {run: "waits for an answer of the repo"}
-    stage.dispatch.delivering = frozenset({run})
+    stage.dispatch.agent_over = frozenset({run})
     await stage.run("started")
     waiting, other = stage.state.statuses["a"].waiting, stage.state.statuses["b"]
 

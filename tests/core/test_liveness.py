@@ -33,6 +33,15 @@ def test_a_run_on_a_lost_host_is_waited_for_unless_told_otherwise():
     assert actions(planned) == ["WaitingChanged"]
 
 
+def test_of_a_run_whose_agent_is_over_what_is_left_waits_for_a_lost_host_without_a_slot():
+    planned = planned_for(make_task(), agent_over=frozenset({live().run.key}))
+
+    waiting = planned.waiting["a"]
+    assert waiting.reason is Reason.DELIVERY
+    assert waiting.message.startswith("host alpha has not answered since ")
+    assert planned_for(make_task()).waiting["a"].reason is Reason.HOST
+
+
 def test_until_a_host_is_lost_its_runs_go_on_and_the_plan_says_when_to_look_again():
     planned = planned_for(make_task(disconnect="retry"), since=SILENT + timedelta(seconds=1))
 
@@ -225,6 +234,7 @@ def planned_for(
     since=SILENT,
     hosts=None,
     probed=ASKED,
+    agent_over=frozenset(),
     broken=None,
     tasks=None,
     status=None,
@@ -240,7 +250,9 @@ def planned_for(
     )
     silent = {"alpha": HostStatus(reachable=False, since=since)}
     probes = silent if hosts is None else hosts
-    observed = Observed({"a": status or live(**fields)}, probes, followed=FOLLOWED, probed=probed)
+    observed = Observed(
+        {"a": status or live(**fields)}, probes, followed=FOLLOWED, probed=probed, agent_over=agent_over
+    )
     return plan(desired, observed, NOW)
 
 

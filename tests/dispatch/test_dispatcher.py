@@ -331,18 +331,25 @@ async def test_a_step_that_waits_for_somebody_who_is_silent_says_for_whom(world)
     hook.write_text(f"#!/bin/sh\nread line <'{gate}'\n")
     hook.chmod(0o755)
     key = Secret(command=("sh", "-c", f"read line <'{gate}'; echo \"$line\""))
-    order = world.order("echo x >x", adapter={"secrets": {"KEY": key}})
+    order = world.order("echo x >x", adapter={"secrets": {"KEY": key}}, validation=(f"read line <'{gate}'",))
     dispatcher, facts = world.dispatcher(lasting=0.0), asyncio.Queue()
     dispatcher.follow(order, facts.put_nowait)
 
-    for told in ("looks up the secrets of adapter script", "repo code: waits for an answer of "):
-        await until(lambda told=told: dispatcher.retry_reasons.get(RUN, "").startswith(told))
-        assert (RUN in dispatcher.delivering) == told.startswith("repo")
-        await asyncio.to_thread(gate.write_text, "a secret\n")
+    def is_told(message):
+        return lambda: dispatcher.retry_reasons.get(RUN, "").startswith(message)
+
+    await until(is_told("looks up the secrets of adapter script"))
+    assert RUN not in dispatcher.agent_over
+    await asyncio.to_thread(gate.write_text, "a secret\n")
+    await until(lambda: RUN in dispatcher.agent_over)  # and the validation runs
+    await asyncio.to_thread(gate.write_text, "go on\n")
+    await until(is_told("repo code: waits for an answer of "))
+    assert RUN in dispatcher.agent_over
+    await asyncio.to_thread(gate.write_text, "go on\n")
     report = await ended(facts)
 
     assert report.verdict.outcome == "success"
-    assert (dispatcher.retry_reasons, dispatcher.delivering) == ({}, frozenset())
+    assert (dispatcher.retry_reasons, dispatcher.agent_over) == ({}, frozenset())
     await dispatcher.close()
 
 

@@ -62,7 +62,7 @@ class Reason(StrEnum):
     RETRYING = "Retrying"
     """A step of its live run is tried again and again."""
     DELIVERY = "Delivery"
-    """Its agent has ended and its work waits to be delivered; it takes no slot meanwhile."""
+    """Its agent has ended, and what is left waits for its host or repo; it takes no slot."""
     QUEUE = "Queue"
     """Its run waits in the queue of its host's scheduler."""
     AGENT = "Agent"
@@ -370,7 +370,7 @@ class Status(Frozen):
 
     @property
     def waits_for_delivery(self) -> bool:
-        """Whether the agent of the live run has ended, and its work waits for somebody who takes it."""
+        """Whether the agent of the live run has ended, and what is left waits for its host or repo."""
         return self.phase.is_live and self.waiting is not None and self.waiting.reason is Reason.DELIVERY
 
     def session_at(self, host: str, adapter: str, account: str | None) -> Session | None:
@@ -543,8 +543,8 @@ class Observed:
     """Why no run may start on a code repository now, by name; empty if it was not asked yet."""
     retry_reasons: Mapping[str, str] = field(default_factory=dict)
     """What is tried again and again for a task, and why it does not work, by run key."""
-    delivering: frozenset[str] = frozenset()
-    """Run keys of those of them whose work is validated and is being delivered."""
+    agent_over: frozenset[str] = frozenset()
+    """Run keys of the rounds whose agent is over: what is left is validation and delivery."""
     past: Mapping[str, int] = field(default_factory=dict)
     """Last attempt, by name, of new tasks that had a life before: their run keys must not come twice."""
     spent: Mapping[BudgetScope, Usage] | None = field(default_factory=dict)

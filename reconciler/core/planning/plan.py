@@ -663,11 +663,11 @@ def _live_wait(context: PlanContext, status: Status) -> Wait | None:
     retry_reason = context.observed.retry_reasons.get(status.run.key) if status.run else None
     if status.phase.is_live and status.assigned_agent is not None:
         return Wait(Reason.CHECK, retry_reason or CHECKING) if is_to_check(status) else None
+    is_over = status.phase.is_live and status.last_run.key in context.observed.agent_over
     if status.phase.is_live and (message := _host_silence(context, status)):
-        return Wait(Reason.HOST, message)
+        return Wait(Reason.DELIVERY if is_over else Reason.HOST, message)
     if retry_reason:
-        is_delivered = status.phase.is_live and status.last_run.key in context.observed.delivering
-        return Wait(Reason.DELIVERY if is_delivered else Reason.RETRYING, retry_reason)
+        return Wait(Reason.DELIVERY if is_over else Reason.RETRYING, retry_reason)
     return _queue_wait(status)
 
 
