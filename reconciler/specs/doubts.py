@@ -5,6 +5,7 @@ A field that nothing reads, a task that nobody can ever take. Files may be on
 their way that make it right, so nothing is kept back for it.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import singledispatch
@@ -24,6 +25,7 @@ from reconciler.core.model.specs import (
     TaskDefaults,
     TaskSpec,
 )
+from reconciler.core.text import one_line
 from reconciler.specs.parse import nearest
 from reconciler.specs.rules import Mistake
 from reconciler.specs.shared import SharedSpecs
@@ -174,7 +176,25 @@ def _settings(spec: TaskDefaults) -> Iterator[Mistake]:
         yield _no_effect(("stall_timeout",), "`timeout` ends the agent before")
     if spec.template is not None and "{" not in spec.template:
         yield Mistake(("template",), "is the same for every task: it has no `{{ task.goal }}`")
+    for field in sorted(spec.model_fields_set - {"template"}):
+        yield from _variables((field,), getattr(spec, field))
     yield from _budgets(spec)
+
+
+_VARIABLE = re.compile(r"\{\{-?\s*([A-Za-z_]\w*)[^{}]*\}\}")
+
+
+def _variables(path: Path, value: object) -> Iterator[Mistake]:
+    """Yield the texts with a variable of templates, which nothing fills in where it stands."""
+    if isinstance(value, tuple):
+        for at, each in enumerate(value):
+            yield from _variables((*path, at), each)
+    elif isinstance(value, str) and "{{" in value:
+        from reconciler.core.runs.prompt import VARIABLES  # noqa: PLC0415 - few texts need it
+
+        if meant := next((each for each in _VARIABLE.finditer(value) if each[1] in VARIABLES), None):
+            message = f"`{one_line(meant[0])}` stays as it is written: variables are filled in by `template`"
+            yield Mistake(path, message)
 
 
 def _budgets(spec: Frozen) -> Iterator[Mistake]:

@@ -263,6 +263,9 @@ HAS_NO_EFFECT = [
     (TASK, _WORK + "budget: {cost_usd: 1}\n", "3:10: warning: budget.cost_usd: has no effect: adapter 'script' has no rule"),
     (TASK, "goal: x\nexecution_mode: http_pull\nmodel: x\n", "3:1: warning: model: has no effect: an agent that takes tasks"),
     (TASK, _WORK + "template: Do it.\n", "3:11: warning: template: is the same for every task"),
+    (TASK, "goal: Do {{ task.name }}.\nscript: x\n", "1:7: warning: goal: `{{ task.name }}` stays as it is"),
+    (TASK, _WORK + "constraints: [a, 'on {{ branch }}']\n", "3:18: warning: constraints.1: `{{ branch }}` stays"),
+    (REPO, "url: /x\nvalidation: ['test {{- attempt }} = 1']\n", "2:14: warning: validation.0: `{{- attempt }}`"),
     (TASK, _WORK + "requires: [linux, linux]\n", "3:19: warning: requires.1: stands twice: 'linux'"),
     (HOST, "drain: true\ncordon: true\n", "2:1: warning: cordon: has no effect"),
     (HOST, "adapters: {}\n", "1:11: warning: adapters: names none"),
@@ -318,6 +321,13 @@ def test_a_task_that_starts_with_the_work_of_the_other_or_has_no_use_for_it_is_n
     }
 
     assert not [each for each in built(files).warnings if "order, not work" in each.message]
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ user.name }}", "${{ secrets.X }}", "{ {task} }", "{{% task %}}", "{{}}"]
+)
+def test_what_other_templates_fill_in_is_not_doubted(text):
+    assert built({TASK: f"goal: Do {text!r}.\nscript: x\n"}).warnings == ()
 
 
 def test_a_format_that_does_not_go_with_the_rules_it_inherits_is_a_mistake():
