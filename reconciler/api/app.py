@@ -29,6 +29,7 @@ from reconciler.api.services import Services
 from reconciler.api.steering import SteeringOperations
 from reconciler.api.stream import EventStream, Tail
 from reconciler.api.tokens import LastUse
+from reconciler.api.views import state_version
 from reconciler.api.webhooks import WebhookRoute
 from reconciler.api.worker_protocol import WorkerProtocol
 from reconciler.controller.ports import Clock, FleetView, LeaseService
@@ -77,10 +78,7 @@ def make_app(
         )
     )
 
-    def version() -> str:
-        return f"{services.record.head()}-{view.desired.revision}"
-
-    add_routes(app, operations, Admission(gate.admit, version))
+    add_routes(app, operations, Admission(gate.admit, lambda: state_version(view, services.record.head())))
     fleet = Fleet(view, services.record, services.pages, clock, services.figures, gate.last_use.get)
     access = PageAccess(exposure, view, clock, gate.peers, Buckets(limits.visitors))
     pages = Pages(fleet, access, closing, tabs=TABS, pages=PAGES, streams=STREAMS, actions=ACTIONS)

@@ -4,6 +4,7 @@ Bodies of the API's answers, built from the read model.
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from hashlib import sha256
 
 from reconciler.controller.ports import FleetView
 from reconciler.core.figures import LiveFigures
@@ -13,7 +14,7 @@ from reconciler.core.planning.plan import Action, FollowRun, RecordEvent, StartR
 from reconciler.core.runs.leases import heartbeat
 from reconciler.core.times import EARLIEST, format_time
 from reconciler.core.transitions import TransitionRecord, transition_document
-from reconciler.core.views import HostView, ReadModel, TaskView, WorkerView, observed_on_record
+from reconciler.core.views import HostView, ReadModel, TaskView, WorkerView, forge_waits, observed_on_record
 from reconciler.wire import (
     ActionKind,
     AgentBody,
@@ -70,7 +71,15 @@ def read_model(view: FleetView) -> ReadModel:
         view.desired,
         observed_on_record(view.statuses, view.hosts, view.damaged, view.accounts),
         planned=view.last_plan.waiting,
+        unrecorded=forge_waits(view.desired, view.statuses, view.forge_outages()),
     )
+
+
+def state_version(view: FleetView, head: str) -> str:
+    """Return what changes with what is shown: the record, the specs, and which forges do not answer."""
+    outages = view.forge_outages()
+    mark = f"-{sha256(repr(sorted(outages.items())).encode()).hexdigest()[:12]}" if outages else ""
+    return f"{head}-{view.desired.revision}{mark}"
 
 
 def task_body(view: TaskView) -> TaskBody:

@@ -9,16 +9,17 @@ import asyncio
 import errno
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from reconciler import clock
 from reconciler.cli.notices import say, say_if_nobody_serves
-from reconciler.cli.serving import figures_in
+from reconciler.cli.serving import figures_in, forge_outages
 from reconciler.cli.streams import OutputLost, is_unread
 from reconciler.core.errors import Unavailable
-from reconciler.core.views import ReadModel, observed_on_record
+from reconciler.core.views import ReadModel, forge_waits, observed_on_record
 from reconciler.git.repository import Repository
 
 if TYPE_CHECKING:
@@ -28,14 +29,20 @@ BEAT = 5.0
 """Seconds between two questions to a remote, and two looks at refs whose watch may have missed one."""
 
 
-async def moves(repository: Repository, refs: Sequence[str]) -> AsyncGenerator[None, None]:
-    """Yield now, and again whenever one of the refs (full names) points elsewhere, a remote's too."""
-    seen: list[str | None] | None = None
+async def moves(
+    repository: Repository, refs: Sequence[str], beside: Callable[[], Awaitable[object]] | None = None
+) -> AsyncGenerator[None, None]:
+    """
+    Yield now, and again whenever one of the refs (full names) points elsewhere, a remote's too.
+
+    Also when what `beside` returns is another, within a beat.
+    """
+    seen: tuple[object, ...] | None = None
     async with _hints(repository, refs) as hint:
         while True:
-            commits = [repository.read_ref(ref) for ref in refs]
-            if commits != seen:
-                seen = commits
+            now = (*map(repository.read_ref, refs), await beside() if beside else None)
+            if now != seen:
+                seen = now
                 yield
                 continue
             with suppress(TimeoutError):
@@ -116,7 +123,8 @@ class FleetFollower:
         record = await fleet.record()
         branch = await fleet.state_branch()
         refs = [fleet.repository.ref(each) for each in (branch, fleet.branch)]
-        async with aclosing(moves(fleet.repository, refs)) as changes:
+        outages = partial(forge_outages, fleet, branch)
+        async with aclosing(moves(fleet.repository, refs, outages)) as changes:
             async for _ in changes:
                 statuses, hosts = await record.load()
                 desired = await self._specs.read(statuses)
@@ -124,4 +132,5 @@ class FleetFollower:
                     fleet, branch, statuses, clock.now()
                 )
                 observed = observed_on_record(statuses, hosts, record.damaged, record.accounts)
-                yield ReadModel(desired, observed, live=self._live)
+                waits = forge_waits(desired, statuses, await outages())
+                yield ReadModel(desired, observed, unrecorded=waits, live=self._live)

@@ -140,13 +140,13 @@ async def _listed(
 ) -> "tuple[ShownKind, list[Any]]":
     """Return the kind and its items; for a few tasks also why they failed."""
     from reconciler.cli.looks import look_snapshot, save_look
-    from reconciler.cli.serving import forge_failures
+    from reconciler.cli.serving import forge_outages
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
         snapshot = await look_snapshot(fleet)
-        failing = await forge_failures(fleet, await fleet.state_branch())
-        look = None if failing else snapshot.load()
+        outages = await forge_outages(fleet, await fleet.state_branch())
+        look = None if outages else snapshot.load()
         if look and not look.summary.is_settled:
             await say_if_unserved(fleet, await fleet.state_branch(), clock.now())
         if look:
@@ -154,13 +154,13 @@ async def _listed(
             if not (_has_causes(kind, args, is_one=is_one) and any(map(_has_cause, things))):
                 return kind, things
         model = await _read(fleet, is_quiet=look is not None)
-        if failing:
+        if outages:
             from reconciler.core.views import forge_waits
 
-            waits = forge_waits(model.desired, model.observed.statuses, failing)
+            waits = forge_waits(model.desired, model.observed.statuses, outages)
             model = replace(model, unrecorded=waits)
         picked = await _picked(fleet, model, args, is_one=is_one)
-        if look is None and not failing:
+        if look is None and not outages:
             await save_look(fleet, snapshot, model)
         return picked
 
@@ -322,7 +322,7 @@ def _waits_for(waiting: "Waiting") -> "WaitsForShape":
 async def _explained(
     context: Context, args: Sequence[str], rev: str | None
 ) -> "tuple[str, Sequence[Explained], Placement, FailureSummary | None, Waiting | None]":
-    from reconciler.cli.serving import forge_failures
+    from reconciler.cli.serving import forge_outages
     from reconciler.cli.session import open_fleet
     from reconciler.core.planning.accounts import AccountPool
     from reconciler.core.planning.placement import home_host, place, slots_in_use
@@ -334,7 +334,7 @@ async def _explained(
     async with open_fleet(context) as fleet:
         revision, files = await fleet.files(rev)
         observed = await fleet.observed()
-        failing = await forge_failures(fleet, await fleet.state_branch())
+        outages = await forge_outages(fleet, await fleet.state_branch())
     desired = build(files, revision=revision)
     name = task_name(args, desired.tasks.keys() | desired.broken.keys())
     fields = explain_fields(files, name)
@@ -346,7 +346,7 @@ async def _explained(
     home = home_host(task, status, desired, observed, clock.now()) if status else None
     accounts = AccountPool(desired, observed, others, clock.now())
     placement = place(task, status, desired, observed, used, only=home, accounts=accounts)
-    waits = forge_waits(desired, {name: status} if status else {}, failing)
+    waits = forge_waits(desired, {name: status} if status else {}, outages)
     waiting = status.waiting if status else None
     return (
         name,

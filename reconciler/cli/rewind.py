@@ -141,6 +141,7 @@ async def _adopt_copy(context: Context, *, is_sure: bool) -> ExitCode:
 async def _adopt(context: Context, remote: str | None, *, is_anew: bool, is_sure: bool) -> ExitCode:
     from reconciler.cli.session import open_fleet
     from reconciler.core.errors import UsageError
+    from reconciler.store.place import note_place
     from reconciler.store.remote_record import adopt, begin_record
 
     async with open_fleet(context) as fleet:
@@ -155,5 +156,6 @@ async def _adopt(context: Context, remote: str | None, *, is_anew: bool, is_sure
         commit = await (
             begin_record(fleet.repository, branch) if is_anew else adopt(fleet.repository, branch, remote)
         )
+        note_place(fleet.repository)
         click.echo(f"{branch} is at {commit[:10]} here; `reconciler run` goes on from it", err=True)
     return ExitCode.OK

@@ -13,6 +13,7 @@ from reconciler.store.presence import Presence, PresenceFile
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
     from reconciler.core.figures import FiguresOf, LiveFigures
+    from reconciler.core.outages import ForgeOutage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,8 @@ def figures_in(data: Path) -> "FiguresOf":
     return figures
 
 
-async def forge_failures(fleet: "FleetSession", branch: str) -> Mapping[str, str]:
-    """Return why forges cannot be worked with, by repo, as the running reconciler says; else nothing."""
+async def forge_outages(fleet: "FleetSession", branch: str) -> "Mapping[str, ForgeOutage]":
+    """Return which forges cannot be worked with, by repo, as the running reconciler says; else nothing."""
     who = await serving(fleet, branch)
     return who.presence.forges if who.is_running and who.presence else {}
 

@@ -92,6 +92,8 @@ async def _fleet_status(context: Context) -> FleetStatus:
             each for each in await remotes(fleet.repository) if fetched and each.name == fetched.remote
         ]
         others = [*from_there, *await unfetched(fleet.repository, branch)]
+        lines = await _lines(fleet, branch)
+        fleet.notices.update(need.message for need in lines)  # they are listed among the needs
         summary, live = await _summary(fleet)
         state = fleet.line("record", branch).head
         who = await serving(fleet, branch)
@@ -107,7 +109,7 @@ async def _fleet_status(context: Context) -> FleetStatus:
             phases=summary.phases,
             hosts=summary.hosts,
             live=live,
-            needs=[*await _lines(fleet, branch), *_of_serving(who), *summary.needs],
+            needs=[*lines, *_of_serving(who), *summary.needs],
             advice=await advice(fleet.repository),
         )
 
@@ -145,8 +147,8 @@ async def _lines(fleet: "FleetSession", branch: str) -> Sequence[Need]:
 def _of_serving(who: "Serving") -> Iterator[Need]:
     if who.presence and who.is_running and who.presence.error:
         yield Need("reconciler", "Error", who.presence.error)
-    for repo, why in sorted(who.presence.forges.items()) if who.presence and who.is_running else ():
-        yield Need(f"forge {repo.removeprefix('.')}", "Forge", why)
+    for repo, outage in sorted(who.presence.forges.items()) if who.presence and who.is_running else ():
+        yield Need(f"forge {repo.removeprefix('.')}", "Forge", outage.why)
     if who.presence and who.is_running and who.presence.unsent:
         yield Need("notifications", "Unsent", who.presence.unsent)
 

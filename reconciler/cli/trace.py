@@ -128,7 +128,7 @@ async def traces(fleet: "FleetSession", what: str) -> Sequence[RunTrace]:
         near = [run for run in runs if run.specs & changed]
         named = [run for run in runs if _is_meant(run, statuses.get(run.task), what, commit)]
         specs = await _spec_history(fleet, [*near, *named])
-        led_to = [run for run in near if any(each.commit == commit for each in _asked(specs, run))]
+        led_to = [run for run in near if any(each.commit == commit for each in _spec_changes(specs, run))]
         traced = [_traced(specs, run, statuses.get(run.task)) for run in led_to or named]
     if not traced:
         raise NotFound(
@@ -180,7 +180,7 @@ async def _spec_history(fleet: "FleetSession", runs: Sequence[RunSteps]) -> "Fil
     return await read_file_history(fleet.repository.git, [*tips], spec_folder("task"))
 
 
-def _asked(specs: "FileHistory", run: RunSteps) -> "Sequence[FileCommit]":
+def _spec_changes(specs: "FileHistory", run: RunSteps) -> "Sequence[FileCommit]":
     """Return the commits that changed a run's spec since the task's run before, the newest first."""
     return specs.changes(run.specs, run.revisions, run.before)
 

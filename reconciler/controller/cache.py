@@ -4,7 +4,7 @@ Cache: the controller's copy of desired and observed state.
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
@@ -12,6 +12,7 @@ from typing import Literal
 from reconciler.core.errors import Problem
 from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, Task, default_branch
 from reconciler.core.model.status import AccountStatus, HostStatus, Phase, Reason, Status, Waiting
+from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.incremental import Planner
 from reconciler.core.planning.plan import Plan, needs_attention
 
@@ -79,6 +80,8 @@ class FleetCache:
     planner: Planner = field(default_factory=Planner)
     last_plan: Plan = field(default_factory=Plan)
     """Plan of the last round."""
+    forge_outages: Callable[[], Mapping[str, ForgeOutage]] = dict
+    """Return which forges cannot be worked with now, by repo; set by who has all that ask them."""
     drift: Mapping[tuple[str, datetime], timedelta] = field(default_factory=dict)
     """How far the clock was set since what is on record; see `Observed.drift`."""
 

@@ -39,6 +39,7 @@ from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task
 from reconciler.core.model.status import AccountStatus, BudgetScope, HostStatus, LeaseRequest, Status, Waiting
 from reconciler.core.notifications.book import Book
 from reconciler.core.notifications.messages import Message
+from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.plan import Plan
 from reconciler.core.runs.accounts import AccountChange
 from reconciler.core.runs.retention import Retention
@@ -350,6 +351,10 @@ class FleetView(Protocol):
     @property
     def drift(self) -> Mapping[tuple[str, datetime], timedelta]:
         """How far the clock was set since what is on record; see `Observed.drift`."""
+
+    @property
+    def forge_outages(self) -> Callable[[], Mapping[str, ForgeOutage]]:
+        """Return which forges cannot be worked with now, by repo; the fleet's own is `.fleet`."""
 
     @property
     def last_plan(self) -> Plan:

@@ -30,6 +30,7 @@ from reconciler.core.model.status import (
     Waiting,
 )
 from reconciler.core.needs import Need
+from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.placement import reachable_runs, slots_in_use
 from reconciler.core.runs.accounts import run_account
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
@@ -297,16 +298,17 @@ def _no_figures(_run: str, _round: int) -> LiveFigures | None:
 
 
 def forge_waits(
-    desired: Desired, statuses: Mapping[str, Status], failing: Mapping[str, str]
+    desired: Desired, statuses: Mapping[str, Status], outages: Mapping[str, ForgeOutage]
 ) -> Mapping[str, Waiting]:
     """Return what tasks in review wait for, by name, whose forge cannot be worked with: why, by repo."""
     waits = dict[str, Waiting]()
-    for name, status in statuses.items() if failing else ():
+    for name, status in statuses.items() if outages else ():
         spec, before = desired.tasks.get(name), status.waiting
-        why = failing.get(spec.repo or "") if spec and status.phase is Phase.REVIEW_PENDING else None
-        if why and (before is None or before.reason in MERGE_REASONS):
-            message = f"its forge does not answer: {why}"
-            waits[name] = Waiting(reason=Reason.RETRYING, message=message, since=status.since)
+        outage = outages.get(spec.repo or "") if spec and status.phase is Phase.REVIEW_PENDING else None
+        if outage and (before is None or before.reason in MERGE_REASONS):
+            message = f"its forge does not answer: {outage.why}"
+            since = max(outage.since, status.since)
+            waits[name] = Waiting(reason=Reason.RETRYING, message=message, since=since)
     return waits
 
 

@@ -38,7 +38,7 @@ from reconciler.dispatch.prober import HostProber
 from reconciler.dispatch.secrets import forge_secret, secret_variables
 from reconciler.forge.forgejo import ForgeRegistry
 from reconciler.git.repository import Repository
-from reconciler.serve.forges import forge_problems
+from reconciler.serve.forges import ForgeOutages
 from reconciler.serve.notifier import build_notifier
 from reconciler.serve.transports import ways
 from reconciler.settings import Settings
@@ -50,7 +50,7 @@ from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.leader import LeaderLease, LeaderMode, this_process
 from reconciler.store.merge_preview import PullTree
-from reconciler.store.place import note_place, require_own_place
+from reconciler.store.place import has_place, note_place, require_own_place
 from reconciler.store.presence import Presence, PresenceFile
 from reconciler.store.remote_record import require_own_record
 from reconciler.store.signed_specs import SignedSpecs
@@ -86,6 +86,7 @@ class ServedFleet:
     branches: BranchController
     """Its poller is one of them."""
     forges: ForgeRegistry
+    outages: ForgeOutages
     presence: PresenceFile
     me: Presence
     notifier: Notifier
@@ -98,7 +99,7 @@ class ServedFleet:
 
     def forge_problems(self) -> Mapping[str, str]:
         """Return why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
-        return forge_problems(self.loop, self.forges, self.pollers)
+        return {repo: outage.why for repo, outage in self.outages().items()}
 
 
 @asynccontextmanager
@@ -122,7 +123,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         state_branch = desired.fleet.state_branch
         _require_signers(settings, desired.fleet, branch)
         require_own_place(repository)
-        await require_own_record(repository, state_branch)
+        await require_own_record(repository, state_branch, was_here=has_place(repository))
         cache = FleetCache()
         state = await StateBranch.open(
             repository,
@@ -179,8 +180,9 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             previews.poller,
             branches.poller,
         )
+        outages = cache.forge_outages = ForgeOutages(loop, forges, pollers, clock.now)
         notifier = build_notifier(
-            settings, repository, loop, forges=forges, pollers=pollers, state_branch=state_branch
+            settings, repository, loop, outages=outages, pollers=pollers, state_branch=state_branch
         )
         notifier.begin(state.head, has_rules=desired.fleet.notify is not None)
         yield ServedFleet(
@@ -202,6 +204,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             pollers=pollers,
             branches=branches,
             forges=forges,
+            outages=outages,
         )
 
 

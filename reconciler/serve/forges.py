@@ -7,17 +7,41 @@ from typing import Any
 
 from reconciler.controller.loop import Loop
 from reconciler.controller.poller import Poller
+from reconciler.controller.ports import Clock
+from reconciler.core.outages import ForgeOutage
 from reconciler.forge.forgejo import ForgeRegistry
 
 
-def forge_problems(loop: Loop, forges: ForgeRegistry, pollers: Sequence[Poller[Any]]) -> Mapping[str, str]:
-    """Return why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
-    places = loop.cache.desired.forges
-    failing: dict[str, str] = {}
-    for poller in (loop.controllers.pulls.poller, *pollers):
-        failing |= poller.failing()
-    denied = {repo: "; ".join(denials) for repo in places if (denials := forges.denials(places[repo]))}
-    return {repo: why for repo, why in failing.items() if repo in places} | denied
+class ForgeOutages:
+    """Which forges cannot be worked with now, and since when, by repo; the fleet's own is `.fleet`."""
+
+    def __init__(
+        self, loop: Loop, forges: ForgeRegistry, pollers: Sequence[Poller[Any]], clock: Clock
+    ) -> None:
+        self._loop = loop
+        self._forges = forges
+        self._pollers = (loop.controllers.pulls.poller, *pollers)
+        self._clock = clock
+        self._outages: Mapping[str, ForgeOutage] = {}
+
+    def __call__(self) -> Mapping[str, ForgeOutage]:
+        """Return the outages; one goes on, whatever its message says, until the forge was worked with."""
+        now, before = self._clock(), self._outages
+        self._outages = {
+            repo: ForgeOutage(why, before[repo].since if repo in before else now)
+            for repo, why in self._problems().items()
+        }
+        return self._outages
+
+    def _problems(self) -> Mapping[str, str]:
+        places = self._loop.cache.desired.forges
+        failing: dict[str, str] = {}
+        for poller in self._pollers:
+            failing |= poller.failing()
+        denied = {
+            repo: "; ".join(denials) for repo in places if (denials := self._forges.denials(places[repo]))
+        }
+        return {repo: why for repo, why in failing.items() if repo in places} | denied
 
 
 def unasked_forges(loop: Loop, pollers: Sequence[Poller[Any]]) -> frozenset[str]:

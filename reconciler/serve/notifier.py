@@ -14,10 +14,9 @@ from reconciler.core.model.status import Waiting
 from reconciler.core.notifications.signals import FleetSnapshot
 from reconciler.core.transitions import TransitionRecord
 from reconciler.dispatch.secrets import target_secret
-from reconciler.forge.forgejo import ForgeRegistry
 from reconciler.git.repository import Repository
 from reconciler.notifications.sender import AppriseSender
-from reconciler.serve.forges import forge_problems, unasked_forges
+from reconciler.serve.forges import ForgeOutages, unasked_forges
 from reconciler.settings import Settings
 from reconciler.store.book_file import BookFile
 from reconciler.store.history import HistoryReader
@@ -28,13 +27,13 @@ def build_notifier(
     repository: Repository,
     loop: Loop,
     *,
-    forges: ForgeRegistry,
+    outages: ForgeOutages,
     pollers: Sequence[Poller[Any]],
     state_branch: str,
 ) -> Notifier:
     """Return the notifier; `pollers` are those that the loop does not drive."""
     return Notifier(
-        snapshot=partial(_snapshot, loop, forges, pollers),
+        snapshot=partial(_snapshot, loop, outages, pollers),
         steps=partial(_steps, repository),
         sender=AppriseSender(target_secret),
         store=BookFile.of_fleet(repository, state_branch, settings.data_dir),
@@ -44,7 +43,7 @@ def build_notifier(
     )
 
 
-def _snapshot(loop: Loop, forges: ForgeRegistry, pollers: Sequence[Poller[Any]]) -> FleetSnapshot | None:
+def _snapshot(loop: Loop, outages: ForgeOutages, pollers: Sequence[Poller[Any]]) -> FleetSnapshot | None:
     """Return what notifications are about; None before the specs were read."""
     cache = loop.cache
     if not cache.desired.revision:
@@ -56,7 +55,7 @@ def _snapshot(loop: Loop, forges: ForgeRegistry, pollers: Sequence[Poller[Any]])
         damaged=cache.damaged,
         planned=_unrecorded(loop),
         head=cache.head,
-        forges=forge_problems(loop, forges, pollers),
+        forges={repo: outage.why for repo, outage in outages().items()},
         unasked=unasked_forges(loop, pollers),
         unready=loop.unready,
     )

@@ -115,7 +115,7 @@ async def _tell(fleet: ServedFleet, settings: Settings) -> None:
                 specs=fleet.cache.desired.revision,
                 state=fleet.cache.head,
                 error=fleet.loop.backoff.why,
-                forges=dict(fleet.forge_problems()),
+                forges=fleet.outages(),
                 unsent=_unsent(fleet),
             )
         )

@@ -57,8 +57,13 @@ def copied_from(repository: Repository) -> Path | None:
     return original if _noted(original) else None
 
 
+def has_place(repository: Repository) -> bool:
+    """Return whether a fleet was reconciled in this repository before; False in a fresh clone of it."""
+    return _noted(repository.git_dir) is not None
+
+
 def note_place(repository: Repository) -> None:
-    """Note that the fleet is reconciled here. Raises OSError."""
+    """Note that the fleet is reconciled here, or will be from now on. Raises OSError."""
     here = _place(repository.git_dir)
     if not repository.address and _noted(repository.git_dir) != here:
         _note(repository.git_dir, here)

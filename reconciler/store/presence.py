@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from reconciler.core.outages import ForgeOutage
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time, time_at
 from reconciler.files import parse_json, replace_atomically
@@ -42,7 +43,7 @@ class Presence:
     """Commit of the state branch that it put on record last."""
     error: str = ""
     """Why it cannot go on now."""
-    forges: Mapping[str, str] = field(default_factory=dict)
+    forges: Mapping[str, ForgeOutage] = field(default_factory=dict)
     """Why forges cannot be worked with now, by repo; that of the fleet's own is `.fleet`."""
     unsent: str = ""
     """Which notifications could not be sent, and why; empty if all were."""
@@ -65,7 +66,7 @@ class PresenceFile:
                 os.utime(self._path)  # a sign of life
                 return
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_atomically(self._path, json.dumps(asdict(presence)).encode())
+            replace_atomically(self._path, json.dumps(asdict(presence), default=format_time).encode())
             self._written = presence
 
     def end(self, now: datetime) -> None:
@@ -77,7 +78,7 @@ class PresenceFile:
         """Return the running or last reconciler; None if nothing is known."""
         try:
             return _presence(parse_json(self._path.read_bytes()))
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
     def holder(self) -> int | None:
@@ -105,8 +106,12 @@ def _presence(document: Mapping[str, Any]) -> Presence:
     texts = {
         name: one_line(str(document.get(name, ""))) for name in Presence.__slots__ if name not in _OTHERS
     }
-    forges = {str(repo): one_line(str(why)) for repo, why in document.get("forges", {}).items()}
+    forges = {str(repo): _outage(each) for repo, each in document.get("forges", {}).items()}
     return Presence(pid=int(document.get("pid", 0)), forges=forges, **texts)
+
+
+def _outage(document: Mapping[str, Any]) -> ForgeOutage:
+    return ForgeOutage(one_line(str(document["why"])), datetime.fromisoformat(document["since"]))
 
 
 _OTHERS = {"pid", "forges"}

@@ -17,6 +17,7 @@ from reconciler.core.errors import Unavailable, UsageError
 from reconciler.core.times import time_at
 from reconciler.git.process import Git, printable_error
 from reconciler.git.repository import Repository
+from reconciler.store.layout import IDENTITY_FILE
 from reconciler.store.locks import lock_file, lock_holder
 
 ASKING = 15.0
@@ -142,9 +143,12 @@ def _fetched_at(git_dir: Path, ref: str) -> datetime | None:
 # --- Before anything is started --------------------------------------------
 
 
-async def require_own_record(repository: Repository, branch: str) -> None:
+async def require_own_record(repository: Repository, branch: str, *, was_here: bool = False) -> None:
     """
     Raise UsageError if a remote has a record that is not, or not all, in this repository.
+
+    `was_here` says that the fleet was reconciled in this repository before, or its record adopted. Else a
+    record that a remote has as well came with the clone, as it does into a bare one.
 
     For a remote that does not answer, the last fetch counts; where
     nothing was, and there is no record here, that is a reason too. So is a
@@ -154,13 +158,13 @@ async def require_own_record(repository: Repository, branch: str) -> None:
     if repository.read_ref(f"refs/heads/{branch}") is None and not repository.address:
         known_remotes += await _removed_origin(repository)
     for why_not in await asyncio.gather(
-        *(_why_not_here(repository, branch, remote) for remote in known_remotes)
+        *(_why_not_here(repository, branch, remote, was_here=was_here) for remote in known_remotes)
     ):
         if why_not:
             raise UsageError(why_not)
 
 
-async def _why_not_here(repository: Repository, branch: str, remote: Remote) -> str | None:
+async def _why_not_here(repository: Repository, branch: str, remote: Remote, *, was_here: bool) -> str | None:
     local = repository.read_ref(f"refs/heads/{branch}")
     try:
         answer = await ask(repository, branch, remote)
@@ -175,16 +179,25 @@ async def _why_not_here(repository: Repository, branch: str, remote: Remote) -> 
                 f"{error}; try again when it answers, or, if it has none, begin one here: "
                 "`reconciler adopt-record --anew`"
             )
-    if theirs is None:
-        return None
+    return await _why_not_beside(repository, branch, remote, theirs, was_here=was_here) if theirs else None
+
+
+async def _why_not_beside(
+    repository: Repository, branch: str, remote: Remote, theirs: str, *, was_here: bool
+) -> str | None:
+    """Return why not to go on here beside a remote whose record is at a commit."""
+    local = repository.read_ref(f"refs/heads/{branch}")
     if remote.is_mirrored:
         return (
             f"{repository} is a mirror of {remote.name}, which has the record of this fleet: a fetch would "
             f"write over what is recorded here; serve it by its URL (--repo {remote.url}), or make this "
             f"repository one of its own (`git remote remove {remote.name}`)"
         )
-    if local == theirs or (local and await contains(repository, local, theirs)):
-        return _why_served(remote, branch) if local == theirs else None
+    if local == theirs:
+        cloned = None if was_here else await _why_cloned(repository, branch, remote, theirs)
+        return _why_served(remote, branch) or cloned
+    if local and await contains(repository, local, theirs):
+        return None
     is_behind = await _is_behind(repository, local, theirs)
     return f"{_stand(local, remote, branch, is_behind=is_behind)}; {_ways(remote)}"
 
@@ -219,6 +232,17 @@ def _ways(remote: Remote) -> str:
     return (
         f"serve it by its URL (--repo {remote.url}), or go on here, once nobody serves it there "
         f"any more: `{adopt}`"
+    )
+
+
+async def _why_cloned(repository: Repository, branch: str, remote: Remote, commit: str) -> str | None:
+    """Return why a clone that brought the record along must not be served; None for specs without one."""
+    has_record = await repository.git.attempt("cat-file", "-e", f"{commit}:{IDENTITY_FILE}")
+    if has_record.code:
+        return None
+    return (
+        f"{repository} is a clone of {remote}, whose record of this fleet came along, branch {branch}: "
+        f"whatever is new would be done in both; {_ways(remote)}"
     )
 
 

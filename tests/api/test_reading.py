@@ -13,12 +13,14 @@ from reconciler.api.reading import _page
 from reconciler.api.views import read_model, run_body, task_body
 from reconciler.core.figures import LiveFigures
 from reconciler.core.model.specs import Host
-from reconciler.core.model.status import HostStatus, Reason, Waiting
+from reconciler.core.model.status import HostStatus, Phase, Reason, Waiting
+from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.plan import Plan, StopRun
 from reconciler.core.times import format_time
 from reconciler.wire import PageQuery
 from tests.api.world import pulled
 from tests.fakes import START, make_task
+from tests.statuses import make_status
 
 API = "/api/v1"
 
@@ -70,6 +72,20 @@ async def test_a_task_says_what_it_waits_for_before_it_is_on_record(world, watch
     shown = (await watcher.get(f"{API}/tasks/a")).json()
 
     assert (shown["waiting_reason"], shown["waiting"]) == ("Slot", "every slot is taken")
+
+
+async def test_work_in_review_waits_for_a_forge_that_is_silent_also_for_who_saw_it_before(world, watcher):
+    stand = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
+    in_review = make_status(Phase.REVIEW_PENDING, **stand)
+    await world.ask(make_task("a", repo="web", review="pull_request"))
+    world.controller.statuses = {**world.controller.statuses, "a": in_review}
+    before = await watcher.get(f"{API}/tasks/a")
+
+    world.controller.forge_outages = lambda: {"web": ForgeOutage("no answer within 60 s", START)}
+    now = await watcher.get(f"{API}/tasks/a", headers={"If-None-Match": before.headers["etag"]})
+
+    assert before.json()["waiting"] is None
+    assert now.json()["waiting"] == "its forge does not answer: no answer within 60 s"
 
 
 async def test_a_task_whose_spec_is_gone_is_shown_as_it_stands(world, jeeves, watcher):

@@ -5,7 +5,7 @@ What tests say to both is the same: `ask` pushes specs, `lose` lets a lease run 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -28,6 +28,7 @@ from reconciler.core.model.status import (
     Status,
     Waiting,
 )
+from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.plan import Plan, why_end
 from reconciler.core.runs.command import assignment
 from reconciler.core.runs.failure import FailureSummary, summarize_failure
@@ -194,6 +195,7 @@ class FakeDesk:
     damaged: dict[str, Problem] = field(default_factory=dict)
     drift: dict[tuple[str, datetime], timedelta] = field(default_factory=dict)
     last_plan: Plan = field(default_factory=Plan)
+    forge_outages: Callable[[], Mapping[str, ForgeOutage]] = dict
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once an agent waits for a task."""
     news: asyncio.Event = field(default_factory=asyncio.Event)

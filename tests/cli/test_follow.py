@@ -4,7 +4,7 @@ Following a fleet: `wait`, `get -w`, `events -f`, by the refs that move and not 
 
 import json
 import subprocess
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 import pytest
 
@@ -31,7 +31,7 @@ def steps(monkeypatch):
     """Let a fleet that is followed in this process move by steps that a test gives, and then stand still."""
     given = []
 
-    async def moves(repository, refs):
+    async def moves(repository, refs, beside=None):
         yield
         for step in given:
             step()
@@ -227,3 +227,18 @@ async def test_a_remote_that_is_away_for_a_while_is_asked_again(fleet, tmp_path,
         await changes.aclose()
 
     assert capsys.readouterr().err == "away; trying again\n"
+
+
+async def test_what_is_beside_the_refs_is_followed_too(fleet, monkeypatch):
+    monkeypatch.setattr(follow, "BEAT", 0.01)
+    answers = iter([{}, {}, {"web": "no answer"}])
+    repository = await Repository.open(str(fleet.folder), fleet.data)
+
+    async def outages():
+        return next(answers)
+
+    async with repository, aclosing(follow.moves(repository, [repository.ref("main")], outages)) as changes:
+        await anext(changes)
+        await anext(changes)
+
+    assert next(answers, "no more") == "no more"

@@ -10,10 +10,12 @@ import signal
 import subprocess
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from reconciler.core.model.status import Phase
+from reconciler.core.outages import ForgeOutage
 from reconciler.core.views import forge_waits
 
 SCRIPT = 'goal: Talk.\nscript: |\n  printf "plain \\033[31mred\\033[0m \\033]0;title\\007end\\n"\n'
@@ -392,15 +394,16 @@ def test_who_looks_at_a_task_in_review_sees_that_its_forge_is_silent_before_that
     why = "ReadTimeout, no answer within 60 s"
 
     async def failing(*_):
-        return {"web": why}
+        return {"web": ForgeOutage(why, datetime(2090, 1, 1, tzinfo=UTC))}
 
-    def in_review(desired, statuses, failing):
+    def in_review(desired, statuses, outages):
         waits = statuses["hello"].model_copy(update={"phase": Phase.REVIEW_PENDING})
         task = desired.tasks["hello"].model_copy(update={"repo": "web"})
-        return forge_waits(replace(desired, tasks={"hello": task}), {"hello": waits}, failing)
+        return forge_waits(replace(desired, tasks={"hello": task}), {"hello": waits}, outages)
 
-    monkeypatch.setattr("reconciler.cli.serving.forge_failures", failing)
+    monkeypatch.setattr("reconciler.cli.serving.forge_outages", failing)
     monkeypatch.setattr("reconciler.core.views.forge_waits", in_review)
 
     for command in (["get", "tasks"], ["get", "task", "hello"], ["describe", "hello"], ["explain", "hello"]):
         assert why in fleet.run(*command).stdout, command
+    assert "waits since 2090-01-01T00:00:00Z: Retrying" in fleet.run("explain", "hello").stdout

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from reconciler import clock
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.serving import Serving
+from reconciler.core.outages import ForgeOutage
 from reconciler.store.presence import Presence, PresenceFile
 
 
@@ -119,6 +120,7 @@ def test_what_needs_a_person_is_listed(fleet):
     assert whys["Failed"] == "task fails"
     fleet.git("update-ref", "refs/heads/fleet-state", "fleet-state~1")
     assert "Rewound" in {need["why"] for need in document(fleet)[1]["needs"]}
+    assert "went back" not in fleet.run("status").stderr  # it is told once
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,8 @@ def test_a_forge_that_refuses_the_token_needs_a_person_and_is_named_with_the_rig
 
     async def running(session, branch):
         file = PresenceFile(session.repository, branch, fleet.data)
-        file.tell(Presence(mode="serve", pid=1, host="here", since="", forges={"web": why, ".fleet": why}))
+        outages = dict.fromkeys(("web", ".fleet"), ForgeOutage(why, datetime(2030, 1, 1, tzinfo=UTC)))
+        file.tell(Presence(mode="serve", pid=1, host="here", since="", forges=outages))
         return Serving(is_running=True, presence=file.read())
 
     monkeypatch.setattr("reconciler.cli.serving.serving", running)

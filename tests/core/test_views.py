@@ -4,6 +4,7 @@ The read model: what is shown of tasks, hosts and workers, the same by commands 
 
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from reconciler.core.figures import LiveFigures
 from reconciler.core.model.runs import Claim, FailureClass
 from reconciler.core.model.specs import Agent, Host
 from reconciler.core.model.status import Failure, HostStatus, Observed, Phase, Reason, Waiting
+from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.placement import slots_in_use
 from reconciler.core.transitions import TransitionRecord, transition_document
 from reconciler.core.views import ReadModel, forge_waits, observed_on_record
@@ -54,11 +56,13 @@ def test_work_in_review_waits_for_a_forge_that_does_not_answer_whatever_it_said_
     tasks = [make_task(name, repo="far" if name == "other" else "web") for name in statuses]
     desired = make_desired(*tasks)
 
-    unrecorded = forge_waits(desired, statuses, {"web": "no answer within 60 s"})
+    began = START + timedelta(hours=1)
+    unrecorded = forge_waits(desired, statuses, {"web": ForgeOutage("no answer within 60 s", began)})
     model = ReadModel(desired, Observed(statuses), unrecorded=unrecorded)
 
     told = "Retrying: its forge does not answer: no answer within 60 s"
     assert {name for name, view in model.tasks().items() if view.reason == told} == {"quiet", "asked"}
+    assert {wait.since for wait in unrecorded.values()} == {began}
     assert model.task("paused").reason == "Person: somebody works on its branch"
 
 

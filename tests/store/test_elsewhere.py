@@ -35,6 +35,7 @@ CLONES = {
     "no checkout": ["clone", "--no-checkout"],
     "a shallow one": ["clone", "--depth=1", "--no-local"],
     "a bare mirror": ["clone", "--mirror"],
+    "a bare one": ["clone", "--bare"],
 }
 
 
@@ -46,7 +47,7 @@ def clone(request, fleet, tmp_path):
 
 async def test_no_clone_makes_the_record_its_own(open_repository, clone, fleet):
     with pytest.raises(
-        UsageError, match=rf"(the record of this fleet|is a mirror of).*--repo file://{fleet}"
+        UsageError, match=rf"(the record of this fleet|is a mirror of|is a clone of).*--repo file://{fleet}"
     ):
         await require_own_record(await open_repository(clone), BRANCH)
 
@@ -140,7 +141,7 @@ async def test_a_record_here_counts_if_it_has_all_of_the_remotes(  # noqa: PLR09
         await more(open_repository, fleet, *theirs)
 
     if message is None:
-        await require_own_record(repository, BRANCH)
+        await require_own_record(repository, BRANCH, was_here=True)
     else:
         with pytest.raises(UsageError, match=message):
             await require_own_record(repository, BRANCH)
@@ -149,12 +150,12 @@ async def test_a_record_here_counts_if_it_has_all_of_the_remotes(  # noqa: PLR09
 async def test_a_copy_of_what_is_being_served_is_not_served_too(open_repository, open_state, fleet, tmp_path):
     git(tmp_path, "clone", "-q", "--bare", str(fleet), "copy.git")
     repository = await open_repository(tmp_path / "copy.git")
-    await require_own_record(repository, BRANCH)
+    await require_own_record(repository, BRANCH, was_here=True)
 
     await open_state(fleet)
 
     with pytest.raises(UsageError, match=r"a reconciler \(pid \d+\) is at work on it"):
-        await require_own_record(repository, BRANCH)
+        await require_own_record(repository, BRANCH, was_here=True)
 
 
 async def test_a_remote_that_does_not_answer_is_taken_at_what_was_fetched(open_repository, fleet, tmp_path):
@@ -218,7 +219,7 @@ async def test_a_record_is_adopted_and_gone_on_with(open_repository, fleet, tmp_
     repository = await open_repository(tmp_path / "clone")
 
     assert await adopt(repository, BRANCH, None) == git(fleet, "rev-parse", BRANCH)
-    await require_own_record(repository, BRANCH)
+    await require_own_record(repository, BRANCH, was_here=True)
     await more(open_repository, tmp_path / "clone", "b")
 
     await require_own_record(repository, BRANCH)

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from reconciler.api.pages.services import PageServices
 from reconciler.api.services import HistorySource
-from reconciler.api.views import read_model
+from reconciler.api.views import read_model, state_version
 from reconciler.controller.ports import Clock, FleetView
 from reconciler.core.adapter import Usage
 from reconciler.core.figures import FiguresOf
@@ -77,7 +77,7 @@ class Fleet:
 
     def version(self) -> str:
         """Return what changes with the record and the specs."""
-        return f"{self.record.head()}-{self.view.desired.revision}"
+        return state_version(self.view, self.record.head())
 
     def snapshot(self) -> Snapshot:
         """Return the fleet as it is now."""
