@@ -27,6 +27,11 @@ _SIGNS: Sequence[tuple[Sequence[str], str]] = (
         "`git fsck` says what is damaged; `git fetch` brings back what a remote has, else clone it anew",
     ),
     (
+        ("packed-refs: ",),
+        "git keeps the names of branches there: `mv` it away; `git fsck --lost-found` lists the newest "
+        "commits, and `git branch NAME COMMIT` names them again",
+    ),
+    (
         (".lock': File exists",),
         "if neither git nor an editor of its runs there, it was left by one that was killed: `rm` that file",
     ),

@@ -45,6 +45,7 @@ def test_what_says_so_itself_is_left_as_it_is(message):
         ("push of main failed: ! [remote rejected] (pre-receive hook declined)", "rules of the remote"),
         ("git ls-tree failed (128): fatal: not a tree object", "git fsck"),
         ("fatal: cannot lock ref: Unable to create '/x/.git/refs/heads/main.lock': File exists.", "`rm`"),
+        ("git for-each-ref failed (128): fatal: unexpected line in /x/packed-refs: oops", "--lost-found"),
         ("vi: Editing failed", "$EDITOR"),
         ("/x: Permission denied", "`id`"),
         ("/x: No such file or directory", "ls -ld"),
