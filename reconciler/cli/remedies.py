@@ -28,8 +28,7 @@ _SIGNS: Sequence[tuple[Sequence[str], str]] = (
     ),
     (
         ("packed-refs: ",),
-        "git keeps the names of branches there: `mv` it away; `git fsck --lost-found` lists the newest "
-        "commits, and `git branch NAME COMMIT` names them again",
+        "branches have their names there: `mv` it, and `git branch` what `git fsck --lost-found` lists",
     ),
     (
         (".lock': File exists",),

@@ -172,7 +172,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             build_loop(cache, ports, loop_settings),
             BotCommitter(repository, branch, settings.signing_key),
         )
-        previews = PlanPreview(forges, *_readers_of_pulls(repository), cache, branch, clock.now)
+        previews = PlanPreview(forges, *pull_readers(repository), cache, branch, clock.now)
         branches = BranchController(forges, cache, loop.inbox, clock.now)
         pollers = (
             specs_poller(repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now),
@@ -277,19 +277,23 @@ def masked_logs(dispatch: Dispatcher) -> Iterator[None]:
             handler.removeFilter(mask)
 
 
-def _readers_of_pulls(repository: Repository) -> tuple[ReadPull, FetchPulls]:
-    """Return the functions that read the specs of a pull request, and fetch many; calls are serialized."""
+def pull_readers(repository: Repository) -> tuple[ReadPull, FetchPulls]:
+    """
+    Return the functions that read the specs of a pull request, and fetch many.
+
+    Reads take turns, and none waits in its turn for a remote: others are read meanwhile.
+    """
     tree = PullTree(repository)
     source, turn = SpecSource(tree), asyncio.Lock()
 
     async def read(pull: PullRequestSnapshot, base: str) -> Desired:
+        await tree.obtain(pull.ref, pull.head)
         async with turn:
             await tree.check_out_merge(pull.ref, pull.head, base)
             return await source.read({})
 
     async def fetch(pulls: Sequence[PullRequestSnapshot]) -> None:
-        async with turn:
-            await tree.fetch({pull.ref: pull.head for pull in pulls})
+        await tree.fetch({pull.ref: pull.head for pull in pulls})
 
     return read, fetch
 

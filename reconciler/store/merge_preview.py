@@ -34,7 +34,7 @@ class PullTree(GitTree):
         `ref` is where the remote has the head, of those from forks, too. Raises
         Conflict if that needs a person, Unavailable if the head cannot be had.
         """
-        await self._fetch(ref, head)
+        await self.obtain(ref, head)
         git = self._repository.git
         args = ("merge-tree", "--write-tree", "--no-messages", "--name-only", base, head)
         result = await git.attempt(*args)
@@ -60,7 +60,8 @@ class PullTree(GitTree):
         """Return the merge commit made last."""
         return self._merged
 
-    async def _fetch(self, ref: str, head: str) -> None:
+    async def obtain(self, ref: str, head: str) -> None:
+        """Fetch the head of a pull request, if it is not here. Raises Unavailable."""
         if await self._is_here(head):
             return
         await self._fetch_refs([ref])

@@ -1,10 +1,15 @@
 """A pull request is read as if it were merged, and nothing is changed by that."""
 
+import asyncio
+
 import pytest
 
 from reconciler.core.errors import Conflict, Unavailable
+from reconciler.core.model.forge import PullRequestSnapshot
+from reconciler.serve.fleet import pull_readers
 from reconciler.specs.source import SpecSource
 from reconciler.store.merge_preview import PullTree
+from tests.fakes import START
 from tests.store.world import commit, git
 
 
@@ -106,3 +111,34 @@ async def test_a_head_that_cannot_be_had_holds_up_no_other(open_repository, bare
     await tree.check_out_merge("refs/pull/4/head", pull, base_of(bare))
 
     assert sorted((await SpecSource(tree).read({})).tasks) == ["a", "b", "c"]
+
+
+async def test_who_reads_one_waits_for_no_remote_that_is_silent_about_another(
+    open_repository, bare, pull, monkeypatch
+):
+    repository = await open_repository(f"file://{bare}")
+    tree, silence = PullTree(repository), asyncio.Event()
+    await tree.obtain("refs/pull/4/head", pull)
+    read, fetch = pull_readers(repository)
+
+    async def silent(self, refs):
+        await silence.wait()
+
+    monkeypatch.setattr(PullTree, "_fetch_refs", silent)
+    away = make_pull(5, "f" * 40)
+    waiting = [asyncio.create_task(each) for each in (read(away, base_of(bare)), fetch([away]))]
+    await asyncio.sleep(0)
+    desired = await read(make_pull(4, pull), base_of(bare))
+    silence.set()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert sorted(desired.tasks) == ["a", "b", "c"]
+    assert isinstance(answers[0], Unavailable)
+    assert answers[1] is None
+
+
+def make_pull(number, head):
+    texts = dict.fromkeys(("url", "title", "body", "author", "branch", "base"), "x")
+    return PullRequestSnapshot(
+        number=number, head=head, ref=f"refs/pull/{number}/head", updated_at=START, **texts
+    )
