@@ -211,8 +211,9 @@ async def _repository(context: Context) -> AsyncIterator[CheckFinding]:
             yield finding
         async for finding in _guarded("repos", _repos(fleet, desired)):
             yield finding
-        async for finding in _guarded("forges", _forges(fleet, desired)):
-            yield finding
+        if desired.forges:  # what speaks to them takes longest to import
+            async for finding in _guarded("forges", _forges(fleet, desired)):
+                yield finding
         async for finding in _guarded("hosts", _hosts(context, desired)):
             yield finding
 

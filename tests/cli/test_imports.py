@@ -96,6 +96,10 @@ def test_a_reconciler_imports_what_speaks_to_hosts_and_forges_once_there_are_any
     assert "reconciler.controller.loop" in imported
 
 
+def test_a_doctor_imports_what_speaks_to_forges_only_where_there_is_one(ran):
+    assert not {each for each in imported_by(ran, ("doctor",)) if each.startswith("reconciler.forge")}
+
+
 def test_specs_with_a_mistake_are_parsed_once_too(ran):
     ran.write("specs/tasks/hello.yaml", "goal: [\n")
     ran.write("specs/hosts/odd.yaml", "slots: many\n")
