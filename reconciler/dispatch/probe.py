@@ -72,6 +72,8 @@ class HostFacts:
     """Folder for temporary files, if nothing can be written there."""
     environment_fault: str = ""
     """The PATH under the host's `env`, if no shell can be started with it."""
+    scripts_fault: str = ""
+    """Why the scripts that carry out runs cannot be called there."""
     clock: int | None = None
     """Seconds since 1970, as the host believes."""
     shell: str | None = None
@@ -182,6 +184,8 @@ def faults(facts: HostFacts, *, was_broken: bool = False) -> Iterator[str]:
         yield f"under the host's `env` no `sh` can be started ({facts.environment_fault}); correct its `env`"
     if facts.temporary_fault:
         yield f"nothing can be written in {facts.temporary_fault} (TMPDIR); make room, or fix its modes"
+    if facts.scripts_fault:
+        yield facts.scripts_fault
 
 
 def warnings(facts: HostFacts, now: datetime) -> Iterator[str]:

@@ -3,6 +3,7 @@ Host prober: implements `controller.ports.Prober`; a failed probe is a result, t
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model.specs import Host
 from reconciler.core.model.status import HostStatus
+from reconciler.dispatch.dry_run import DRY_RUN_FOLDER
 from reconciler.dispatch.paths import local_folder
-from reconciler.dispatch.probe import HostFacts, offered_adapters, probe, reachable, unreachable
+from reconciler.dispatch.probe import HostFacts, faults, offered_adapters, probe, reachable, unreachable
+from reconciler.dispatch.retrying import StepFailed
+from reconciler.dispatch.session import host_scripts, workdir
 from reconciler.dispatch.transport import Transport
 
 ASK_VERSIONS = timedelta(minutes=10)
@@ -36,6 +40,8 @@ class HostProber:
         asks = self._asks(host, adapters, before)
         try:
             facts = await self._facts(host, adapters if asks else None)
+            if asks or (before and before.fault):
+                facts = await self._with_scripts(host, facts)
         except (Unavailable, Refused) as error:
             return unreachable(Unavailable(str(error)), before, self._clock()), None
         if asks:
@@ -54,6 +60,21 @@ class HostProber:
             return await probe(transport, host, adapters, workdir=workdir)
         except Unavailable:
             return await probe(transport, host, adapters, workdir=workdir)
+
+    async def _with_scripts(self, host: Host, facts: HostFacts) -> HostFacts:
+        """
+        Return the facts with why our scripts cannot be called there, as every run calls them.
+
+        A way in may let a probe pass, which comes over stdin, and nothing else.
+        """
+        if any(faults(facts)):
+            return facts
+        try:
+            scripts = host_scripts(host, self._transports(host))
+            await scripts.call("workspace", "ls", f"{workdir(host)}/{DRY_RUN_FOLDER}")
+        except (Unavailable, Refused, StepFailed) as error:
+            return replace(facts, scripts_fault=str(error))
+        return facts
 
     def _asks(self, host: Host, adapters: Mapping[str, Adapter], before: HostStatus | None) -> bool:
         """Return whether it is time to ask the CLIs for their versions."""

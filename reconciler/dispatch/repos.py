@@ -59,6 +59,16 @@ _AWAY = re.compile(
     re.IGNORECASE,
 )
 """Git's messages when the connection to the repository failed."""
+_DAMAGED_THERE = re.compile(
+    r"repository corruption|stored in \./"
+    r"|remote: (?:fatal|error): .{0,200}(?:corrupt|inflate|unable to (?:read|unpack))"
+    r"|(?:unexpected line|bad config line \d+) in (?:file )?\./"
+    r"|unknown repository extension|expected git repo version|invalid gitfile format",
+    re.IGNORECASE,
+)
+"""Git's messages of a repository there that it cannot read; of one here they name the whole path."""
+_NOT_OURS = "not our ref"
+"""The repository there lacks a commit that it names: it is damaged, or one of several that lags behind."""
 _NO_ROOM = re.compile(r"no space left|quota exceeded|read-only file system|input/output error", re.IGNORECASE)
 _UNFIT = {
     "dubious ownership": "it belongs to another user than the reconciler's; let that user own it, or trust "
@@ -71,7 +81,7 @@ _UNFIT = {
 """Permanent failures: part of git's message → what to do about it."""
 _NOT_THERE = re.compile(
     r"not found|does not appear to be a git repository|does not exist|no such file|couldn't find remote ref"
-    r"|not a git repository|transport .* not allowed",
+    r"|not a git repository|transport .* not allowed|returned error: 4(?!07|08|25|29)\d\d",
     re.IGNORECASE,
 )
 _DECLINED = re.compile(r"rejected|declined|aborted by hook", re.IGNORECASE)
@@ -561,7 +571,8 @@ class CodeRepository:
             return
         error = self._error("cannot fetch from", done.message)
         if (
-            any(sign in done.message for sign in _UNFIT)
+            any(sign in done.message for sign in (*_UNFIT, _NOT_OURS))
+            or _DAMAGED_THERE.search(done.message)
             or _AWAY.search(done.message)
             or _NO_ROOM.search(done.message)
         ):
@@ -576,7 +587,11 @@ class CodeRepository:
         """Return the failure of a repository without the base branch, with those that are there."""
         there = [name.removeprefix("refs/heads/") for name in await self._list("refs/heads/*")]
         if not there:
-            return self._failed(FailureClass.CONFIG, f"{self.place} is empty; push a first commit to it")
+            # For git, a page of a proxy or a login is an empty repository, too.
+            other = ", or see what answers at that address" if self.repo.url.startswith("http") else ""
+            return self._failed(
+                FailureClass.CONFIG, f"{self.place} is empty; push a first commit to it{other}"
+            )
         why = f"there is no branch {self.repo.base!r} at {self.place}, only {', '.join(there[:_MOST_NAMES])}"
         return self._failed(FailureClass.CONFIG, f"{why}; name the right one as `base` in its spec")
 
@@ -632,6 +647,10 @@ class CodeRepository:
         message = f"repo {self.repo.name}: {what} {self.place}: {reason}"
         if remedy := next((remedy for sign, remedy in _UNFIT.items() if sign in reason), None):
             return StepFailed(FailureClass.CONFIG, f"{message}; {remedy.format(place=self.place)}")
+        is_near = not _ADDRESS.match(self.repo.url) or self.repo.url.startswith("file:")
+        if _DAMAGED_THERE.search(reason) or (is_near and _NOT_OURS in reason):
+            remedy = "it is damaged there, or not made for the git here; see what `git fsck` says in it"
+            return StepFailed(FailureClass.CONFIG, f"{message}; {remedy}")
         if _NOT_ALLOWED.search(reason):
             return StepFailed(FailureClass.AUTH, f"{message}; give {who} access")
         if _DECLINED.search(reason):

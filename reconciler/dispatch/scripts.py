@@ -83,7 +83,8 @@ class Scripts:
             message = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
             raise Unavailable(
                 f"host {self.host}: {name} {args[0]} gave no answer (exit {answer.exit_code}): {message}; "
-                "see whether the disk is full there, and `shell` a POSIX shell"
+                "see whether the disk is full there, `shell` a POSIX shell, "
+                "and what a forced command lets pass"
             )
         text = answer.stdout[match.start() :]
         if match["kind"] == b"E":

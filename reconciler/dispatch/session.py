@@ -35,14 +35,7 @@ def open_session(
     host: Host, transport: Transport, *, fleet: str, logs: LogFolder, pace: Pace, proofs: Proofs
 ) -> HostSession:
     """Return the session of a host; nothing is sent yet. Raises StepFailed if its spec cannot work."""
-    folder, scheduler = f"{workdir(host)}/{fleet}", scheduler_of(host)
-    scripts = Scripts(
-        transport,
-        host=host.name,
-        shell=_safe(host, "shell", host.shell),
-        workdir=workdir(host),
-        scheduler=_exports(host) + scheduler.functions if scheduler.functions else "",
-    )
+    folder, scheduler, scripts = f"{workdir(host)}/{fleet}", scheduler_of(host), host_scripts(host, transport)
     return HostSession(
         transport=transport,
         spec=host,
@@ -57,6 +50,18 @@ def open_session(
             has_queue=scheduler.has_queue,
         ),
         workspaces=Workspaces(scripts, fleet=folder, shares_mirrors=host.is_local),
+    )
+
+
+def host_scripts(host: Host, transport: Transport) -> Scripts:
+    """Return the scripts of a host; nothing is sent yet. Raises StepFailed if its spec cannot work."""
+    scheduler = scheduler_of(host)
+    return Scripts(
+        transport,
+        host=host.name,
+        shell=_safe(host, "shell", host.shell),
+        workdir=workdir(host),
+        scheduler=_exports(host) + scheduler.functions if scheduler.functions else "",
     )
 
 

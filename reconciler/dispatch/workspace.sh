@@ -25,8 +25,11 @@ room='see whether the disk is full there, and who may write to it'
 damaged='the agent must leave its .git alone'
 tab=$(printf '\t')
 
+# What startup files set for people: other repositories, dates and settings for git, other folders for cd.
+for name in CDPATH $(env | sed -n 's/^\(GIT_[A-Za-z0-9_]*\)=.*/\1/p'); do
+  case $1:$name in push:GIT_CONFIG_* | *:GIT_SSH* | *:GIT_ASKPASS | *:GIT_SSL_* | *:GIT_HTTP_* | *:GIT_PROXY_*) ;; *) unset "$name" ;; esac
+done
 export LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0 GIT_NO_REPLACE_OBJECTS=1
-unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES
 run_git() { # without hooks and helpers: the agent may have put some there
   git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.alternateRefsCommand=true -c commit.gpgSign=false \
     -c gc.auto=0 -c maintenance.auto=false -c checkout.workers=0 "$@"

@@ -34,6 +34,7 @@
 case $0 in /*) SELF=$0 ;; *) SELF=$PWD/$0 ;; esac
 LC_WAS=${LC_ALL-} LC_SET=${LC_ALL+x}
 LC_ALL=C; export LC_ALL
+unset CDPATH
 PROC=${RECONCILER_PROC:-/proc} # a name for what is not there shows how this does without
 
 refuse() { printf 'E %s\n' "$*"; exit 70; }

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -289,6 +290,63 @@ async def test_a_repository_of_sha256_is_a_matter_of_its_spec(world):
 
     assert error.kind == FailureClass.CONFIG
     assert "SHA-256" in str(error)
+
+
+DAMAGE_THERE = {
+    "an object that is corrupt": "for f in objects/??/*; do chmod u+w $f; echo garbage >$f; done",
+    "a pack that is corrupt": (
+        "git repack -q -a -d; chmod u+w objects/pack/*; "
+        "printf XXXXXXXXXXXXXXXX | dd of=$(ls objects/pack/*.pack) bs=1 seek=40 conv=notrunc 2>/dev/null"
+    ),
+    "a pack without its index": "git repack -q -a -d; rm -f objects/pack/*.idx",
+    "a branch of a commit that is not there": (
+        "rm -f packed-refs; echo $(seq -s '' 10000001 10000005) >refs/heads/main"
+    ),
+    "settings that are none": "echo 'garb[age' >>config",
+    "settings of a newer git": "git config core.repositoryformatversion 5",
+    "an extension of a newer git": (
+        "git config core.repositoryformatversion 1; git config extensions.nosuch true"
+    ),
+    "refs that are none": "echo garbage >packed-refs",
+    "a file in its place": "rm -rf ./*; cd ..; rmdir code.git; echo no >code.git",
+}
+
+
+@pytest.mark.parametrize("url", ["code.git", "file://{}"])
+@pytest.mark.parametrize("damage", DAMAGE_THERE)
+async def test_a_repository_that_is_damaged_is_told_so_and_the_mirror_stays(world, caplog, damage, url):
+    repository = repository_of(world, url=url.format(world.code))
+    await repository.newest()
+    move(world)
+    await asyncio.to_thread(subprocess.run, ["sh", "-c", DAMAGE_THERE[damage]], cwd=world.code, check=True)
+
+    error = await refusal(repository)
+
+    assert error.kind == FailureClass.CONFIG
+    assert "it is damaged there" in str(error)
+    assert "made again" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((code, FailureClass.CONFIG) for code in (400, 402, 404, 405, 410, 418, 451)),
+        *((code, FailureClass.AUTH) for code in (401, 403)),
+        *((code, None) for code in (407, 408, 425, 429, 500, 502, 503)),
+    ],
+)
+async def test_what_a_server_answers_tells_whether_another_try_may_help(world, status, kind):
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d Odd\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises((StepFailed, Unavailable)) as caught:
+            await repository_of(world, url=f"http://127.0.0.1:{port}/code.git").newest()
+
+    assert getattr(caught.value, "kind", None) == kind
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

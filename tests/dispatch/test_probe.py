@@ -413,6 +413,27 @@ async def test_a_spec_that_cannot_stand_on_a_command_line_is_no_mistake_of_ours(
     assert "workdir '/a b' is not safe on a command line" in status.message
 
 
+@needs_sshd[0]
+@needs_sshd[1]
+@pytest.mark.parametrize("was_broken", [False, True])
+async def test_a_host_that_takes_probes_and_nothing_else_starts_no_runs(tmp_path: Path, *, was_broken: bool):
+    words = '"$SSH_ORIGINAL_COMMAND"'
+    gate = f"case {words} in *work*) echo not allowed >&2 ;; *) exec sh -c {words} ;; esac"
+    before = HostStatus(reachable=True, since=NOW, fault="the disk is full") if was_broken else None
+    with yard(tmp_path / "servers") as servers:
+        host, transports = servers.sshd(ForceCommand=gate).host(), quick()
+        prober = HostProber(transports, data=tmp_path, clock=lambda: NOW)
+
+        status, _ = await prober.probe(host, {}, None)
+        again, _ = await prober.probe(host, {}, before or status)
+        await transports.close()
+
+    for each in (status, again):
+        assert each.reachable
+        assert "workspace ls gave no answer (exit 0): not allowed" in each.fault
+        assert "forced command" in each.fault
+
+
 figures = st.fixed_dictionaries(
     {
         "load": st.none() | st.floats(0, 1000),

@@ -13,11 +13,12 @@ import pytest
 from reconciler.core.adapter import Secret
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Host
+from reconciler.core.model.status import Phase
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.pool import TransportPool
 from tests import processes
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, quick, yard
-from tests.dispatch.world import World, ended, git, seen, until
+from tests.dispatch.world import RUN, World, ended, git, needs_of, seen, until
 
 pytestmark = needs_sshd
 EDIT = "echo more >>README; echo new >new; rm src/main.py"
@@ -84,6 +85,37 @@ async def test_an_order_is_carried_out_on_a_host_that_has_no_way_to_the_code_rep
     mirrors = await asyncio.to_thread(list, (server.home / ".local/state/reconciler").rglob("*.git"))
     assert mirrors
     assert all(str(world.folder) not in (mirror / "config").read_text() for mirror in mirrors)
+
+
+STRAY_GIT = {"GIT_AUTHOR_DATE": "nonsense", "GIT_NAMESPACE": "other", "GIT_CEILING_DIRECTORIES": "/"}
+STRAY_GIT |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.bare", "GIT_CONFIG_VALUE_0": "true"}
+
+
+@pytest.mark.parametrize(
+    ("home", "env"),
+    [
+        ("a 'home' of \u00e9", {}),
+        ("$HOME `id` (x) & more", {}),
+        ("home", {"CDPATH": "/:{folder}", "ENV": "/nowhere", "TERM": "dumb"}),
+        ("home", STRAY_GIT),
+    ],
+    ids=["spaces", "signs", "folders for cd", "settings for git"],
+)
+async def test_whatever_home_and_environment_people_have_there_an_order_is_carried_out(
+    servers: Yard, tmp_path: Path, home: str, env: dict[str, str]
+):
+    folder = tmp_path / "there"
+    (folder / home).mkdir(parents=True)
+    (folder / "work").mkdir()  # what `cd work` must not find
+    stray = {name: value.format(folder=folder) for name, value in env.items()}
+    server = servers.sshd(env=stray | {"HOME": f'"{folder / home}"'})
+    async with world_on(tmp_path, server.host()) as world:
+        dispatcher = world.dispatcher()
+        report = await world.carry_out(world.order(EDIT, validation=("test -e new",)))
+        await dispatcher.sweep(world.host, lambda: needs_of(RUN, phase=Phase.FAILED))
+        await dispatcher.close()
+
+    assert (report.verdict.outcome, report.commits) == ("success", 1), report.verdict.message
 
 
 async def test_an_order_is_carried_out_behind_a_jump_host_without_sftp(servers: Yard, tmp_path: Path):

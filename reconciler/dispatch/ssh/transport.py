@@ -291,7 +291,7 @@ def command_line(argv: Sequence[str]) -> str:
     for word in argv:
         if not SAFE_WORD.match(word):
             raise ValueError(f"{word!r} is not safe on a command line; send it over stdin")
-    return " ".join(argv)
+    return " ".join(f'"{word}"' if "$" in word else word for word in argv)  # a home may have spaces in it
 
 
 async def finish(process: "asyncssh.SSHClientProcess[Any]", stdin: bytes) -> CommandResult:
