@@ -318,7 +318,5 @@ class PullRequestController:
 
     async def _bot(self, forge: Forge) -> str:
         """Return the name of our own account there; its actions are ignored."""
-        key = f"{forge.api} {forge.repo}"
-        if key not in self._bots:
-            self._bots[key] = await self._forges.whoami(forge)
-        return self._bots[key]
+        bot = self._bots[f"{forge.api} {forge.repo}"] = await self._forges.whoami(forge)
+        return bot

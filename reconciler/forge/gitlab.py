@@ -123,7 +123,8 @@ def _paging(params: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _only(value: Any) -> ForgeReply:
-    return ForgeReply(200, value)
+    """Return something as the whole answer; a list says how long it is."""
+    return ForgeReply(200, value, {"x-total-count": str(len(value))} if isinstance(value, list) else {})
 
 
 # --- Accounts and the project -------------------------------------------------------

@@ -137,7 +137,8 @@ class PullRequestReader:
                 break
             self._listed[answer.number] = answer
             newest = max(newest, answer.updated_at)
-        self._looked_until = newest
+        # One from the future, of a clock that was wrong, would hide all that happens until then.
+        self._looked_until = min(newest, self._client.forge_clock.theirs(self._clock()))
 
     def newest(self, branch: str) -> PullAnswer | None:
         """Return the newest pull request of a branch as the last look found it, an open one first."""
@@ -229,8 +230,13 @@ class PullRequestReader:
     # --- Which ones --------------------------------------------------------
 
     def _newest(self, branches: set[str]) -> dict[str, PullAnswer]:
+        """
+        Return the newest pull request of each branch; of open ones the first.
+
+        A person may open a second one of the same branch, against another base.
+        """
         newest: dict[str, PullAnswer] = {}
-        for answer in sorted(self._listed.values(), key=lambda each: (each.is_open, each.number)):
+        for answer in sorted(self._listed.values(), key=_precedence):
             if answer.is_from_here and answer.head.branch in branches:
                 newest[answer.head.branch] = answer
         return newest
@@ -472,6 +478,10 @@ _VERDICTS: Mapping[str, _Verdict] = {
     "DISMISSED": "comment",  # GitHub does not say what it was
 }
 """Verdict by the state of a review; requested and pending reviews have none."""
+
+
+def _precedence(answer: PullAnswer) -> tuple[bool, int]:
+    return answer.is_open, -answer.number if answer.is_open else answer.number
 
 
 def _chunks(numbers: Sequence[int], size: int) -> Iterable[Sequence[int]]:

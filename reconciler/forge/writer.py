@@ -29,7 +29,6 @@ from reconciler.core.model.status import Phase
 from reconciler.core.text import harmless, one_line
 from reconciler.forge.answers import (
     CommentAnswer,
-    ForgeUser,
     IssueAnswer,
     LabelAnswer,
     LabelsAnswer,
@@ -37,8 +36,9 @@ from reconciler.forge.answers import (
     StatusAnswer,
     mark_of,
 )
-from reconciler.forge.client import Broken, Declined, Forbidden, ForgeClient
+from reconciler.forge.client import Broken, Declined, ForgeClient
 from reconciler.forge.dialect import Dialect
+from reconciler.forge.own_account import OwnAccount
 from reconciler.forge.pull_requests import PullRequestDetail, PullRequestReader
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class ForgeWriter:
         self._client = client
         self._dialect = dialect
         self._pulls = pulls
-        self._me = ""
+        self._account = OwnAccount(client)
         self._is_patient = True
         """Whether the forge was done computing the last time that a merge waited for it."""
         self._labels: dict[str, int] = {}
@@ -92,16 +92,24 @@ class ForgeWriter:
 
     async def upsert_comment(self, number: int, note: ManagedComment, *, on_pull: bool) -> bool:
         """Create or update our comment with that key; return whether it is new."""
-        text, me = f"{mark_of(note.key)}\n{self._cut(note.text)}", await self.whoami()
+        text = f"{mark_of(note.key)}\n{self._cut(note.text)}"
         ticket = self._ticket(number, on_pull=on_pull)
-        async for answer in self._client.pages(f"{ticket}/comments", CommentAnswer):
-            if answer.comment(me).key == note.key:
-                if answer.body.strip() != text.strip():
-                    path = self._dialect.comment(ticket, answer.id)
-                    await self._client.send("PATCH", path, {"body": text})
-                return False
-        await self._client.send("POST", f"{ticket}/comments", {"body": text})
-        return True
+        answer = await self._own_comment(ticket, note.key)
+        if answer is None:
+            await self._client.send("POST", f"{ticket}/comments", {"body": text})
+        elif answer.body.strip() != text.strip():
+            await self._client.send("PATCH", self._dialect.comment(ticket, answer.id), {"body": text})
+        return answer is None
+
+    async def _own_comment(self, ticket: str, key: str) -> CommentAnswer | None:
+        """Return our comment with that key; another account that seems to have it may be ours, renamed."""
+        before = await self.whoami()
+        answers = [answer async for answer in self._client.pages(f"{ticket}/comments", CommentAnswer)]
+        marked = [answer for answer in answers if answer.body.startswith(mark_of(key))]
+        if marked and not any(answer.comment(before).key for answer in marked):
+            self._account.forget()
+        me = await self.whoami()
+        return next((answer for answer in marked if answer.comment(me).key == key), None)
 
     def _ticket(self, number: int, *, on_pull: bool) -> str:
         """Return the path of the conversation and the labels of an issue or a pull request."""
@@ -138,15 +146,7 @@ class ForgeWriter:
 
     async def whoami(self) -> str:
         """Return the name of the account that the token is of."""
-        if not self._me:
-            self._me = self._client.forge.account or await self._ask_account()
-        return self._me
-
-    async def _ask_account(self) -> str:
-        try:
-            return await self._client.account() or (await self._client.get("/user", ForgeUser)).login
-        except Forbidden as error:
-            raise Unavailable(f"{error}; or name the account of the token as `forge.account`") from None
+        return await self._account.name()
 
     # --- The pull request --------------------------------------------------
 
