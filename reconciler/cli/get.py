@@ -158,7 +158,7 @@ async def _listed(
             from reconciler.core.views import forge_waits
 
             waits = forge_waits(model.desired, model.observed.statuses, failing)
-            model = replace(model, unrecorded=waits)
+            model = replace(model, unrecorded=waits, forge_faults=failing)
         picked = await _picked(fleet, model, args, is_one=is_one)
         if look is None and not failing:
             await save_look(fleet, snapshot, model)

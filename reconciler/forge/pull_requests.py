@@ -167,6 +167,11 @@ class PullRequestReader:
         self._current.discard(number)
         return self._details.get(number)
 
+    def keep_current(self, detail: PullRequestDetail) -> None:
+        """Take a pull request for as current as before: nothing was changed after all."""
+        if self._details.get(detail.pull.number) is detail:
+            self._current.add(detail.pull.number)
+
     async def read_anew(self, detail: PullRequestDetail) -> PullRequestDetail:
         """
         Return a pull request as it is now, after a write of ours.

@@ -57,13 +57,6 @@ _CONFLICT = 409
 _COMPUTING = MergeRefusal("it computes whether it can be merged", kind="computing")
 _OF_REVIEWS = re.compile(r"(?i)review|approv|owner")
 """In the message of a merge that is declined because somebody has to look at it first."""
-_MERGE_WAITS = (0.5, 1.0, 1.5, 2.0)
-"""
-Seconds before a merge is asked for again that the forge still computes.
-
-Each merge lets it compute anew for all that are open, in turn: to wait for this
-one is quicker than to ask for all the others.
-"""
 
 
 class ForgeWriter:
@@ -74,8 +67,6 @@ class ForgeWriter:
         self._dialect = dialect
         self._pulls = pulls
         self._account = OwnAccount(client)
-        self._is_patient = True
-        """Whether the forge was done computing the last time that a merge waited for it."""
         self._labels: dict[str, int] = {}
         """Ids of the repository's labels, as far as they are known."""
         self._labels_lock = asyncio.Lock()
@@ -157,8 +148,7 @@ class ForgeWriter:
             await self._pulls.look()
             newest = self._pulls.newest(want.branch)
         if newest is not None and (newest.is_open or not want.opens):
-            current = None if want.merges else self._pulls.take_current(newest.number)
-            return current or await self._pulls.read(newest.number)
+            return self._pulls.take_current(newest.number) or await self._pulls.read(newest.number)
         return await self._open(want) if want.opens else None
 
     async def _open(self, want: ForgeView) -> PullRequestDetail:
@@ -196,6 +186,9 @@ class ForgeWriter:
             await self.upsert_comment(number, note, on_pull=True)
         is_written = self._client.writes > writes
         refusal = await self._merge(detail, want) if merges else None
+        if refusal and refusal.kind == "refused":  # it may be another by now than the one that was judged
+            detail = await self._pulls.read(number)
+            refusal = refusal if detail.pull.head == want.merges else None
         if is_written or (merges and refusal is None):
             detail = await self._pulls.read_anew(detail)
             _check_taken(detail, want)
@@ -235,42 +228,35 @@ class ForgeWriter:
         """Merge a pull request; return why the forge did not, None if it did or it is judged anew."""
         if detail.pull.head != want.merges:
             return None  # somebody pushed meanwhile
-        waits = iter(_MERGE_WAITS if self._is_patient else ())
-        while (refusal := await self._try_to_merge(detail, want)) is _COMPUTING:
-            wait = next(waits, None)
-            self._is_patient = wait is not None
-            if wait is None:
-                return refusal
-            await self._client.pause(wait)
-        self._is_patient = True
-        return refusal
-
-    async def _try_to_merge(self, detail: PullRequestDetail, want: ForgeView) -> MergeRefusal | None:
-        """Do so once; return `_COMPUTING` while the forge still computes whether it can be merged."""
         method, body = self._dialect.merge(want)
         try:
             await self._client.send(method, f"pulls/{detail.pull.number}/merge", body)
         except Declined as declined:
             if declined.status not in _NOT_NOW:
                 raise
-            if declined.status == _CONFLICT and not declined.message:  # what git says comes without one
-                self._pulls.saw_conflict(detail.answer)
-                return None
-            if self._dialect.computing in declined.message.lower():
-                return _COMPUTING
-            if self._dialect.enqueue and (
-                place := await self._dialect.enqueue(self._client, detail.answer, declined.message)
-            ):
-                return place
-            why = declined.message or f"it is not allowed now ({declined.status}), without a reason"
-            is_passing = why in self._dialect.passing
-            return MergeRefusal(why, "running") if is_passing else _refused(why, detail)
+            return await self._refusal(declined, detail)
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.
             log.warning("%s", broken)
             why = "it fails without a reason; does it depend on an issue or a pull request that is open?"
             return MergeRefusal(why)
         return None
+
+    async def _refusal(self, declined: Declined, detail: PullRequestDetail) -> MergeRefusal | None:
+        """Return why a merge was declined; None for a conflict, which is seen at the pull request itself."""
+        if declined.status == _CONFLICT and not declined.message:  # what git says comes without one
+            self._pulls.saw_conflict(detail.answer)
+            return None
+        if self._dialect.computing in declined.message.lower():
+            self._pulls.keep_current(detail)
+            return _COMPUTING
+        if self._dialect.enqueue and (
+            place := await self._dialect.enqueue(self._client, detail.answer, declined.message)
+        ):
+            return place
+        why = declined.message or f"it is not allowed now ({declined.status}), without a reason"
+        is_passing = why in self._dialect.passing
+        return MergeRefusal(why, "running") if is_passing else _refused(why, detail)
 
     def _without_draft(self, title: str) -> tuple[str, str]:
         """Split a title into what makes it that of a draft, and the rest."""
