@@ -228,6 +228,22 @@ class ForgejoDouble:
             self.tell_comment(repo, ticket, comment, "created", author)
             return comment.id
 
+    def edit_comment(self, repo: str, number: int, comment: int, body: str, *, author: str = "ann") -> None:
+        """Edit a comment: `updated_at` of what it is on stays."""
+        with self.lock:
+            ticket = self.repos[repo].tickets[number]
+            edited = next(each for each in ticket.comments if each.id == comment)
+            edited.body, edited.updated = body, self.now()
+            self.tell_comment(repo, ticket, edited, "edited", author)
+
+    def delete_comment(self, repo: str, number: int, comment: int, *, author: str = "ann") -> None:
+        """Delete a comment, likewise."""
+        with self.lock:
+            ticket = self.repos[repo].tickets[number]
+            gone = next(each for each in ticket.comments if each.id == comment)
+            ticket.comments.remove(gone)
+            self.tell_comment(repo, ticket, gone, "deleted", author)
+
     def open_pull(
         self, repo: str, branch: str, title: str, *, body: str = "", base: str = "main", author: str = "ann"
     ) -> int:
