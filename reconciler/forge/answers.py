@@ -250,6 +250,12 @@ class CommitAnswer(ForgeAnswer):
         return self.commit.author.name if self.commit.author else ""
 
 
+class ComparisonAnswer(ForgeAnswer):
+    """What a branch has beside another."""
+
+    total_commits: Id
+
+
 class CommitsAnswer(RootModel[tuple[CommitAnswer, ...]]):
     """Commits, newest first."""
 

@@ -716,6 +716,7 @@ GITLAB = Dialect(
     text=_shown,
     draft="Draft:",
     draft_title=re.compile(r"(?i)(?:draft:|\[draft\]|\(draft\))\s*"),
+    notices_merges=True,
     is_sure_of_conflicts=True,
     computing=_STILL,
     passing={_RUNNING},

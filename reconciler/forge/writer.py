@@ -13,8 +13,9 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 from urllib.parse import quote
 
 from reconciler.core.errors import Unavailable
@@ -54,6 +55,8 @@ _MOST_TITLE = 240
 _MOST_DESCRIPTION = 140
 _NOT_NOW = frozenset({404, 405, 409, 412, 422})
 _CONFLICT = 409
+_LAST_REQUEST = 5.0
+"""Seconds for a merge under way when the process is ended."""
 _COMPUTING = MergeRefusal("it computes whether it can be merged", kind="computing")
 _OF_REVIEWS = re.compile(r"(?i)review|approv|owner")
 """In the message of a merge that is declined because somebody has to look at it first."""
@@ -176,6 +179,8 @@ class ForgeWriter:
     ) -> tuple[PullRequestDetail, MergeRefusal | None]:
         """Let a pull request look and be as wanted; return it as it is then, and why it was not merged."""
         writes, number = self._client.writes, detail.pull.number
+        if detail.answer.is_open and self._pulls.was_merged(detail.answer) and want.phase == Phase.COMPLETED:
+            await self._close_merged(detail)
         merges = want.merges is not None and detail.answer.is_open
         if not merges:
             detail = await self._write_text(detail, want)
@@ -230,7 +235,7 @@ class ForgeWriter:
             return None  # somebody pushed meanwhile
         method, body = self._dialect.merge(want)
         try:
-            await self._client.send(method, f"pulls/{detail.pull.number}/merge", body)
+            await _whole(self._client.send(method, f"pulls/{detail.pull.number}/merge", body))
         except Declined as declined:
             if declined.status not in _NOT_NOW:
                 raise
@@ -242,12 +247,20 @@ class ForgeWriter:
             return MergeRefusal(why)
         return None
 
+    async def _close_merged(self, detail: PullRequestDetail) -> None:
+        """Close a pull request whose commits are in the base branch, where the forge does not notice that."""
+        text = f"Its commits are in {detail.pull.base}; the forge does not call it merged, as it was cut off."
+        await self.upsert_comment(detail.pull.number, ManagedComment(key="merged", text=text), on_pull=True)
+        await self._client.send("PATCH", f"pulls/{detail.pull.number}", {"state": "closed"})
+
     async def _refusal(self, declined: Declined, detail: PullRequestDetail) -> MergeRefusal | None:
         """Return why a merge was declined; None for a conflict, which is seen at the pull request itself."""
         if declined.status == _CONFLICT and not declined.message:  # what git says comes without one
             self._pulls.saw_conflict(detail.answer)
             return None
         if self._dialect.computing in declined.message.lower():
+            if await self._pulls.is_in_base(detail.answer):
+                return None
             self._pulls.keep_current(detail)
             return _COMPUTING
         if self._dialect.enqueue and (
@@ -358,6 +371,16 @@ class ForgeWriter:
             why = declined.message or "the forge does not say why; does it depend on one that is open?"
             text = f"The work is done, but this cannot be closed: {why}"
             await self.upsert_comment(number, ManagedComment(key="open", text=text), on_pull=False)
+
+
+async def _whole(request: Coroutine[Any, Any, None]) -> None:
+    """Wait for a request, also when it is cancelled: some forges leave half done what is cut off."""
+    task = asyncio.ensure_future(request)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=_LAST_REQUEST)
+        raise
 
 
 def _refused(why: str, detail: PullRequestDetail) -> MergeRefusal:

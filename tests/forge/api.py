@@ -14,6 +14,7 @@ The API of the double, with the ways of Forgejo that surprise.
 - The secret of a webhook stays as it is, whatever a PATCH says.
 - A label of the organisation beside one of the repository: issues that have both are asked for.
   Whether there is one is told only to tokens with a scope that ours need not have.
+- A merge whose request is cut off is done in git alone: the pull request stays open and computes for ever.
 - Where issues are switched off, their list is not there; comments on pull requests are.
 """
 
@@ -204,6 +205,12 @@ def _commits(request: Request) -> Answer:
     person = {"name": name, "email": f"{name}@example.org"}
     commit = {"sha": request.query["sha"], "author": known, "committer": known}
     return 200, [{**commit, "commit": {"author": person, "committer": person}}], {}
+
+
+@route("GET", R + r"/compare/(?P<base>.+)\.\.\.(?P<head>.+)")
+def _compare(request: Request, base: str, head: str) -> Answer:
+    count = int(request.repo.git("rev-list", "--count", f"{base}..{head}"))
+    return 200, {"total_commits": count, "commits": [], "files": []}, {}
 
 
 @route("GET", R + "/branches")

@@ -98,6 +98,8 @@ class ForgejoDouble:
         """Accounts that may only read, and administer nothing."""
         self.tokens_are_limited = False
         """Whether tokens are for some repositories only, and may not read whose they are."""
+        self.cuts_merges_off = False
+        """Whether merges are done in git, and no further: the pull request stays open, and computes."""
         self._ids = iter(range(1, 10**9))
         self._random = random.Random(seed)
         self._queue: queue.Queue[Delivery | None] = queue.Queue()
@@ -389,6 +391,10 @@ class ForgejoDouble:
         tree = at.git("merge-tree", "--write-tree", pull.base_head, pull.head)
         parents = [pull.base_head, pull.head] if style == "merge" else [pull.base_head]
         pull.merge_commit = at.put(pull.base, tree, parents, f"{pull.title} (#{pull.number})\n", author)
+        if self.cuts_merges_off:
+            self.notice(author)
+            pull.computing = 10**6
+            raise Refusal(500, "")
         pull.state, pull.merged, pull.merged_by = "closed", True, author
         self.touch(pull)
         self.tell_issue(repo, pull, "closed", author)

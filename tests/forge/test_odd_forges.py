@@ -1,5 +1,6 @@
 """Odd things that forges and people do: each costs the one thing it is about, and is told."""
 
+import asyncio
 from contextlib import suppress
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ from reconciler import clock
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import ManagedComment
 from reconciler.forge.forgejo import ForgeRegistry
+from reconciler.forge.writer import _whole
 from tests.fakes import FakeClock
 from tests.forge import api
 from tests.forge.conftest import REPO
@@ -188,3 +190,42 @@ async def test_a_label_is_there_if_the_repository_or_its_owner_has_it(double, fo
     there = [await forges.has_label(spec, name) for name in ("agent", "shared", "Agent")]
 
     assert there == [True, True, False]
+
+
+async def test_a_merge_that_was_cut_off_half_way_counts_and_its_pull_request_is_closed(double, spec, connect):
+    time = FakeClock(clock.now())
+    forges = connect(double.token, time)
+    head = double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    await forges.show(spec, want())
+    double.computing, double.cuts_merges_off = 0, True
+    double.repos[REPO].pull(1).computing = 0
+    cut_off = await forges.show(spec, want(merges=head))
+    computes = await forges.show(spec, want(merges=head))
+    time.time += timedelta(minutes=1)
+
+    merged = await forges.show(spec, want(merges=head))
+    shown = await forges.show(spec, want(phase="completed", opens=False))
+
+    assert (cut_off.is_merged, computes.is_merged, computes.refusal.kind) == (False, False, "computing")
+    assert (merged.is_merged, shown.is_merged, shown.state) == (True, True, "closed")
+    assert "Its commits are in main" in double.repos[REPO].pull(1).comments[-1].body
+
+
+async def test_a_merge_under_way_is_waited_for_when_it_is_cancelled():
+    began, may_end, ends = asyncio.Event(), asyncio.Event(), []
+
+    async def request() -> None:
+        began.set()
+        await may_end.wait()
+        ends.append("whole")
+
+    task = asyncio.create_task(_whole(request()))
+    await began.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    with suppress(asyncio.CancelledError):
+        await task
+
+    assert ends == ["whole"]
+    assert task.cancelled()
