@@ -179,6 +179,8 @@ class ForgeClient:
         self.writes = 0
         """Requests so far that may have changed something."""
         self.forge = forge
+        self.is_read_only = False
+        """Whether the forge said last that the account may not write to the repository."""
         self._dialect = dialect
         self._tokens = tokens
         self._token = ""
@@ -415,6 +417,8 @@ class ForgeClient:
     def denials(self) -> Sequence[str]:
         """What the token is refused, as far as it was tried; the reasons."""
         whole = [str(denial.error) for denial in self._denials.values()]
+        if self.is_read_only:
+            whole.append(f"{self._where}: the account of the token may only read: give it write access there")
         return [*whole, *(why for why in self._forbidden.values() if why not in whole)]
 
     async def _authorization(self, kind: str) -> dict[str, str]:

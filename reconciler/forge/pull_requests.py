@@ -142,6 +142,7 @@ class PullRequestReader:
             if answer.updated_at < self._looked_until:
                 break
             self._listed[answer.number] = answer
+            self._client.is_read_only = answer.is_read_only
             newest = max(newest, answer.updated_at)
         # One from the future, of a clock that was wrong, would hide all that happens until then.
         self._looked_until = min(newest, self._client.forge_clock.theirs(self._clock()))

@@ -242,7 +242,8 @@ def pull_json(request: Request, pull: PullTicket) -> dict[str, Any]:
     computing = pull.computing > 0
     pull.computing -= computing
     can_merge = pull.state == "open" and not (computing or is_draft or forge.conflicts(repo.name, pull))
-    side = {"repo_id": 1, "repo": {"id": 1, "full_name": repo.name}}
+    permissions = {"admin": False, "push": request.who not in forge.weak, "pull": True}
+    side = {"repo_id": 1, "repo": {"id": 1, "full_name": repo.name, "permissions": permissions}}
     fork = {"repo_id": 2, "repo": {"id": 2, "full_name": "mallory/fork"}}
     ref = f"refs/pull/{pull.number}/head" if pull.branch_is_gone else pull.branch
     return {

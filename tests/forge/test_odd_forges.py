@@ -182,6 +182,19 @@ async def test_a_repository_that_takes_no_writes_says_so_of_the_pull_request(dou
         await forges.show(spec, want(merges=head))
 
 
+async def test_an_account_that_may_only_read_is_told_before_it_writes_and_until_it_may(double, forges, spec):
+    opened(double, BRANCH)
+    double.weak = {"bot"}
+    await forges.pulls(spec, [BRANCH], [])
+    [denial] = forges.denials(spec)
+    double.weak = set()
+
+    await forges.pulls(spec, [BRANCH], [])
+
+    assert "may only read" in denial
+    assert forges.denials(spec) == []
+
+
 async def test_a_label_is_there_if_the_repository_or_its_owner_has_it(double, forges, spec):
     double.add_label(REPO, "agent")
     double.organisation_labels = {"shared"}
