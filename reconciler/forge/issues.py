@@ -71,9 +71,11 @@ class IssueReader:
         return has_twin
 
     async def _may_be_of_owner(self, label: str) -> bool:
+        path = f"/orgs/{self._owner}/labels"
         try:
-            return await self._is_in(f"/orgs/{self._owner}/labels", label)
+            return await self._is_in(path, label)
         except Forbidden:
+            self._client.excuse(path)
             return True
 
     async def _is_in(self, path: str, label: str) -> bool:

@@ -195,6 +195,16 @@ async def test_an_account_that_may_only_read_is_told_before_it_writes_and_until_
     assert forges.denials(spec) == []
 
 
+async def test_labels_of_the_owner_that_a_token_may_not_read_are_no_fault_of_it(double, forges, spec):
+    double.add_label(REPO, "agent")
+
+    issues = await forges.issues(spec, "agent")
+
+    assert issues == []
+    assert ("GET", f"/orgs/{REPO.partition('/')[0]}/labels?page=1&limit=50") in double.requests
+    assert forges.denials(spec) == []
+
+
 async def test_a_label_is_there_if_the_repository_or_its_owner_has_it(double, forges, spec):
     double.add_label(REPO, "agent")
     double.organisation_labels = {"shared"}
