@@ -176,8 +176,8 @@ class PullAnswer(ForgeAnswer):
     @property
     def is_read_only(self) -> bool:
         """Whether the account of the token may not write to its repository, as far as that is told."""
-        told = self.base.repo.permissions if self.base.repo else None
-        return told is not None and not told.push
+        permissions = self.base.repo.permissions if self.base.repo else None
+        return permissions is not None and not permissions.push
 
     @property
     def state_of_people(self) -> "PullAnswer":
