@@ -482,6 +482,7 @@ class FakeForges:
     shown: list[ForgeView] = field(default_factory=list)
     """Everything that was to be shown, in order."""
     clock: Callable[[], datetime] = clock.now
+    deleted_labels: set[str] = field(default_factory=set)
 
     def at(self, forge: Forge) -> FakeSite:
         """Return the site of a repository."""
@@ -572,6 +573,9 @@ class FakeForges:
     async def issues(self, forge: Forge, label: str) -> Sequence[Issue]:
         issues = self.at(forge).issues.values()
         return [issue for issue in issues if issue.state == "open" and label in issue.labels]
+
+    async def has_label(self, forge: Forge, label: str) -> bool:
+        return label not in self.deleted_labels
 
     async def issue(self, forge: Forge, number: int) -> Issue | None:
         return self.at(forge).issues.get(number)

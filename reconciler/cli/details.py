@@ -11,11 +11,11 @@ from reconciler.cli.terminal import table, value_block
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.fields import format_duration
 from reconciler.core.model.runs import Check
-from reconciler.core.model.specs import Host, Repo, Task
+from reconciler.core.model.specs import Host, Task
 from reconciler.core.model.status import HostCli, Status
 from reconciler.core.runs.failure import summary_rows
 from reconciler.core.times import Age, format_time
-from reconciler.core.views import AccountView, HostView, TaskView, WorkerView
+from reconciler.core.views import AccountView, HostView, RepoView, TaskView, WorkerView
 
 
 def task_details(view: TaskView, age: Age) -> str:
@@ -170,10 +170,10 @@ def account_details(view: AccountView, age: Age) -> str:
     return value_block(_present(rows))
 
 
-def spec_details(value: WorkerView | Adapter | Repo, _: Age) -> str:
+def spec_details(value: WorkerView | Adapter | RepoView, _: Age) -> str:
     """Return what `describe` prints of an object without a status: every field that is set."""
     document = spec_document(value)
-    fields = {**document["spec"], "held": document.get("held")}
+    fields = {**document["spec"], "held": document.get("held"), "forge_fault": document.get("forge_fault")}
     rows = ((name, _as_text(field)) for name, field in fields.items())
     return value_block(_present([(document["kind"], value.name), *rows]))
 

@@ -158,7 +158,8 @@ async def _listed(
             from reconciler.core.views import forge_waits
 
             waits = forge_waits(model.desired, model.observed.statuses, outages)
-            model = replace(model, unrecorded=waits)
+            faults = {repo: outage.why for repo, outage in outages.items()}
+            model = replace(model, unrecorded=waits, forge_faults=faults)
         picked = await _picked(fleet, model, args, is_one=is_one)
         if look is None and not outages:
             await save_look(fleet, snapshot, model)

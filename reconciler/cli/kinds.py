@@ -52,11 +52,11 @@ SHOWN_KINDS: Mapping[str, ShownKind] = {
         ShownKind("account", ReadModel.accounts, account_columns, account_document, account_details),
         ShownKind(
             "repo",
-            lambda model: model.desired.repos,
+            ReadModel.repos,
             lambda _: REPO_COLUMNS,
             spec_document,
             spec_details,
-            lambda repo: repo.labels,
+            lambda view: view.spec.labels,
         ),
     )
 }

@@ -13,7 +13,7 @@ from reconciler.core.model.specs import Agent, Repo
 from reconciler.core.model.status import HostCli
 from reconciler.core.runs.failure import FailureSummary
 from reconciler.core.times import Age, format_time
-from reconciler.core.views import AccountView, HostView, TaskView, WorkerView
+from reconciler.core.views import AccountView, HostView, RepoView, TaskView, WorkerView
 
 if TYPE_CHECKING:
     from reconciler.cli.shapes import (
@@ -124,11 +124,13 @@ ADAPTER_COLUMNS = (
     Column("COMMAND", lambda adapter: " ".join(adapter.command), is_wide=True),
 )
 REPO_COLUMNS = (
-    Column("NAME", lambda repo: repo.name),
-    Column("BASE", lambda repo: repo.base),
-    Column("URL", lambda repo: repo.url),
-    Column("PATHS", lambda repo: ",".join(repo.paths) or "all", is_wide=True),
-    Column("VALIDATION", lambda repo: "; ".join(repo.validation) or DASH, is_wide=True),
+    Column("NAME", lambda view: view.name),
+    Column("BASE", lambda view: view.spec.base),
+    Column("URL", lambda view: view.spec.url),
+    Column("PATHS", lambda view: ",".join(view.spec.paths) or "all", is_wide=True),
+    Column("VALIDATION", lambda view: "; ".join(view.spec.validation) or DASH, is_wide=True),
+    Column("FORGE", lambda view: view.spec.forge.repo if view.spec.forge else DASH),
+    Column("REASON", lambda view: view.forge_fault or ""),
 )
 
 
@@ -223,8 +225,10 @@ def account_document(view: AccountView) -> "AccountShape":
     }
 
 
-def spec_document(value: WorkerView | Adapter | Repo) -> "SpecShape":
+def spec_document(value: WorkerView | Adapter | RepoView) -> "SpecShape":
     """Return a thing that has no status as `-o json` prints it; of an agent, what it holds too."""
+    if isinstance(value, RepoView):
+        return {**_spec_document(value.spec), "forge_fault": value.forge_fault}
     if isinstance(value, WorkerView):
         return {**_spec_document(value.spec), "held": list(value.held)}
     return _spec_document(value)

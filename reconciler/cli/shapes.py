@@ -151,6 +151,11 @@ class SpecShape(TypedDict):
     """Fields of [an agent](agent.md), [an adapter](adapter.md) or [a repo](repo.md), defaults filled in."""
     held: NotRequired[list[str]]
     """Of an agent: the tasks in its hands."""
+    forge_fault: NotRequired[str | None]
+    """
+    Of a repo: why its forge cannot be worked with, such as a right that the token lacks, as who reconciles
+    says; null if nothing is known to be wrong.
+    """
 
 
 @with_config(CLOSED)

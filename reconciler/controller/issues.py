@@ -28,6 +28,7 @@ from reconciler.core.forge.comments import (
 from reconciler.core.forge.issues import (
     ISSUE_TASKS,
     FieldEdit,
+    Mark,
     closed_task_file,
     issue_task_name,
     number_in,
@@ -148,29 +149,41 @@ class IssueController:
     async def _gone(
         self, place: "_Target", issues: Collection[int], files: Mapping[str, str]
     ) -> "Sequence[_News]":
-        """Return the files of tasks whose issue is closed, deleted, or without its label."""
+        """
+        Return the files of tasks whose issue is closed, deleted, or without its label.
+
+        A label that is not there at all was deleted or renamed: that says nothing of any issue.
+        """
+        unlisted = [each for each in self._unlisted(place, files) if each.number not in issues]
+        if unlisted and not issues and not await self.forges.has_label(place.forge, place.rules.label):
+            label = one_line(place.rules.label, 100)
+            log.warning("%s has no label %s any more: the tasks of its issues go on", place.repo, label)
+            return []
         missing = []
-        for path, text in sorted(files.items()):
-            name, mark = task_at(path), read_mark(text)
-            number = number_in(place.repo, name)
-            if number is None or number in issues or mark is None or not mark.is_open:
-                continue
+        for path, name, number, mark in unlisted:
             if await self._is_over(place, number, name):
                 with suppress(SpecError):  # broken by hand: reported where specs are read
-                    after = closed_task_file(text, self.edit)
+                    after = closed_task_file(files[path], self.edit)
                     missing.append(_News("Cancel", name, after, "its issue is gone", mark.url, ""))
         return missing
+
+    def _unlisted(self, place: "_Target", files: Mapping[str, str]) -> "Iterator[_IssueFile]":
+        """Yield the files of tasks that their issue keeps going, as far as they are not settled."""
+        for path, text in sorted(files.items()):
+            name, mark = task_at(path), read_mark(text)
+            number, status = number_in(place.repo, name), self.view.statuses.get(name)
+            is_settled = status is not None and status.phase.is_settled
+            if number is not None and mark is not None and mark.is_open and not is_settled:
+                yield _IssueFile(path, name, number, mark)
 
     async def _is_over(self, place: "_Target", number: int, name: str) -> bool:
         """
         Return whether a task ends because its issue, looked up on its own, is closed or gone.
 
-        A settled task stays as it is, one that was requested again since
-        goes on. Merging closes issues too: a task that waits for its merge is not cancelled by it.
+        One that was requested again since goes on. Merging closes issues too: a task
+        that waits for its merge is not cancelled by it.
         """
         status = self.view.statuses.get(name)
-        if status and status.phase.is_settled:
-            return False
         issue = await self.forges.issue(place.forge, number)
         if issue is None:
             return True
@@ -324,6 +337,13 @@ class _Target(NamedTuple):
     def allows(self, person: str) -> bool:
         """Return whether a person is on the allow-list."""
         return is_among(person, self.rules.authors)
+
+
+class _IssueFile(NamedTuple):
+    path: str
+    task: str
+    number: int
+    mark: Mark
 
 
 class _News(NamedTuple):

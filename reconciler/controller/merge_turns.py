@@ -2,6 +2,7 @@
 Merge turns: which pull requests of a repo are merged in one visit, and in which order.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
@@ -10,17 +11,21 @@ from reconciler.core.model.forge import MergeRefusal
 
 MERGE_TURN = timedelta(seconds=10)
 """For so long at most a visit merges one pull request after another."""
-MOST_COMPUTING = 4
-"""Merges in a row that a visit asks for while the forge computes."""
-PAUSE = timedelta(seconds=1)
+MOST_COMPUTING = 16
+"""Merges in a row that a visit asks for while the forge computes; such a try costs a forge little."""
+PAUSE = timedelta(seconds=0.5)
 """Delay after that; it doubles as long as the forge is not ready for any."""
+LASTING = timedelta(seconds=8)
+"""A delay from which on people are told that the forge computes."""
 
 
 class MergeTurns:
     """
-    Merges pull requests one after another, by their numbers, going on where the last visit left off.
+    Merges pull requests one after another, going on where the last visit left off.
 
-    Each merge makes a forge compute the others anew, in that order: so the next one is ready first.
+    Each merge makes a forge compute all others anew, one after another; those that it was done
+    with meanwhile come last. So the next one that is ready is found by asking for one after
+    another, which is quicker than to wait for any.
     What takes too long, or finds the forge not ready again and again, waits
     for the next visit: what is new meanwhile has its turn.
     """
@@ -43,17 +48,24 @@ class MergeTurns:
         Returns after which time the next visit is due; None if all had their turn.
         """
         last, until, computing = self._last.get(repo, 0), self._clock() + MERGE_TURN, 0
-        for name in sorted(numbers, key=lambda name: (numbers[name] <= last, numbers[name])):
-            if computing == MOST_COMPUTING:
-                break
+        queue = deque(sorted(numbers, key=lambda name: (numbers[name] <= last, numbers[name])))
+        while queue and computing < min(MOST_COMPUTING, len(queue)):
             if self._clock() >= until:
                 return timedelta(0)
+            name = queue.popleft()
             refusal = await merge(name)
             self._last[repo] = numbers[name]
-            computing = computing + 1 if refusal and refusal.kind == "computing" else 0
-            if not computing:
+            if refusal and refusal.kind == "computing":
+                queue.append(name)
+                computing += 1
+            else:
                 self._pauses.pop(repo, None)
-        return self._pause(repo) if computing else None
+                computing = 0
+        return self._pause(repo) if queue else None
+
+    def is_slow(self, repo: str) -> bool:
+        """Return whether the forge has not been ready for any merge of a repo for a while."""
+        return self._pauses.get(repo, PAUSE) >= LASTING
 
     def _pause(self, repo: str) -> timedelta:
         pause = self._pauses.get(repo, PAUSE)

@@ -39,7 +39,8 @@ def notify(
     pulls.notify(hint, latch)
     branches.notify(hint, latch)
     for poller in pollers:
-        poller.notify(hint.repos, latch=latch)
+        if hint.branch is not None or not poller.only_pushes:
+            poller.notify(hint.repos, latch=latch)
     latch.release()
 
 
@@ -58,5 +59,6 @@ def specs_poller(
         interval=interval,
         clock=clock,
         failure="is not fetched now",
+        only_pushes=True,  # or each of our own comments and statuses would be a fetch
         due={FLEET_FORGE: clock() + interval()},  # it was fetched when it was opened
     )

@@ -77,6 +77,8 @@ class Poller(Generic[Subject]):
     """
     retry: Callable[[], timedelta] | None = None
     """Delay before a failed key is polled again, if that is sooner than the interval."""
+    only_pushes: bool = False
+    """Whether of all webhooks only those of pushes concern it."""
     done: Callable[[], None] = lambda: None
     """Called whenever a poll has ended."""
     due: dict[str, datetime] = field(default_factory=dict)

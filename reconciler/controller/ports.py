@@ -223,7 +223,7 @@ class Forges(Protocol):
     """
 
     async def whoami(self, forge: Forge) -> str:
-        """Return the name of our own account there."""
+        """Return the name of our own account there; remembered for a while."""
 
     async def pulls(
         self, forge: Forge, branches: Collection[str], fresh: Collection[int], *, refreshes: bool = True
@@ -253,6 +253,9 @@ class Forges(Protocol):
 
         None if the repository takes no issues: that says nothing of those it had.
         """
+
+    async def has_label(self, forge: Forge, label: str) -> bool:
+        """Return whether the repository, or its owner, may have a label of that name."""
 
     async def issue(self, forge: Forge, number: int) -> Issue | None:
         """Return an issue as it is now, open or closed; None if it was deleted, or transferred elsewhere."""

@@ -4,7 +4,7 @@ Pull request controller: reads pull requests into facts, and shows the status of
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -177,7 +177,8 @@ class PullRequestController:
         by_task = {name: pulls[branch] for name, branch in branches.items() if branch in pulls}
         for name, pull in by_task.items():
             if isinstance(pull, PullRequestSnapshot):
-                self._see(name, pull, at, bot=bot, delivery=hints.get(pull.number))
+                delivery = hints.get(pull.number)
+                self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
         await self._inbox.wait_recorded()
         await self._show_all(repo, repo.forge, {name: by_task.get(name) for name in names}, bot)
 
@@ -193,15 +194,28 @@ class PullRequestController:
         pulls: Mapping[str, PullRequestSnapshot | Unavailable | None],
         bot: str,
     ) -> None:
-        """Show tasks, some at a time; then those that are to be merged, in turn."""
-        merging, gate = self._to_merge(repo, pulls, bot), asyncio.Semaphore(AT_ONCE)
+        """
+        Show tasks, some at a time; then those that are to be merged, in turn.
 
-        async def show(name: str) -> MergeRefusal | None:
+        What was merged goes on record together: each commit is a push, and the forge that
+        takes it is the one that merges.
+        """
+        merging, gate = self._to_merge(repo, pulls, bot), asyncio.Semaphore(AT_ONCE)
+        merged: list[PullRequestSeen] = []
+
+        async def show(name: str) -> None:
             async with gate:
-                return await self._try_to_show(repo, forge, name, pulls[name], bot)
+                await self._try_to_show(repo, forge, name, pulls[name], bot=bot, tell=self._inbox.emit)
+
+        async def merge(name: str) -> MergeRefusal | None:
+            return await self._try_to_show(repo, forge, name, pulls[name], bot=bot, tell=merged.append)
 
         await asyncio.gather(*(show(name) for name in pulls if name not in merging))
-        pause = await self._turns.merge(repo.name, merging, show)
+        try:
+            pause = await self._turns.merge(repo.name, merging, merge)
+        finally:
+            for fact in merged:
+                self._inbox.emit(fact)
         if pause is not None:
             self.poller.notify([repo.name], at=self._clock() + pause)
 
@@ -219,7 +233,14 @@ class PullRequestController:
         return numbers
 
     async def _try_to_show(
-        self, repo: Repo, forge: Forge, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str
+        self,
+        repo: Repo,
+        forge: Forge,
+        name: str,
+        pull: PullRequestSnapshot | Unavailable | None,
+        *,
+        bot: str,
+        tell: Callable[[PullRequestSeen], None],
     ) -> MergeRefusal | None:
         """Show a task; one that cannot be read or shown says why, and holds up no other."""
         self._failed.pop(name, None)
@@ -227,7 +248,7 @@ class PullRequestController:
             if isinstance(pull, Unavailable):
                 self._failed[name] = f"its pull request cannot be read: {pull}"
             else:
-                return await self._show(repo, forge, name, pull, bot)
+                return await self._show(repo, forge, name, pull, bot=bot, tell=tell)
         except Unavailable as error:
             log.warning("task %s is not shown on its forge now: %s", name, error)
             self._failed[name] = f"it is not shown on its forge: {error}"
@@ -249,9 +270,20 @@ class PullRequestController:
         return ours.intersection(hints) if repo in self._refreshed else ours
 
     async def _show(
-        self, repo: Repo, forge: Forge, name: str, pull: PullRequestSnapshot | None, bot: str
+        self,
+        repo: Repo,
+        forge: Forge,
+        name: str,
+        pull: PullRequestSnapshot | None,
+        *,
+        bot: str,
+        tell: Callable[[PullRequestSeen], None],
     ) -> MergeRefusal | None:
-        """Show the status of a task on the forge, unless it is shown already; return why it is not merged."""
+        """
+        Show the status of a task on the forge, unless it is shown already; return why it is not merged.
+
+        What is new of its pull request goes to `tell`.
+        """
         task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if task is None or status is None:
             return None
@@ -264,15 +296,18 @@ class PullRequestController:
             return None
         at = self._clock()
         after = await self._forges.show(forge, wanted)
+        refusal = after.refusal if after else None
+        if after and refusal and refusal.kind == "computing" and not self._turns.is_slow(repo.name):
+            after = replace(after, refusal=None)  # it is over in moments
         if wanted.merges and not (after and after.is_merged):
-            self._await_merge(repo, name, wanted, after)
+            self._await_merge(repo, name, wanted, after, refusal)
         else:
             self._shown[name] = wanted, after
             self._patience.pop(name, None)
             self._rest(name, status)
         if after is not None and after != pull:
-            self._see(name, after, at, bot=bot)
-        return after.refusal if after else None
+            tell(PullRequestSeen(task=name, pull=after, at=at, bot=bot))
+        return refusal
 
     def _is_done(self, repo: str, name: str, shown: tuple[ForgeView, PullRequestSnapshot | None]) -> bool:
         """Return whether that is shown already; a merge that was refused is asked for again after a time."""
@@ -285,12 +320,17 @@ class PullRequestController:
         return at > self._clock()
 
     def _await_merge(
-        self, repo: Repo, name: str, wanted: ForgeView, after: PullRequestSnapshot | None
+        self,
+        repo: Repo,
+        name: str,
+        wanted: ForgeView,
+        after: PullRequestSnapshot | None,
+        refusal: MergeRefusal | None,
     ) -> None:
         """Schedule another poll with a growing delay: some merges are never allowed."""
-        if after and after.refusal:
-            if after.refusal.kind == "computing":  # that is up to the repo
-                return
+        if refusal and refusal.kind == "computing":  # that is up to the repo
+            return
+        if after and refusal:
             self._shown[name] = wanted, replace(after, refusal=None)
         now = self._clock()
         wait, at = self._patience.get(name, (SOON, now))
@@ -305,11 +345,6 @@ class PullRequestController:
             self._failing_since[name] = status.since
             self._watch(name)
 
-    def _see(
-        self, name: str, pull: PullRequestSnapshot, at: datetime, *, bot: str, delivery: str | None = None
-    ) -> None:
-        self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
-
     def _branch(self, name: str) -> str | None:
         task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if status and status.run:
@@ -318,7 +353,5 @@ class PullRequestController:
 
     async def _bot(self, forge: Forge) -> str:
         """Return the name of our own account there; its actions are ignored."""
-        key = f"{forge.api} {forge.repo}"
-        if key not in self._bots:
-            self._bots[key] = await self._forges.whoami(forge)
-        return self._bots[key]
+        bot = self._bots[f"{forge.api} {forge.repo}"] = await self._forges.whoami(forge)
+        return bot

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from reconciler.core.conditions import Condition, conditions, needs_a_person
 from reconciler.core.errors import Problem
 from reconciler.core.figures import FiguresOf, LiveFigures
-from reconciler.core.model.specs import Account, Agent, Desired, DesiredState, ExecutionMode, Host, Task
+from reconciler.core.model.specs import Account, Agent, Desired, DesiredState, ExecutionMode, Host, Repo, Task
 from reconciler.core.model.status import (
     MERGE_REASONS,
     AccountStatus,
@@ -259,6 +259,16 @@ class WorkerView:
 
 
 @dataclass(frozen=True, slots=True)
+class RepoView:
+    """One repo: what the specs say, and what is wrong with its forge."""
+
+    name: str
+    spec: Repo
+    forge_fault: str | None
+    """Why its forge cannot be worked with, such as a right that the token lacks; None if nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
 class AccountView:
     """One account: what the specs say, whether it is at its limit, what runs with it."""
 
@@ -325,6 +335,8 @@ class ReadModel:
     live: FiguresOf = _no_figures
     closed: Mapping[str, datetime] = field(default_factory=dict)
     """When people last closed or opened hosts, by name, as far as that is known."""
+    forge_faults: Mapping[str, str] = field(default_factory=dict)
+    """Why forges cannot be worked with, by repo, as who reconciles says."""
 
     def names(self) -> AbstractSet[str]:
         """Return every task that is asked for or on record."""
@@ -398,6 +410,13 @@ class ReadModel:
         return {
             name: WorkerView(name, agent, tuple(sorted(held[name])))
             for name, agent in sorted(self.desired.agents.items())
+        }
+
+    def repos(self) -> Mapping[str, RepoView]:
+        """Return every repo of the specs, by name."""
+        return {
+            name: RepoView(name, repo, self.forge_faults.get(name))
+            for name, repo in sorted(self.desired.repos.items())
         }
 
     def needs(self, tasks: Iterable[TaskView] | None = None) -> Iterator[Need]:

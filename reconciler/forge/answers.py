@@ -94,10 +94,16 @@ class LabelsAnswer(RootModel[tuple[LabelAnswer, ...]]):
     """All labels of an issue or a pull request."""
 
 
+class _Permissions(ForgeAnswer):
+    push: bool = True
+
+
 class RepositoryAnswer(ForgeAnswer):
     """A repository."""
 
     id: Id
+    permissions: _Permissions | None = None
+    """What the account of the token may do there, where that is told with it."""
 
 
 class Side(ForgeAnswer):
@@ -168,6 +174,12 @@ class PullAnswer(ForgeAnswer):
         return self.state == "open"
 
     @property
+    def is_read_only(self) -> bool:
+        """Whether the account of the token may not write to its repository, as far as that is told."""
+        permissions = self.base.repo.permissions if self.base.repo else None
+        return permissions is not None and not permissions.push
+
+    @property
     def state_of_people(self) -> "PullAnswer":
         """It without what the forge computes by itself, so that a change is somebody's."""
         base = self.base.model_copy(update={"sha": ""})
@@ -181,7 +193,8 @@ class PullAnswer(ForgeAnswer):
     @property
     def is_from_here(self) -> bool:
         """Whether its head is a branch of this repository and not of a fork, which may use the same name."""
-        return self.head.repo is not None and self.head.repo == self.base.repo
+        head, base = self.head.repo, self.base.repo
+        return head is not None and base is not None and head.id == base.id
 
 
 class InlineAnswer(ForgeAnswer):
@@ -248,6 +261,12 @@ class CommitAnswer(ForgeAnswer):
         if self.author:
             return self.author.login
         return self.commit.author.name if self.commit.author else ""
+
+
+class ComparisonAnswer(ForgeAnswer):
+    """What a branch has beside another."""
+
+    total_commits: Id
 
 
 class CommitsAnswer(RootModel[tuple[CommitAnswer, ...]]):

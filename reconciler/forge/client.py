@@ -49,6 +49,8 @@ _READ_TIMEOUT = 20.0
 _TIMEOUT = 60.0
 """Seconds for one whole exchange."""
 _MOST_BYTES = 16 * 2**20
+_SMALLER_PAGES = (5, 1)
+"""Items in a page in place of one that was too large; each size divides the one before."""
 _COUNT = re.compile(r"[0-9]{1,15}")
 _UNCHANGED = 304
 _PASSING = frozenset({429, 502, 503, 504})
@@ -79,6 +81,10 @@ log = logging.getLogger(__name__)
 
 class UnexpectedAnswer(Unavailable):
     """An answer of an unexpected shape: a retry will hardly change it."""
+
+
+class TooLarge(UnexpectedAnswer):
+    """An answer larger than is read: a part of it may be small enough."""
 
 
 class Forbidden(Unavailable):
@@ -132,6 +138,30 @@ class Rest:
     """In seconds of the monotonic clock."""
 
 
+@dataclass(slots=True)
+class _Cursor:
+    """Where a list is read on."""
+
+    size: int
+    """Items in a page."""
+    number: int = 1
+    """Of the next page."""
+    seen: int = 0
+
+    def advance(self, items: int) -> None:
+        """Go on to the page after so many items."""
+        self.seen += items
+        self.number += 1
+
+    def shrink(self) -> bool:
+        """Go on in smaller pages; return whether there are any."""
+        smaller = next((n for n in _SMALLER_PAGES if n < self.size and self.seen % n == 0), None)
+        if smaller is None:
+            return False
+        self.size, self.number = smaller, self.seen // smaller + 1
+        return True
+
+
 class ForgeClient:
     """A repository on a forge, over HTTP; paths are relative to it, but for those that begin with `/`."""
 
@@ -149,10 +179,14 @@ class ForgeClient:
         self.writes = 0
         """Requests so far that may have changed something."""
         self.forge = forge
+        self.is_read_only = False
+        """Whether the forge said last that the account may not write to the repository."""
         self._dialect = dialect
         self._tokens = tokens
         self._token = ""
         """The last that was used; nobody learns it."""
+        self.token_count = 0
+        """How many tokens were used so far, one after another."""
         self._looked_up_at = 0.0
         """Monotonic time at which a token that was refused was looked up last."""
         self._denials: dict[str, _Denial] = {}
@@ -216,16 +250,15 @@ class ForgeClient:
         """
         Yield the items of a list, page after page, of `most` pages at most.
 
-        An item that is not as expected is left out with a warning: it costs
-        itself and nothing else. With `strict` it raises UnexpectedAnswer, for
+        An item that is not as expected, or too large, is left out with a warning: it
+        costs itself and nothing else. With `strict` it raises UnexpectedAnswer, for
         lists in which nothing may be missing; `null` is no item there either.
         `is_counted=False` is for lists that do not tell how long they are: they
         are read to an empty page.
         """
-        seen, before = 0, None
-        for page in range(1, most + 1):
-            size_of = page_of(page, size, self._dialect.size_parameter)
-            reply = await self._ask("GET", path, {**(params or {}), **size_of})
+        cursor, before = _Cursor(size), None
+        for _ in range(most):
+            reply = await self._page(path, params or {}, cursor, strict=strict)
             items = reply.value or []
             if not isinstance(items, list):
                 raise self._unexpected(path, "a list was expected")
@@ -240,9 +273,31 @@ class ForgeClient:
                     log.warning("%s; it is passed over", error)
                 else:
                     yield entry
-            seen, before = seen + len(items), items
-            if not items or not (_has_more(reply.headers, seen) or _is_untold(reply.headers, is_counted)):
+            before = items
+            cursor.advance(len(items))
+            if not items or not (
+                _has_more(reply.headers, cursor.seen, is_full=len(items) >= cursor.size)
+                or _is_untold(reply.headers, is_counted)
+            ):
                 return
+
+    async def _page(
+        self, path: str, params: Mapping[str, str], cursor: "_Cursor", *, strict: bool
+    ) -> ForgeReply:
+        """Return the next page of a list; one that is too large in smaller ones, without an item that is."""
+        is_over = strict
+        while True:
+            page = page_of(cursor.number, cursor.size, self._dialect.size_parameter)
+            try:
+                return await self._ask("GET", path, {**params, **page})
+            except TooLarge as error:
+                if cursor.shrink():
+                    continue
+                if is_over:  # a second one: it is the list that is so, however little is asked for
+                    raise
+                log.warning("%s; it is passed over", error)
+                is_over = True
+                cursor.advance(1)
 
     async def write(self, method: str, path: str, shape: type[T], body: Mapping[str, Any]) -> T:
         """Create or change something; before a POST, and after a failed one, check whether it exists."""
@@ -320,7 +375,7 @@ class ForgeClient:
                 http.stream(method, self._url(path), params=params, json=body, headers=headers) as reply,
             ):
                 self._note_time(reply, sent)
-                raw = await self._body(reply)
+                raw = await self._body(f"{method} {path}", reply)
         except TimeoutError:
             raise Outage(f"{self._where}: no whole answer within {_TIMEOUT:g} s") from None
         except httpx2.TransportError as error:
@@ -362,7 +417,13 @@ class ForgeClient:
     def denials(self) -> Sequence[str]:
         """What the token is refused, as far as it was tried; the reasons."""
         whole = [str(denial.error) for denial in self._denials.values()]
+        if self.is_read_only:
+            whole.append(f"{self._where}: the account of the token may only read: give it write access there")
         return [*whole, *(why for why in self._forbidden.values() if why not in whole)]
+
+    def excuse(self, path: str) -> None:
+        """Tell nobody that this may not be read: it is done without."""
+        self._denials.pop(_kind_of("GET", path), None)
 
     async def _authorization(self, kind: str) -> dict[str, str]:
         """
@@ -381,18 +442,19 @@ class ForgeClient:
             message = f"empty or has characters that no token has; fix what {self._tokens.place} points to"
             raise Unavailable(f"{self._where}: the token is {message}")
         if token != self._token:
+            self.token_count += 1
             self._denials = {key: each for key, each in self._denials.items() if each.token == token}
         self._token = token
         if denial and denial.token == token and now < denial.until:
             raise type(denial.error)(str(denial.error))
         return {"Authorization": f"{self._dialect.scheme} {token}"}
 
-    async def _body(self, reply: "httpx2.Response") -> bytes:
+    async def _body(self, request: str, reply: "httpx2.Response") -> bytes:
         raw = bytearray()
         async for chunk in reply.aiter_bytes():
             raw += chunk
             if len(raw) > _MOST_BYTES:
-                raise Unavailable(f"{self._where}: its answer is larger than {_MOST_BYTES} bytes")
+                raise TooLarge(f"{self._where}: {request}: its answer is larger than {_MOST_BYTES} bytes")
         return bytes(raw)
 
     def _checked(self, request: str, status: int, headers: Mapping[str, str], raw: bytes) -> ForgeReply:
@@ -511,14 +573,18 @@ def page_of(number: int, size: int, size_parameter: str) -> Mapping[str, str]:
     return {"page": str(number), size_parameter: str(size)}
 
 
-def _has_more(headers: Mapping[str, str], seen: int) -> bool:
-    """Return whether another page follows: by the link, by its number, else by how many items there are."""
+def _has_more(headers: Mapping[str, str], seen: int, *, is_full: bool) -> bool:
+    """
+    Return whether another page may follow: by the link, by its number, else by how many items there are.
+
+    A number that is less than was seen is a lie; without one, a full page may have another after it.
+    """
     if "link" in headers:
         return 'rel="next"' in headers["link"]
     if "x-next-page" in headers:
         return bool(headers["x-next-page"])
     total = headers.get("x-total-count", "")
-    return bool(_COUNT.fullmatch(total)) and seen < int(total)
+    return seen != int(total) if _COUNT.fullmatch(total) else is_full
 
 
 def _is_untold(headers: Mapping[str, str], is_counted: bool) -> bool:

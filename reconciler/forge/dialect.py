@@ -112,6 +112,8 @@ class Dialect:
     """Whether drafts have a flag of their own that can be set; if not, their title begins with `draft`."""
     is_sure_of_conflicts: bool = False
     """Whether `mergeable: false` always means a conflict; if not, it may still be being computed."""
+    notices_merges: bool = False
+    """Whether a pull request counts as merged once its commits are in its base branch, however that came."""
     computing: str = "try again later"
     """Part of the message of a merge that is declined because the forge still computes, in lower case."""
     passing: Collection[str] = ()

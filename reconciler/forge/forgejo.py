@@ -114,6 +114,11 @@ class ForgeRegistry:
         async with self._at(forge) as clients:
             return await clients.issues.open(label)
 
+    async def has_label(self, forge: Forge, label: str) -> bool:
+        """Return whether the repository, or its owner, may have a label of that name."""
+        async with self._at(forge) as clients:
+            return await clients.issues.has_label(label)
+
     async def issue(self, forge: Forge, number: int) -> Issue | None:
         """Return an issue as it is now, open or closed; None if it was deleted or transferred."""
         async with self._at(forge) as clients:

@@ -355,6 +355,7 @@ GITHUB = Dialect(
     has_drafts=True,
     is_sure_of_conflicts=True,
     computing="base branch was modified",
+    notices_merges=True,
     more_checks=_more_checks,
     inline_comments=_inline_comments,
     may_write=_may_write,

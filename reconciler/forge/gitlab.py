@@ -26,12 +26,13 @@ from urllib.parse import quote
 
 from reconciler.core.times import EARLIEST
 from reconciler.forge.answers import ForgeAnswer, JsonLine
-from reconciler.forge.client import Declined, Forbidden, ForgeClient, UnexpectedAnswer
+from reconciler.forge.client import Broken, Declined, Forbidden, ForgeClient, UnexpectedAnswer
 from reconciler.forge.dialect import Dialect, Headers
 from reconciler.forge.gitlab_answers import (
     COMPUTING,
     HOOK_EVENTS,
     ApprovalsAnswer,
+    ApprovalStateAnswer,
     GitLabAccount,
     GitLabCommit,
     GitLabDelivery,
@@ -123,7 +124,8 @@ def _paging(params: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _only(value: Any) -> ForgeReply:
-    return ForgeReply(200, value)
+    """Return something as the whole answer; a list says how long it is."""
+    return ForgeReply(200, value, {"x-total-count": str(len(value))} if isinstance(value, list) else {})
 
 
 # --- Accounts and the project -------------------------------------------------------
@@ -299,7 +301,18 @@ async def _merge(request: ForgeRequest) -> ForgeReply:
         if declined.message.startswith("401"):
             raise Declined(f"merge {path}", 405, _MAY_NOT) from None
         state = (await _get(client, path, MergeRequest)).detailed_merge_status
-        raise Declined(f"merge {path}", *_refusal(state, declined)) from None
+        status, why = _refusal(state, declined)
+        missing = await _missing_rules(client, path) if state == "not_approved" else []
+        raise Declined(f"merge {path}", status, "; ".join([why, *missing])) from None
+
+
+async def _missing_rules(client: ForgeClient, path: str) -> Sequence[str]:
+    """Return what the rules of approval still take; nothing where there are none, or they may not be read."""
+    try:
+        state = await _get(client, f"{path}/approval_state", ApprovalStateAnswer)
+    except (Declined, Forbidden, Broken, UnexpectedAnswer):
+        return []
+    return [rule.missing for rule in state.rules if rule.missing]
 
 
 def _refusal(state: str, declined: Declined) -> tuple[int, str]:
@@ -703,6 +716,7 @@ GITLAB = Dialect(
     text=_shown,
     draft="Draft:",
     draft_title=re.compile(r"(?i)(?:draft:|\[draft\]|\(draft\))\s*"),
+    notices_merges=True,
     is_sure_of_conflicts=True,
     computing=_STILL,
     passing={_RUNNING},

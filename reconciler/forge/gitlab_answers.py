@@ -203,6 +203,37 @@ class ApprovalsAnswer(ForgeAnswer):
     approved_by: tuple[Approval, ...] = ()
 
 
+class ApprovalRule(ForgeAnswer):
+    """A rule of who has to approve; not every edition of GitLab has them."""
+
+    name: JsonLine = ""
+    approvals_required: Id = 0
+    approved_by: tuple[GitLabUser, ...] = ()
+    eligible_approvers: tuple[GitLabUser, ...] = ()
+
+    @property
+    def missing(self) -> str:
+        """What it still takes, in words; empty if it is met."""
+        left = self.approvals_required - len(self.approved_by)
+        if left <= 0:
+            return ""
+        done = {each.username for each in self.approved_by}
+        names = [each.username for each in self.eligible_approvers if each.username not in done]
+        who = (
+            f" of {', '.join(names[:_MOST_NAMES])}{' …' if len(names) > _MOST_NAMES else ''}" if names else ""
+        )
+        return f"rule {self.name} takes {left} more{who}"
+
+
+_MOST_NAMES = 5
+
+
+class ApprovalStateAnswer(ForgeAnswer):
+    """The rules of a merge request."""
+
+    rules: tuple[ApprovalRule, ...] = ()
+
+
 class ReviewerAnswer(ForgeAnswer):
     """A reviewer of a merge request, and where the review stands."""
 

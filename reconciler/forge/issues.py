@@ -44,6 +44,12 @@ class IssueReader:
             raise
         return issues
 
+    async def has_label(self, label: str) -> bool:
+        """Return whether the repository, or its owner, may have a label of that name."""
+        return await self._is_in("labels", label) or (
+            self._dialect.has_owner_labels and await self._may_be_of_owner(label)
+        )
+
     async def _listed(self, label: str, query: Mapping[str, str]) -> Sequence[Issue]:
         answers = [answer async for answer in self._client.pages("issues", IssueAnswer, query)]
         clock = self._client.forge_clock
@@ -65,14 +71,19 @@ class IssueReader:
         return has_twin
 
     async def _may_be_of_owner(self, label: str) -> bool:
+        path = f"/orgs/{self._owner}/labels"
         try:
-            return await self._is_in(f"/orgs/{self._owner}/labels", label)
+            return await self._is_in(path, label)
         except Forbidden:
+            self._client.excuse(path)
             return True
 
     async def _is_in(self, path: str, label: str) -> bool:
+        same = self._dialect.same_label
         try:
-            return any([answer.name == label async for answer in self._client.pages(path, LabelAnswer)])
+            return any(
+                [same(answer.name) == same(label) async for answer in self._client.pages(path, LabelAnswer)]
+            )
         except Declined:  # the owner is a person
             return False
 

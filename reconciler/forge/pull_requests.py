@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, MutableMapping, Seque
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
+from urllib.parse import quote
 
 from reconciler.controller.ports import Clock
 from reconciler.core.bounded import BoundedDict
@@ -26,6 +27,7 @@ from reconciler.forge.answers import (
     OWN_CONTEXTS,
     CommentAnswer,
     CommitsAnswer,
+    ComparisonAnswer,
     EntryAnswer,
     InlineAnswer,
     PullAnswer,
@@ -98,6 +100,10 @@ class PullRequestReader:
         """By commit."""
         self._unmergeable: MutableMapping[int, tuple[tuple[str, str], datetime]] = BoundedDict(_MOST_KEPT)
         """Head and base that could not be merged, and since when."""
+        self._computing: MutableMapping[int, tuple[str, datetime]] = BoundedDict(_MOST_KEPT)
+        """Head whose merge was declined because the forge computes, and since when."""
+        self._merged: MutableMapping[int, str] = BoundedDict(_MOST_KEPT)
+        """Head that is in the base branch though the forge does not call the pull request merged."""
 
     async def of(
         self, branches: Collection[str], fresh: Collection[int], *, refreshes: bool = True
@@ -136,8 +142,10 @@ class PullRequestReader:
             if answer.updated_at < self._looked_until:
                 break
             self._listed[answer.number] = answer
+            self._client.is_read_only = answer.is_read_only
             newest = max(newest, answer.updated_at)
-        self._looked_until = newest
+        # One from the future, of a clock that was wrong, would hide all that happens until then.
+        self._looked_until = min(newest, self._client.forge_clock.theirs(self._clock()))
 
     def newest(self, branch: str) -> PullAnswer | None:
         """Return the newest pull request of a branch as the last look found it, an open one first."""
@@ -165,6 +173,11 @@ class PullRequestReader:
             return None
         self._current.discard(number)
         return self._details.get(number)
+
+    def keep_current(self, detail: PullRequestDetail) -> None:
+        """Take a pull request for as current as before: nothing was changed after all."""
+        if self._details.get(detail.pull.number) is detail:
+            self._current.add(detail.pull.number)
 
     async def read_anew(self, detail: PullRequestDetail) -> PullRequestDetail:
         """
@@ -226,11 +239,41 @@ class PullRequestReader:
         """Remember that a merge failed because of a conflict."""
         self._unmergeable[answer.number] = ((answer.head.sha, answer.base.sha), _LONG_AGO)
 
+    async def is_in_base(self, answer: PullAnswer) -> bool:
+        """
+        Return whether a merge that is declined again and again was done, as far as git goes.
+
+        Forgejo and Gitea do not notice that of a merge whose request was cut off: the commits
+        are in the base branch, and the pull request is open for ever, and "computes".
+        """
+        number, head, now = answer.number, answer.head.sha, self._clock()
+        before, since = self._computing.get(number, (head, now))
+        if before != head:
+            since = now
+        self._computing[number] = head, since
+        if self._dialect.notices_merges or now - since < self._settling_time():
+            return False
+        self._computing[number] = head, now  # looked up again after as long
+        sides = f"{quote(answer.base.ref, safe='')}...{head}"
+        comparison = await self._client.get(f"compare/{sides}", ComparisonAnswer)
+        if comparison.total_commits == 0:
+            self._merged[number] = head
+        return self.was_merged(answer)
+
+    def was_merged(self, answer: PullAnswer) -> bool:
+        """Return whether the commits of a pull request were found in its base branch."""
+        return bool(answer.head.sha) and self._merged.get(answer.number) == answer.head.sha
+
     # --- Which ones --------------------------------------------------------
 
     def _newest(self, branches: set[str]) -> dict[str, PullAnswer]:
+        """
+        Return the newest pull request of each branch; of open ones the first.
+
+        A person may open a second one of the same branch, against another base.
+        """
         newest: dict[str, PullAnswer] = {}
-        for answer in sorted(self._listed.values(), key=lambda each: (each.is_open, each.number)):
+        for answer in sorted(self._listed.values(), key=_precedence):
             if answer.is_from_here and answer.head.branch in branches:
                 newest[answer.head.branch] = answer
         return newest
@@ -320,7 +363,7 @@ class PullRequestReader:
             ref=self._dialect.pull_ref.format(number=answer.number),
             pusher=pusher,
             state="open" if answer.is_open else "closed",
-            is_merged=answer.is_merged,
+            is_merged=answer.is_merged or self.was_merged(answer),
             is_draft=answer.draft,
             mergeable=mergeable,
             is_conflicting=mergeable is False,
@@ -472,6 +515,10 @@ _VERDICTS: Mapping[str, _Verdict] = {
     "DISMISSED": "comment",  # GitHub does not say what it was
 }
 """Verdict by the state of a review; requested and pending reviews have none."""
+
+
+def _precedence(answer: PullAnswer) -> tuple[bool, int]:
+    return answer.is_open, -answer.number if answer.is_open else answer.number
 
 
 def _chunks(numbers: Sequence[int], size: int) -> Iterable[Sequence[int]]:

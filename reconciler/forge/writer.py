@@ -13,8 +13,9 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 from urllib.parse import quote
 
 from reconciler.core.errors import Unavailable
@@ -29,7 +30,6 @@ from reconciler.core.model.status import Phase
 from reconciler.core.text import harmless, one_line
 from reconciler.forge.answers import (
     CommentAnswer,
-    ForgeUser,
     IssueAnswer,
     LabelAnswer,
     LabelsAnswer,
@@ -37,8 +37,9 @@ from reconciler.forge.answers import (
     StatusAnswer,
     mark_of,
 )
-from reconciler.forge.client import Broken, Declined, Forbidden, ForgeClient
+from reconciler.forge.client import Broken, Declined, ForgeClient
 from reconciler.forge.dialect import Dialect
+from reconciler.forge.own_account import OwnAccount
 from reconciler.forge.pull_requests import PullRequestDetail, PullRequestReader
 
 log = logging.getLogger(__name__)
@@ -54,16 +55,11 @@ _MOST_TITLE = 240
 _MOST_DESCRIPTION = 140
 _NOT_NOW = frozenset({404, 405, 409, 412, 422})
 _CONFLICT = 409
+_LAST_REQUEST = 5.0
+"""Seconds for a merge under way when the process is ended."""
 _COMPUTING = MergeRefusal("it computes whether it can be merged", kind="computing")
 _OF_REVIEWS = re.compile(r"(?i)review|approv|owner")
 """In the message of a merge that is declined because somebody has to look at it first."""
-_MERGE_WAITS = (0.5, 1.0, 1.5, 2.0)
-"""
-Seconds before a merge is asked for again that the forge still computes.
-
-Each merge lets it compute anew for all that are open, in turn: to wait for this
-one is quicker than to ask for all the others.
-"""
 
 
 class ForgeWriter:
@@ -73,9 +69,7 @@ class ForgeWriter:
         self._client = client
         self._dialect = dialect
         self._pulls = pulls
-        self._me = ""
-        self._is_patient = True
-        """Whether the forge was done computing the last time that a merge waited for it."""
+        self._account = OwnAccount(client)
         self._labels: dict[str, int] = {}
         """Ids of the repository's labels, as far as they are known."""
         self._labels_lock = asyncio.Lock()
@@ -92,16 +86,24 @@ class ForgeWriter:
 
     async def upsert_comment(self, number: int, note: ManagedComment, *, on_pull: bool) -> bool:
         """Create or update our comment with that key; return whether it is new."""
-        text, me = f"{mark_of(note.key)}\n{self._cut(note.text)}", await self.whoami()
+        text = f"{mark_of(note.key)}\n{self._cut(note.text)}"
         ticket = self._ticket(number, on_pull=on_pull)
-        async for answer in self._client.pages(f"{ticket}/comments", CommentAnswer):
-            if answer.comment(me).key == note.key:
-                if answer.body.strip() != text.strip():
-                    path = self._dialect.comment(ticket, answer.id)
-                    await self._client.send("PATCH", path, {"body": text})
-                return False
-        await self._client.send("POST", f"{ticket}/comments", {"body": text})
-        return True
+        answer = await self._own_comment(ticket, note.key)
+        if answer is None:
+            await self._client.send("POST", f"{ticket}/comments", {"body": text})
+        elif answer.body.strip() != text.strip():
+            await self._client.send("PATCH", self._dialect.comment(ticket, answer.id), {"body": text})
+        return answer is None
+
+    async def _own_comment(self, ticket: str, key: str) -> CommentAnswer | None:
+        """Return our comment with that key; another account that seems to have it may be ours, renamed."""
+        before = await self.whoami()
+        answers = [answer async for answer in self._client.pages(f"{ticket}/comments", CommentAnswer)]
+        marked = [answer for answer in answers if answer.body.startswith(mark_of(key))]
+        if marked and not any(answer.comment(before).key for answer in marked):
+            self._account.forget()
+        me = await self.whoami()
+        return next((answer for answer in marked if answer.comment(me).key == key), None)
 
     def _ticket(self, number: int, *, on_pull: bool) -> str:
         """Return the path of the conversation and the labels of an issue or a pull request."""
@@ -138,15 +140,7 @@ class ForgeWriter:
 
     async def whoami(self) -> str:
         """Return the name of the account that the token is of."""
-        if not self._me:
-            self._me = self._client.forge.account or await self._ask_account()
-        return self._me
-
-    async def _ask_account(self) -> str:
-        try:
-            return await self._client.account() or (await self._client.get("/user", ForgeUser)).login
-        except Forbidden as error:
-            raise Unavailable(f"{error}; or name the account of the token as `forge.account`") from None
+        return await self._account.name()
 
     # --- The pull request --------------------------------------------------
 
@@ -157,8 +151,7 @@ class ForgeWriter:
             await self._pulls.look()
             newest = self._pulls.newest(want.branch)
         if newest is not None and (newest.is_open or not want.opens):
-            current = None if want.merges else self._pulls.take_current(newest.number)
-            return current or await self._pulls.read(newest.number)
+            return self._pulls.take_current(newest.number) or await self._pulls.read(newest.number)
         return await self._open(want) if want.opens else None
 
     async def _open(self, want: ForgeView) -> PullRequestDetail:
@@ -186,6 +179,8 @@ class ForgeWriter:
     ) -> tuple[PullRequestDetail, MergeRefusal | None]:
         """Let a pull request look and be as wanted; return it as it is then, and why it was not merged."""
         writes, number = self._client.writes, detail.pull.number
+        if detail.answer.is_open and self._pulls.was_merged(detail.answer) and want.phase == Phase.COMPLETED:
+            await self._close_merged(detail)
         merges = want.merges is not None and detail.answer.is_open
         if not merges:
             detail = await self._write_text(detail, want)
@@ -196,6 +191,9 @@ class ForgeWriter:
             await self.upsert_comment(number, note, on_pull=True)
         is_written = self._client.writes > writes
         refusal = await self._merge(detail, want) if merges else None
+        if refusal and refusal.kind == "refused":  # it may be another by now than the one that was judged
+            detail = await self._pulls.read(number)
+            refusal = refusal if detail.pull.head == want.merges else None
         if is_written or (merges and refusal is None):
             detail = await self._pulls.read_anew(detail)
             _check_taken(detail, want)
@@ -235,42 +233,43 @@ class ForgeWriter:
         """Merge a pull request; return why the forge did not, None if it did or it is judged anew."""
         if detail.pull.head != want.merges:
             return None  # somebody pushed meanwhile
-        waits = iter(_MERGE_WAITS if self._is_patient else ())
-        while (refusal := await self._try_to_merge(detail, want)) is _COMPUTING:
-            wait = next(waits, None)
-            self._is_patient = wait is not None
-            if wait is None:
-                return refusal
-            await self._client.pause(wait)
-        self._is_patient = True
-        return refusal
-
-    async def _try_to_merge(self, detail: PullRequestDetail, want: ForgeView) -> MergeRefusal | None:
-        """Do so once; return `_COMPUTING` while the forge still computes whether it can be merged."""
         method, body = self._dialect.merge(want)
         try:
-            await self._client.send(method, f"pulls/{detail.pull.number}/merge", body)
+            await _whole(self._client.send(method, f"pulls/{detail.pull.number}/merge", body))
         except Declined as declined:
             if declined.status not in _NOT_NOW:
                 raise
-            if declined.status == _CONFLICT and not declined.message:  # what git says comes without one
-                self._pulls.saw_conflict(detail.answer)
-                return None
-            if self._dialect.computing in declined.message.lower():
-                return _COMPUTING
-            if self._dialect.enqueue and (
-                place := await self._dialect.enqueue(self._client, detail.answer, declined.message)
-            ):
-                return place
-            why = declined.message or f"it is not allowed now ({declined.status}), without a reason"
-            is_passing = why in self._dialect.passing
-            return MergeRefusal(why, "running") if is_passing else _refused(why, detail)
+            return await self._refusal(declined, detail)
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.
             log.warning("%s", broken)
             why = "it fails without a reason; does it depend on an issue or a pull request that is open?"
             return MergeRefusal(why)
         return None
+
+    async def _close_merged(self, detail: PullRequestDetail) -> None:
+        """Close a pull request whose commits are in the base branch, where the forge does not notice that."""
+        text = f"Its commits are in {detail.pull.base}; the forge does not call it merged, as it was cut off."
+        await self.upsert_comment(detail.pull.number, ManagedComment(key="merged", text=text), on_pull=True)
+        await self._client.send("PATCH", f"pulls/{detail.pull.number}", {"state": "closed"})
+
+    async def _refusal(self, declined: Declined, detail: PullRequestDetail) -> MergeRefusal | None:
+        """Return why a merge was declined; None for a conflict, which is seen at the pull request itself."""
+        if declined.status == _CONFLICT and not declined.message:  # what git says comes without one
+            self._pulls.saw_conflict(detail.answer)
+            return None
+        if self._dialect.computing in declined.message.lower():
+            if await self._pulls.is_in_base(detail.answer):
+                return None
+            self._pulls.keep_current(detail)
+            return _COMPUTING
+        if self._dialect.enqueue and (
+            place := await self._dialect.enqueue(self._client, detail.answer, declined.message)
+        ):
+            return place
+        why = declined.message or f"it is not allowed now ({declined.status}), without a reason"
+        is_passing = why in self._dialect.passing
+        return MergeRefusal(why, "running") if is_passing else _refused(why, detail)
 
     def _without_draft(self, title: str) -> tuple[str, str]:
         """Split a title into what makes it that of a draft, and the rest."""
@@ -372,6 +371,16 @@ class ForgeWriter:
             why = declined.message or "the forge does not say why; does it depend on one that is open?"
             text = f"The work is done, but this cannot be closed: {why}"
             await self.upsert_comment(number, ManagedComment(key="open", text=text), on_pull=False)
+
+
+async def _whole(request: Coroutine[Any, Any, None]) -> None:
+    """Wait for a request, also when it is cancelled: some forges leave half done what is cut off."""
+    task = asyncio.ensure_future(request)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=_LAST_REQUEST)
+        raise
 
 
 def _refused(why: str, detail: PullRequestDetail) -> MergeRefusal:

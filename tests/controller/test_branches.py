@@ -1,11 +1,12 @@
 """A push to the branch of a task is a sign of life, with a pull request and without."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from reconciler.controller.branches import SETTLES, BranchController
-from reconciler.controller.notify import notify
+from reconciler.controller.notify import notify, specs_poller
 from reconciler.controller.poller import Poller
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import Hint
@@ -53,6 +54,25 @@ class Pushes:
         self.branches.poller.poll_due(self.scene.clock())
         self.scene.loop.inbox.notify()
         await turns()
+
+
+async def test_specs_are_fetched_after_a_push_and_not_after_a_comment(scene):
+    await scene.start()
+    fetches, pushes = [], Pushes(scene)
+
+    async def fetch():
+        fetches.append(scene.clock.time)
+
+    specs = specs_poller(fetch, scene.loop.inbox, lambda: timedelta(minutes=1), scene.clock)
+    comment = Hint(delivery="d-1", event="issue_comment", place=FORGE.repo, repos=(FLEET_FORGE,), pull=1)
+
+    for hint in (comment, replace(comment, delivery="d-2", pull=None, branch="main")):
+        pushes.notify(hint, specs)
+        specs.poll_due(scene.clock())
+        await turns()
+
+    assert len(fetches) == 1
+    assert pushes.done == ["d-1", "d-2"]
 
 
 @pytest.mark.parametrize("task", [make_task("a", repo="web"), reviewed("a")], ids=["none", "pull_request"])

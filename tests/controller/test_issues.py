@@ -228,6 +228,22 @@ async def test_an_issue_that_is_gone_cancels_its_task_and_brings_it_back(scene, 
     assert scene.branch.content[SEVEN] == before
 
 
+async def test_a_label_that_was_deleted_or_renamed_cancels_no_task(scene):
+    scene.add(issue())
+    await scene.look()
+    scene.site.issues = {7: issue(labels=())}
+    scene.is_on_record(Phase.RUNNING)
+    scene.forges.deleted_labels = {"agent"}
+    await scene.look()
+    before = scene.spec().desired
+
+    scene.forges.deleted_labels = set()
+    await scene.look()
+
+    assert before != "cancelled"
+    assert scene.spec().desired == "cancelled"
+
+
 async def test_an_issue_that_only_slipped_out_of_the_list_cancels_nothing(scene, monkeypatch):
     scene.add(issue())
     await scene.look()

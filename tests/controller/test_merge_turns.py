@@ -60,9 +60,23 @@ async def test_a_forge_that_computes_is_left_alone_for_longer_and_longer_and_eac
     first, second = await visits.visit(), await visits.visit()
     last = [(await visits.visit())[1] for _ in range(8)][-1]
 
-    assert first == (["t1", "t2", "t3", "t4"], PAUSE)
-    assert second == (["t5", "t6", "t1", "t2"], 2 * PAUSE)
+    assert first == ([f"t{number}" for number in range(1, MOST_COMPUTING + 1)], PAUSE)
+    assert second[0][:4] == [f"t{MOST_COMPUTING + 1}", f"t{MOST_COMPUTING + 2}", "t1", "t2"]
+    assert second[1] == 2 * PAUSE
     assert last == LONGEST
+    assert visits.turns.is_slow("web")
+
+
+async def test_the_one_that_a_forge_is_ready_for_is_merged_whatever_it_computes_for_the_others():
+    visits = Visits(many(4))
+    visits.answers = dict.fromkeys(["t1", "t2", "t4"], COMPUTING)
+
+    asked, again = await visits.visit()
+
+    assert asked[:3] == ["t1", "t2", "t3"]
+    assert set(visits.numbers) == {"t1", "t2", "t4"}
+    assert again == PAUSE
+    assert not visits.turns.is_slow("web")
 
 
 async def test_after_a_merge_the_forge_is_asked_again_soon():

@@ -189,6 +189,17 @@ def test_people_at_the_pull_request_are_told_what_they_must_know(status, key, te
     assert re.fullmatch(r"[A-Za-z0-9._/:-]+", note.key)
 
 
+def test_what_people_are_told_leads_to_the_page_of_the_task_where_there_is_one():
+    address = "https://fleet.example.org/tasks/a"
+
+    shown = wanted(a_status(Phase.FAILED, failure=WHY), a_task(issue="7"), address=address)
+
+    assert [note.text.endswith(f"[Task a]({address})") for note in (*shown.notes, *shown.issue_notes)] == [
+        True,
+        True,
+    ]
+
+
 @pytest.mark.parametrize("phase", [Phase.REVIEW_PENDING, Phase.RUNNING, Phase.COMPLETED, Phase.CANCELLED])
 def test_there_is_nothing_to_tell_while_it_goes_as_it_should(phase):
     assert wanted(a_status(phase)).notes == ()

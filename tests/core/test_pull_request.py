@@ -343,6 +343,14 @@ def test_a_refusal_stands_until_something_else_is_wrong_or_it_is_merged(refusal)
     assert seen(replace(approved, is_draft=True), status, repo=MERGES).waiting.reason is Reason.REVIEW
 
 
+def test_a_request_of_a_deleted_account_says_what_takes_it_back():
+    asked = a_pull(mergeable=True, reviews=(a_review(1, "Ghost"),))
+
+    status = transition(a_status(reviewed=(1,)), seen(asked, a_status(reviewed=(1,)), repo=MERGES))
+
+    assert "dismiss that review" in status.waiting.message
+
+
 def test_what_was_in_the_way_gives_way_to_what_the_forge_says_when_it_is_asked():
     approved = a_pull(mergeable=True, reviews=(a_review(1, "alice", "approved"),))
     _, waits = closure(a_pull(mergeable=True), a_status(), repo=MERGES)

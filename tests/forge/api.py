@@ -14,6 +14,7 @@ The API of the double, with the ways of Forgejo that surprise.
 - The secret of a webhook stays as it is, whatever a PATCH says.
 - A label of the organisation beside one of the repository: issues that have both are asked for.
   Whether there is one is told only to tokens with a scope that ours need not have.
+- A merge whose request is cut off is done in git alone: the pull request stays open and computes for ever.
 - Where issues are switched off, their list is not there; comments on pull requests are.
 """
 
@@ -206,6 +207,12 @@ def _commits(request: Request) -> Answer:
     return 200, [{**commit, "commit": {"author": person, "committer": person}}], {}
 
 
+@route("GET", R + r"/compare/(?P<base>.+)\.\.\.(?P<head>.+)")
+def _compare(request: Request, base: str, head: str) -> Answer:
+    count = int(request.repo.git("rev-list", "--count", f"{base}..{head}"))
+    return 200, {"total_commits": count, "commits": [], "files": []}, {}
+
+
 @route("GET", R + "/branches")
 def _branches(request: Request) -> Answer:
     heads = sorted(request.repo.branches().items())
@@ -235,7 +242,8 @@ def pull_json(request: Request, pull: PullTicket) -> dict[str, Any]:
     computing = pull.computing > 0
     pull.computing -= computing
     can_merge = pull.state == "open" and not (computing or is_draft or forge.conflicts(repo.name, pull))
-    side = {"repo_id": 1, "repo": {"id": 1, "full_name": repo.name}}
+    permissions = {"admin": False, "push": request.who not in forge.weak, "pull": True}
+    side = {"repo_id": 1, "repo": {"id": 1, "full_name": repo.name, "permissions": permissions}}
     fork = {"repo_id": 2, "repo": {"id": 2, "full_name": "mallory/fork"}}
     ref = f"refs/pull/{pull.number}/head" if pull.branch_is_gone else pull.branch
     return {

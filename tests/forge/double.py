@@ -98,6 +98,8 @@ class ForgejoDouble:
         """Accounts that may only read, and administer nothing."""
         self.tokens_are_limited = False
         """Whether tokens are for some repositories only, and may not read whose they are."""
+        self.cuts_merges_off = False
+        """Whether merges are done in git, and no further: the pull request stays open, and computes."""
         self._ids = iter(range(1, 10**9))
         self._random = random.Random(seed)
         self._queue: queue.Queue[Delivery | None] = queue.Queue()
@@ -227,6 +229,22 @@ class ForgejoDouble:
             self.touch(ticket)
             self.tell_comment(repo, ticket, comment, "created", author)
             return comment.id
+
+    def edit_comment(self, repo: str, number: int, comment: int, body: str, *, author: str = "ann") -> None:
+        """Edit a comment: `updated_at` of what it is on stays."""
+        with self.lock:
+            ticket = self.repos[repo].tickets[number]
+            edited = next(each for each in ticket.comments if each.id == comment)
+            edited.body, edited.updated = body, self.now()
+            self.tell_comment(repo, ticket, edited, "edited", author)
+
+    def delete_comment(self, repo: str, number: int, comment: int, *, author: str = "ann") -> None:
+        """Delete a comment, likewise."""
+        with self.lock:
+            ticket = self.repos[repo].tickets[number]
+            gone = next(each for each in ticket.comments if each.id == comment)
+            ticket.comments.remove(gone)
+            self.tell_comment(repo, ticket, gone, "deleted", author)
 
     def open_pull(
         self, repo: str, branch: str, title: str, *, body: str = "", base: str = "main", author: str = "ann"
@@ -373,6 +391,10 @@ class ForgejoDouble:
         tree = at.git("merge-tree", "--write-tree", pull.base_head, pull.head)
         parents = [pull.base_head, pull.head] if style == "merge" else [pull.base_head]
         pull.merge_commit = at.put(pull.base, tree, parents, f"{pull.title} (#{pull.number})\n", author)
+        if self.cuts_merges_off:
+            self.notice(author)
+            pull.computing = 10**6
+            raise Refusal(500, "")
         pull.state, pull.merged, pull.merged_by = "closed", True, author
         self.touch(pull)
         self.tell_issue(repo, pull, "closed", author)

@@ -58,6 +58,8 @@ class Rules:
     threads: bool = False
     """Whether all threads must be resolved."""
     approvals: int = 0
+    approvers: tuple[str, ...] = ()
+    """Who may give those by a rule of the project; none: this edition has no rules."""
     merge_method: str = "merge"
     may_squash: bool = True
     merge_level: int = DEVELOPER
@@ -822,6 +824,23 @@ def _approvals(request: Request, number: str) -> Answer:
         {"user_has_approved": False, "user_can_approve": True, "approved": bool(by), "approved_by": by},
         {},
     )
+
+
+@route("GET", R + "/merge_requests/{number}/approval_state")
+def _approval_state(request: Request, number: str) -> Answer:
+    pull, rules = request.pull(number), request.rules
+    if not rules.approvers:
+        raise Refusal(404, "404 Not Found")
+    rule = {
+        "id": 1,
+        "name": "Core",
+        "rule_type": "regular",
+        "eligible_approvers": [request.user(name) for name in rules.approvers],
+        "approvals_required": rules.approvals,
+        "approved_by": [request.user(name) for name in pull.approvals if name in rules.approvers],
+        "approved": len(pull.approvals) >= rules.approvals,
+    }
+    return 200, {"approval_rules_overwritten": False, "rules": [rule]}, {}
 
 
 @route("GET", R + "/merge_requests/{number}/reviewers")

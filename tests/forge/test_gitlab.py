@@ -400,6 +400,19 @@ REFUSALS = {
 }
 
 
+async def test_the_rule_of_approval_that_is_not_met_is_named_with_who_may_approve(gitlab, forges, spec, head):
+    gitlab.rules[REPO] = Rules(approvals=2, approvers=("ann", "bea", "cleo"))
+    gitlab.computing = 0
+    await forges.show(spec, want())
+    gitlab.review(REPO, FIRST, "approved", author="ann")
+
+    pull = await forges.show(spec, want(merges=head))
+
+    assert pull.refusal.message == (
+        "approvals that the project requires are missing; rule Core takes 1 more of bea, cleo"
+    )
+
+
 @pytest.mark.parametrize("case", REFUSALS)
 async def test_why_it_is_not_merged_is_told(gitlab, forges, spec, head, case):
     gitlab.rules[REPO], why = REFUSALS[case]

@@ -130,6 +130,27 @@ async def test_a_request_for_changes_starts_a_round_and_an_approval_lets_it_merg
     assert not await site.is_to_be_merged()
 
 
+async def test_comments_are_quoted_as_they_stand_after_they_were_edited_and_deleted(site):
+    tabs, gone = (site.forge.comment(REPO, site.number, text) for text in ("Use tabs.", "And mind the gap."))
+    before = await site.read()
+    site.forge.edit_comment(REPO, site.number, tabs, "Use spaces.")
+    site.forge.delete_comment(REPO, site.number, gone)
+    site.forge.review(REPO, site.number, "rejected", "No.", author="ann")
+
+    event = await site.event()
+
+    assert [comment.body for comment in before.comments] == ["Use tabs.", "And mind the gap."]
+    assert {note.text for note in event.reviews} == {"Use spaces.", "No."}
+
+
+async def test_a_request_for_changes_that_is_dismissed_starts_no_round(site):
+    site.forge.review(REPO, site.number, "rejected", "No.", author="ann")
+    review = site.forge.repos[REPO].pull(site.number).reviews[-1].id
+    site.forge.dismiss_review(REPO, site.number, review)
+
+    assert not isinstance(await site.event(), ChangesRequested)
+
+
 async def test_a_forge_below_a_path_is_asked_nothing_outside_of_it(connect, double):
     double.root, double.computing = "/git", 0
     site = Site(double, connect)

@@ -5,7 +5,8 @@ It is derived from the record alone, so that showing it again changes nothing.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from reconciler.core.forge.markdown import code, fenced
@@ -63,11 +64,11 @@ def desired_view(
         reviewers=repo.reviewers,
         phase=status.phase,
         commit_status=_commit_status(status, address) if has_pull else None,
-        notes=tuple(_notes(task, status)) if has_pull else (),
+        notes=tuple(_linked(_notes(task, status), task, address)) if has_pull else (),
         merges=status.head_commit if merges else None,
         merge_style=repo.merge_style,
         issue=issue,
-        issue_notes=tuple(_issue_notes(task, status)) if issue else (),
+        issue_notes=tuple(_linked(_issue_notes(task, status), task, address)) if issue else (),
         closes_issue=issue is not None and status.phase is Phase.COMPLETED,
     )
 
@@ -117,7 +118,11 @@ def _foot(task: Task, wait: str, address: str) -> Iterator[str]:
     if wait:
         yield f"Not merged yet:\n\n{fenced(wait)}"
     if address:
-        yield f"[Task {task.name}]({address})"
+        yield _link(task, address)
+
+
+def _link(task: Task, address: str) -> str:
+    return f"[Task {task.name}]({address})"
 
 
 def _validation(checks: Sequence[Check]) -> str:
@@ -172,6 +177,12 @@ _STATUSES: Mapping[Phase, tuple[Literal["pending", "success", "failure"], str]] 
 def _commit_status(status: Status, address: str) -> CommitStatus:
     state, message = _STATUSES[status.phase]
     return CommitStatus(commit=status.head_commit or "", state=state, description=message, url=address)
+
+
+def _linked(notes: Iterable[ManagedComment], task: Task, address: str) -> Iterator[ManagedComment]:
+    """Yield the notices with a link to the page of the task, if there is one."""
+    for note in notes:
+        yield replace(note, text=f"{note.text}\n\n{_link(task, address)}") if address else note
 
 
 def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:

@@ -170,13 +170,21 @@ def _blockers(
         yield _Blocker("it is a draft; mark it as ready for review")
     for review in _requests(pull, bot):
         author = one_line(review.author, 100)
-        yield _Blocker(f"{author} asks for changes; a later review of the same person takes that back")
+        if _is_gone(author):
+            yield _Blocker("an account that was deleted asks for changes; dismiss that review on the forge")
+        else:
+            yield _Blocker(f"{author} asks for changes; a later review of the same person takes that back")
     if pull.is_conflicting:
         message = f"it conflicts with {pull.base}; merge that into the branch, or set `base_moved: rebase`"
         yield _Blocker(message, Reason.BLOCKED)
     yield from _missing_checks(pull, repo)
     if repo.merge != "when_green":
         yield from map(_Blocker, _missing_approval(pull, bot))
+
+
+def _is_gone(author: str) -> bool:
+    """Return whether an account was deleted: nobody else may take that name on a forge."""
+    return author.lower() == "ghost"
 
 
 def _missing_checks(pull: PullRequestSnapshot, repo: Repo) -> Iterator[_Blocker]:
