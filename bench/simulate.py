@@ -29,7 +29,8 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from bench.virtual import VirtualTime
 from reconciler.controller.build import build_loop
@@ -44,6 +45,7 @@ from reconciler.core.model.forge import ForgeView, Hint, PullRequestSnapshot
 from reconciler.core.model.runs import Claim, FailureClass, Report, RunRequest, Verdict
 from reconciler.core.model.specs import Agent, Desired, FleetSpec, Forge, Host, Repo, Task, TaskSpec, work_id
 from reconciler.core.model.status import HostCli, HostStatus, LeaseRequest, Phase, Status
+from reconciler.core.planning import placement
 from reconciler.core.runs.retention import Retention
 from reconciler.git.repository import Repository
 from reconciler.store.state import StateBranch
@@ -69,6 +71,11 @@ class Scenario:
     tick: float = 1.0
     """Seconds that a look of the controller takes in virtual time: what happens meanwhile comes together."""
     slots: int = 1
+    """Of each host."""
+    wide: float = 0.0
+    """Share of the tasks for hosts that take all slots of one."""
+    policy: str = "spread"
+    """Which of the hosts that fit is taken: `spread` is ours, `pack` the fullest, `name` the first."""
     busy: float = 0.6
     """Share of the slots that are taken, over the day; how long runs last follows from it."""
     repos: int = 20
@@ -106,6 +113,17 @@ def exponential(mean: float, *what: object) -> float:
 # --- What people ask for -------------------------------------------------------
 
 
+class _Like(NamedTuple):
+    """What many tasks have in common."""
+
+    repo: str
+    is_pulled: bool
+    is_reviewed: bool
+    needs_gpu: bool
+    priority: int
+    slots: int
+
+
 class People:
     """People who push specs each minute, and remove those that are done with: the port `Specs`."""
 
@@ -135,7 +153,7 @@ class People:
         """Tasks that are done with, in order."""
         self.asked = 0
         self.pushes = 0
-        self._templates: dict[tuple[object, ...], Task] = {}
+        self._templates: dict[_Like, Task] = {}
         self.notify: Callable[[], None] = lambda: None
 
     async def read(self, statuses: Mapping[str, Status]) -> Desired:
@@ -177,22 +195,25 @@ class People:
         is_reviewed = not is_pulled and chance(seed, name, "review") < self.scenario.reviewed
         needs_gpu = not is_pulled and chance(seed, name, "gpu") < 0.05
         priority = 5 if chance(seed, name, "urgent") < 0.05 else 0
-        key = repo, is_pulled, is_reviewed, needs_gpu, priority
-        template = self._templates.get(key) or self._templates.setdefault(key, _template(*key))
+        is_wide = not is_pulled and chance(seed, name, "wide") < self.scenario.wide
+        slots = self.scenario.slots if is_wide else 1
+        key = _Like(repo, is_pulled, is_reviewed, needs_gpu, priority, slots)
+        template = self._templates.get(key) or self._templates.setdefault(key, _template(key))
         generation = hashlib.sha1(name.encode()).hexdigest()
         return template.model_copy(update={"name": name, "generation": generation, "work": generation[:12]})
 
 
-def _template(repo: str, is_pulled: bool, is_reviewed: bool, needs_gpu: bool, priority: int) -> Task:
+def _template(like: _Like) -> Task:
     spec = TaskSpec.model_validate(
         {
             "goal": "Do it.",
-            "repo": repo,
-            "script": None if is_pulled else "true",
-            "execution_mode": "http_pull" if is_pulled else "ssh_cli",
-            "review": "pull_request" if is_reviewed else "none",
-            "requires": ("gpu",) if needs_gpu else (),
-            "priority": priority,
+            "repo": like.repo,
+            "script": None if like.is_pulled else "true",
+            "execution_mode": "http_pull" if like.is_pulled else "ssh_cli",
+            "review": "pull_request" if like.is_reviewed else "none",
+            "requires": ("gpu",) if like.needs_gpu else (),
+            "priority": like.priority,
+            "slots": like.slots,
             "retries": 2,
         }
     )
@@ -362,7 +383,7 @@ class Forges:
         return "bot"
 
     async def pulls(
-        self, forge: Forge, branches: Collection[str], fresh: Collection[int]
+        self, forge: Forge, branches: Collection[str], fresh: Collection[int], *, refreshes: bool = True
     ) -> Mapping[str, PullRequestSnapshot]:
         self.calls["pulls"] += 1
         await self.world.sleep(0.2)
@@ -407,6 +428,9 @@ class Forges:
             )
         )
 
+    async def issues(self, forge: Forge, label: str) -> None:
+        return None
+
     async def branch_head(self, forge: Forge, branch: str) -> str | None:
         return "f" * 40
 
@@ -422,6 +446,7 @@ class Journal(NoMeter):
         self.waits: dict[str, list[float]] = defaultdict(list)
         """Seconds from a task's creation to its first run, by repo."""
         self.waits_by_hour: dict[int, list[float]] = defaultdict(list)
+        self.waits_by_width: dict[str, list[float]] = defaultdict(list)
         self.phases: Counter[str] = Counter()
         """Tasks that ended in each."""
         self.steps = 0
@@ -442,6 +467,8 @@ class Journal(NoMeter):
             waited = (after.since - after.created_at).total_seconds()
             self.waits[after.run.repo or "" if after.run else ""].append(waited)
             self.waits_by_hour[self.world.now.hour].append(waited)
+            width = "all slots of a host" if after.run and after.run.slots > 1 else "one slot"
+            self.waits_by_width[width].append(waited)
         (self._is_live.add if after.phase.is_live else self._is_live.discard)(step.task)
         self.most_live = max(self.most_live, len(self._is_live))
         if after.phase.is_settled and not after.removed and not (before and before.phase.is_settled):
@@ -476,8 +503,33 @@ class Spent:
         return measured
 
 
+_SCORES: Mapping[str, Callable[[str, int, float], float]] = {
+    "spread": lambda host, free, load: free - load,
+    "pack": lambda host, free, load: -free - load,
+    "name": lambda host, free, load: 0.0,
+}
+
+
+def _candidates(policy: str) -> Callable[..., placement.Candidate]:
+    """Return how the controller makes a candidate of a host, with the score of a policy."""
+    score = _SCORES[policy]
+
+    def candidate(host: str, _: float, free: int, weight: float, load: float) -> placement.Candidate:
+        return _CANDIDATE(host, score(host, free, load), free, weight, load)
+
+    return candidate
+
+
+_CANDIDATE = placement.Candidate
+
+
 async def simulate(scenario: Scenario, folder: Path, *, verbose: bool = False) -> dict[str, Any]:
     """Simulate a day in a repository in `folder`; return what was measured."""
+    with patch.object(placement, "Candidate", _candidates(scenario.policy)):
+        return await _simulate(scenario, folder, verbose=verbose)
+
+
+async def _simulate(scenario: Scenario, folder: Path, *, verbose: bool) -> dict[str, Any]:
     begin = START + timedelta(hours=scenario.begin)
     world = VirtualTime(begin, timedelta(seconds=scenario.tick))
     world.end = begin + timedelta(hours=scenario.hours)
@@ -542,6 +594,7 @@ async def simulate(scenario: Scenario, folder: Path, *, verbose: bool = False) -
             call: max(seconds.values()) for call, seconds in sorted(hosts.calls_by_second.items())
         },
         "waited": {repo: _spread(waits) for repo, waits in sorted(journal.waits.items())},
+        "waited, by width": {width: _spread(waits) for width, waits in journal.waits_by_width.items()},
         "waited, by hour": {hour: _spread(waits) for hour, waits in sorted(journal.waits_by_hour.items())},
         "looks": journal.looks,
         "run seconds": round(hosts.busy_seconds),
@@ -637,6 +690,8 @@ def text(report: Mapping[str, Any]) -> Iterator[str]:
     )
     for repo, waits in report["waited"].items():
         yield f"waited for a run, {repo}: {_in_words(waits)} s"
+    for width, waits in report["waited, by width"].items():
+        yield f"waited for a run, {width}: {_in_words(waits)} s"
     for hour, waits in report["waited, by hour"].items():
         yield f"waited for a run, from {int(hour):02}:00: {_in_words(waits)} s"
 

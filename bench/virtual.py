@@ -57,10 +57,10 @@ class VirtualTime:
             next_time = self.now if news.is_set() else self._next(until if longest is not None else None)
             self._pass(self._round_up(next_time))
             await self._settle()
-            if news.is_set() or (longest is not None and self.now >= until):
-                return
-            if self.now >= self.end:
+            if self.now >= self.end:  # also where there is always news
                 self.at_end()
+                return
+            if news.is_set() or (longest is not None and self.now >= until):
                 return
 
     def _next(self, until: datetime | None) -> datetime:

@@ -345,7 +345,7 @@ async def _explained(
     failure = describe_failure(name, status, desired, context.data_dir)
     task = desired.tasks[name]
     home = home_host(task, status, desired, observed, clock.now()) if status else None
-    accounts = AccountPool(desired, observed, others, clock.now())
+    accounts = AccountPool(desired, observed, others.values(), clock.now())
     placement = place(task, status, desired, observed, used, only=home, accounts=accounts)
     waits = forge_waits(desired, {name: status} if status else {}, outages)
     waiting = status.waiting if status else None

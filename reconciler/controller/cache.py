@@ -18,7 +18,7 @@ from reconciler.core.planning.plan import Plan, needs_attention
 
 log = logging.getLogger(__name__)
 
-GroupKind = Literal["adapter", "new", "ready in", "live", "in review", "unfinished", "branch"]
+GroupKind = Literal["adapter", "new", "ready in", "live", "at worker", "in review", "unfinished", "branch"]
 Group = tuple[GroupKind, str]
 """
 `adapter` and its name; `ready in` and a repo in which tasks could start; `branch` and one that is not
@@ -123,6 +123,8 @@ class FleetCache:
             yield "unfinished", ""
         if status is not None and status.phase.is_live:
             yield "live", ""
+            if status.assigned_agent is not None:
+                yield "at worker", ""
         if status is not None and status.phase is Phase.REVIEW_PENDING:
             yield "in review", ""
         if (place := self._place_of(name)) and place[1] != default_branch(name):
@@ -132,6 +134,10 @@ class FleetCache:
         """Return the statuses of tasks that run or are in review, and of some more."""
         names = {*self.groups.names("live"), *self.groups.names("in review"), *more}
         return {name: self.statuses[name] for name in names if name in self.statuses}
+
+    def in_group(self, kind: GroupKind) -> dict[str, Status]:
+        """Return the statuses of tasks of a group whose name is empty."""
+        return {name: self.statuses[name] for name in self.groups.names(kind) if name in self.statuses}
 
     def on_branch(self, repo: str, branch: str) -> Sequence[str]:
         """Return the tasks whose work is on a branch of a repo; whatever other tasks there are."""

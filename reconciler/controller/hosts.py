@@ -59,6 +59,9 @@ class HostMaintenance:
     _adapters: set[str] = field(default_factory=set, init=False)
     """Adapters that open tasks named when the specs were last read."""
 
+    _active: tuple[Mapping[str, Host], Mapping[str, Host]] = field(default=({}, {}), init=False)
+    """All hosts, and those of them that are probed."""
+
     def __post_init__(self) -> None:
         poller = partial(Poller, clock=self.clock, done=self.inbox.wake)
         settings, poll_interval = self.settings, lambda: self.controller.desired.fleet.poll_interval
@@ -156,7 +159,7 @@ class HostMaintenance:
         """
         return {
             run.key: name
-            for name, status in self.controller.at_work().items()
+            for name, status in self.controller.in_group("at worker").items()
             if (run := status.live_run)
             and status.claim is not None
             and name not in self.controller.desired.broken
@@ -204,9 +207,10 @@ class HostMaintenance:
                 self.inbox.emit(MergeSeen(task=task, head=head, at=self.clock(), base=repo.base))
 
     def _hosts_in_use(self) -> Mapping[str, Host]:
-        return {
-            name: host for name, host in self.controller.desired.hosts.items() if host.desired == "active"
-        }
+        hosts = self.controller.desired.hosts
+        if hosts is not self._active[0]:
+            self._active = hosts, {name: host for name, host in hosts.items() if host.desired == "active"}
+        return self._active[1]
 
     async def _probe(self, host: Host) -> None:
         """Probe a host, with the CLIs that open tasks or its spec name."""

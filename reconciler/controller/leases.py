@@ -249,7 +249,7 @@ class WorkerLeases:
         to record may never get there.
         """
         until = now + self._cache.desired.fleet.lease
-        statuses = self._cache.at_work().values()
+        statuses = self._cache.in_group("at worker").values()
         runs = [run.key for status in statuses if (run := status.live_run) and status.assigned_agent]
         self.leases = {run: self.leases.get(run, until) for run in runs}
 

@@ -119,9 +119,11 @@ class TaskObserver:
 
     def _task_of(self, fact: RunFact) -> str:
         """Return the current name of the task a run belongs to: its file may have been renamed."""
-        names = (fact.task, *self.cache.at_work())
-        runs = ((name, status.run_key) for name in names if (status := self.cache.statuses.get(name)))
-        return next((name for name, run in runs if run == fact.run), fact.task)
+        statuses = self.cache.statuses
+        if (status := statuses.get(fact.task)) and status.run_key == fact.run:
+            return fact.task
+        at_work = self.cache.at_work()
+        return next((name for name, status in at_work.items() if status.run_key == fact.run), fact.task)
 
 
 def task_event(

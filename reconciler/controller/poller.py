@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from zlib import crc32
 
 from reconciler import log_fields
@@ -91,6 +91,8 @@ class Poller(Generic[Subject]):
     _failures: dict[str, _Failure] = field(default_factory=dict, init=False)
     _latches: dict[str, list[Latch]] = field(default_factory=dict, init=False)
     """Latches that are released once a poll of the key has succeeded."""
+    _rest: "_Rest | None" = field(default=None, init=False)
+    """None: something happened since subjects were last walked over."""
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def run(self, pause: WaitForNews = wait_for_news) -> None:
@@ -115,7 +117,7 @@ class Poller(Generic[Subject]):
         Without keys, subjects and interval are only looked up again. `latch` is held until
         each of the keys was polled, from here on, and successfully.
         """
-        keys = tuple(keys)
+        keys, self._rest = tuple(keys), None
         if latch is not None:
             for key in self.subjects().keys() & set(keys):
                 latch.hold()
@@ -129,7 +131,10 @@ class Poller(Generic[Subject]):
 
     def poll_due(self, now: datetime) -> None:
         """Start the poll of every key that is due."""
-        subjects, latest = self.subjects(), now + self.interval()
+        subjects, interval = self.subjects(), self.interval()
+        if not self._is_any_due(now, subjects, interval):
+            return
+        latest, self._rest = now + interval, None
         self.polled = {key: last for key, last in self.polled.items() if key in subjects}
         for key, last in self.polled.items():
             if key not in self.running and _differ(last, subjects[key]):
@@ -142,11 +147,21 @@ class Poller(Generic[Subject]):
             self._release(self._latches.pop(key))
         for key, subject in subjects.items():
             if key not in self.running and self.due.get(key, now) <= now:
-                self.due[key] = latest - self.interval() * self.spread * _share(key)
+                self.due[key] = latest - interval * self.spread * _share(key)
                 self.running[key] = asyncio.create_task(self._run(key, subject))
+        self._rest = _Rest(subjects, interval, now, self.next())
+
+    def _is_any_due(self, now: datetime, subjects: Mapping[str, Subject], interval: timedelta) -> bool:
+        """Return whether there may be something to do, without a walk over a thousand subjects."""
+        rest = self._rest
+        if rest is None or rest.subjects is not subjects or rest.interval != interval or now < rest.since:
+            return True
+        return rest.until is not None and rest.until <= now
 
     def next(self) -> datetime | None:
         """Return when the next poll is due, apart from running ones."""
+        if self._rest is not None:
+            return self._rest.until
         return min((time for key, time in self.due.items() if key not in self.running), default=None)
 
     def is_idle(self) -> bool:
@@ -188,6 +203,7 @@ class Poller(Generic[Subject]):
                 self._latches[key] = [*latches, *self._latches.get(key, [])]
             self.polled[key] = subject
             self.running.pop(key, None)
+            self._rest = None
             self._news.set()
             self.done()
 
@@ -202,6 +218,15 @@ class Poller(Generic[Subject]):
         self._failures.setdefault(key, _Failure(self.clock(), why))
         if self.retry is not None:
             self.notify([key], at=self.clock() + self.retry())
+
+
+class _Rest(NamedTuple):
+    """Nothing is to be polled, as far as is known."""
+
+    subjects: Mapping[str, Any]
+    interval: timedelta
+    since: datetime
+    until: datetime | None
 
 
 def _share(key: str) -> float:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from reconciler.core.errors import Problem
-from reconciler.core.events import ChangesRequested, Completed, Origin
+from reconciler.core.events import ChangesRequested, Completed, Origin, Started
 from reconciler.core.lifecycle import fold
 from reconciler.core.model.specs import Agent, Answer, Desired
 from reconciler.core.model.status import LeaseRequest, Phase
@@ -128,6 +128,29 @@ class Twins(RuleBasedStateMachine):
         live = sorted(name for name, status in self.world.statuses.items() if status.phase.is_live)
         assume(live)
         self.world.end(data.draw(st.sampled_from(live)), report)
+
+    @rule()
+    def agents_are_seen_and_followed(self):
+        for name, status in dict(self.world.statuses).items():
+            if status.phase is Phase.ASSIGNED:
+                origin = Origin(self.world.now, "seen alive", cause="host")
+                self.world.take(Started(task=name, origin=origin, run=status.last_run.key))
+        self.followed = frozenset(s.run.round_key for s in self.world.statuses.values() if s.phase.is_live)
+
+    @rule(data=st.data())
+    def some_runs_are_not_followed_any_more(self, data):
+        lost = data.draw(st.sets(st.sampled_from(sorted(self.followed)))) if self.followed else set()
+        self.followed -= lost
+
+    @rule(data=st.data(), why=st.sampled_from(["its push is refused", "its forge does not answer"]))
+    def steps_of_runs_are_tried_again(self, data, why):
+        runs = sorted(status.run.key for status in self.world.statuses.values() if status.run)
+        tried = data.draw(st.sets(st.sampled_from(runs))) if runs else set()
+        self.extra = {**self.extra, "retry_reasons": dict.fromkeys(tried, why)}
+
+    @rule(machine=st.sampled_from([None, "here", "elsewhere"]), takes_over=st.booleans())
+    def the_reconciler_moves(self, machine, takes_over):
+        self.extra = {**self.extra, "machine": machine, "takes_over": takes_over}
 
     @rule(is_merged=st.booleans())
     def reviewers_answer(self, is_merged):

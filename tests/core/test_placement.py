@@ -22,7 +22,7 @@ def test_every_host_is_either_ranked_or_rejected_with_a_reason(data):
     task = data.draw(tasks("a"))
     live = data.draw(st.dictionaries(st.sampled_from(HOSTS), st.integers(0, 4)))
 
-    accounts = AccountPool(desired, observed, {}, NOW)
+    accounts = AccountPool(desired, observed, (), NOW)
     status = data.draw(st.none() | statuses(task))
     placement = place(task, status, desired, observed, live, accounts=accounts)
 
@@ -219,7 +219,7 @@ def placed(*hosts, status=None, observed=None, live=None, adapters=None, kept=No
     spec = Task(name="a", generation="1" * 40, work="w", goal="Do it.", **task)
     desired = Desired(revision="r", hosts={host.name: host for host in hosts}, adapters=adapters or {})
     observed = observed or Observed()
-    accounts = AccountPool(desired, observed, {}, NOW)
+    accounts = AccountPool(desired, observed, (), NOW)
     return place(spec, status, desired, observed, live or {}, kept=kept or {}, accounts=accounts)
 
 
@@ -235,7 +235,7 @@ def test_a_host_that_cannot_be_thought_about_keeps_no_task_from_the_others():
     task = make_task("a", requires="near")
     desired = make_desired(task, hosts={"odd": odd, "near": Host(name="near")})
 
-    accounts = AccountPool(desired, Observed(), {}, NOW)
+    accounts = AccountPool(desired, Observed(), (), NOW)
     found = place(task, None, desired, Observed(), {}, accounts=accounts)
 
     assert found.chosen == "near"

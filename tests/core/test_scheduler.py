@@ -38,6 +38,33 @@ def test_a_task_may_take_several_slots():
     assert planned.placements["c"].rejected == {"alpha": "is kept free for b"}
 
 
+def test_a_repo_with_many_tasks_keeps_none_of_another_waiting_that_came_later():
+    flood = [make_task(f"flood/{n}", repo="shop") for n in range(10)]
+    late = [make_task(f"late/{n}", repo="docs") for n in range(2)]
+    repos = {name: Repo(name=name, url="r.git") for name in ("docs", "shop")}
+    since = {task.name: NOW - timedelta(hours=1) for task in flood} | {task.name: NOW for task in late}
+    statuses = {name: created(name, created_at=at) for name, at in since.items()}
+
+    planned = planned_for(*flood, *late, statuses=statuses, hosts=hosts(alpha=5), repos=repos)
+
+    assert list(started(planned)) == ["flood/0", "late/0", "flood/1", "late/1", "flood/2"]
+
+
+def test_live_runs_of_a_repo_count_when_slots_are_shared_and_priority_goes_first():
+    tasks = [
+        make_task("a/1", repo="shop"),
+        make_task("b", repo="docs"),
+        make_task("c", repo="shop", priority=1),
+    ]
+    repos = {name: Repo(name=name, url="r.git") for name in ("docs", "shop")}
+    running = make_task("a/0", repo="shop")
+    statuses = {"a/0": live("a/0", repo="shop")}
+
+    planned = planned_for(running, *tasks, statuses=statuses, hosts=hosts(local=3), repos=repos)
+
+    assert list(started(planned)) == ["c", "b"]
+
+
 def test_a_host_that_is_too_small_for_a_task_is_no_place_for_it():
     planned = planned_for(make_task("a", slots=3), hosts=hosts(alpha=2))
 

@@ -160,7 +160,7 @@ def host_choices(view: TaskView, fleet: Fleet, model: ReadModel) -> Sequence[Hos
 def _placed(view: TaskView, task: Task, model: ReadModel, fleet: Fleet) -> Placement:
     observed = model.observed
     others = {name: status for name, status in observed.statuses.items() if name != view.name}
-    accounts = AccountPool(model.desired, observed, others, fleet.clock())
+    accounts = AccountPool(model.desired, observed, others.values(), fleet.clock())
     used = slots_in_use(observed.statuses, observed)
     return place(task, view.status, model.desired, observed, used, accounts=accounts)
 

@@ -124,7 +124,7 @@ class TaskDefaults(Frozen):
     prefer: Strings = ()
     """Hosts or labels to prefer among those that fit."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
-    """Higher starts first; equal ones in the order in which they came."""
+    """Higher starts first; equal ones in turns by repo, in the order in which they came."""
     timeout: Period = timedelta(hours=2)
     """Longest time the agent may take for one round; it is stopped after that."""
     stall_timeout: Period = timedelta(minutes=15)

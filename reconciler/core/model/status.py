@@ -40,15 +40,14 @@ class Phase(StrEnum):
     CANCELLED = "cancelled"
     ESCALATED = "escalated"
 
-    @property
-    def is_live(self) -> bool:
-        """Whether a run holds a slot."""
-        return self in {Phase.ASSIGNED, Phase.RUNNING}
+    is_live: bool
+    """Whether a run holds a slot."""
+    is_settled: bool
+    """Whether nothing more happens by itself."""
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing more happens by itself."""
-        return self in {Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED, Phase.ESCALATED}
+    def __init__(self, value: str) -> None:
+        self.is_live = value in {"assigned", "running"}
+        self.is_settled = value in {"completed", "failed", "cancelled", "escalated"}
 
 
 class Reason(StrEnum):

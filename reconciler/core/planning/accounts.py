@@ -3,7 +3,7 @@ Accounts of new runs: which one can be had, on which host, and what is waited fo
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from reconciler.core.model.specs import Account, Desired, Task
@@ -25,16 +25,17 @@ class AccountPool:
     """Accounts as a plan gives them out."""
 
     def __init__(
-        self, desired: Desired, observed: Observed, statuses: Mapping[str, Status], now: datetime
+        self, desired: Desired, observed: Observed, statuses: Iterable[Status], now: datetime
     ) -> None:
         self._desired = desired
         self._observed = observed
         self._now = now
         self._live = Counter[str]()
+        self._declared: dict[tuple[str, tuple[str, ...]], Sequence[str]] = {}
         self._tries: dict[str, datetime] = {}
         """Since when the first run tries an account that is at its limit, by account."""
         if desired.accounts or observed.accounts:
-            for status in statuses.values():
+            for status in statuses:
                 self._count(status)
 
     def _count(self, status: Status) -> None:
@@ -49,11 +50,21 @@ class AccountPool:
 
     def names(self, task: Task, host: str) -> Sequence[str] | None:
         """Return the accounts that a task may use on a host, by preference; None: it needs none."""
-        declared = accounts_for(task, self._desired)
+        kind = task.adapter, task.accounts
+        declared = self._declared.get(kind)
+        if declared is None:
+            declared = self._declared[kind] = accounts_for(task, self._desired)
         if declared:
             return [name for name in declared if _may_be_used(self._desired.accounts[name], host)]
         own = own_account(self._desired.adapters.get(task.adapter), host)
         return None if own is None else [own]
+
+    def matter(self, task: Task) -> bool:
+        """Return whether a task may lack an account on some host; else it can have one on all of them."""
+        if self._observed.accounts or task.accounts or self._desired.accounts:
+            return True
+        adapter = self._desired.adapters.get(task.adapter)
+        return adapter is not None and bool(adapter.accounts)
 
     def is_barred(self, task: Task, host: str) -> bool:
         """Return whether a task has accounts, and none of them may be used on a host."""

@@ -4,6 +4,7 @@ Backlog: tasks that wait, kept so that a plan need not look at each of them.
 A plan finds nothing to do for a task that waits until its spec or status
 changes, a task that it depends on does, its time comes, or its turn for a slot.
 The first three take it out of here; for the last one, tasks stand in lanes.
+Those that run or are in review, and with which all is well, are at rest here.
 """
 
 import heapq
@@ -16,6 +17,8 @@ from typing import NamedTuple
 
 from reconciler.core.model.specs import ExecutionMode, Fallback, Task
 from reconciler.core.model.status import Reason, Status
+from reconciler.core.planning.placement import HostFits
+from reconciler.core.planning.resting import Resting
 
 Turn = tuple[int, datetime, str]
 """Sorts tasks: highest priority first, then oldest, then by name, which is the last of the three."""
@@ -106,6 +109,8 @@ class Parked(NamedTuple):
     """Of one that nothing but a slot is missing for."""
     turn: Turn | None = None
     wait: RecordedWait = None
+    rests: bool = False
+    """Whether it runs or is in review; it is among `Backlog.resting`, too."""
 
 
 class Backlog:
@@ -117,6 +122,8 @@ class Backlog:
         self._dependents: dict[str, set[str]] = defaultdict(set)
         self._timers: list[tuple[datetime, str]] = []
         """A heap; those of tasks that were taken out meanwhile are passed over."""
+        self.resting = Resting()
+        self.fits = HostFits()
         self.open_count = 0
         """How many are not settled."""
 
@@ -147,6 +154,8 @@ class Backlog:
         for name in taken:
             task = self._tasks.pop(name)
             self.open_count -= task.is_open
+            if task.rests:
+                self.resting.take(name)
             for other in task.depends_on:
                 self._drop_dependent(other, name)
             if task.lane is not None and task.turn is not None:

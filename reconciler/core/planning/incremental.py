@@ -14,6 +14,7 @@ from reconciler.core.model.status import Observed, Phase, Status
 from reconciler.core.planning.backlog import Backlog, Lane, Parked, recorded_wait, turn
 from reconciler.core.planning.context import Wait
 from reconciler.core.planning.plan import PartialPlan, Plan, is_known, needs_attention, plan, plan_some
+from reconciler.core.planning.resting import may_rest
 from reconciler.core.planning.schedule import JUMP
 
 
@@ -52,6 +53,7 @@ class Planner:
             self.notice(list(self._backlog.names))
         self._now = now
         self.notice(self._backlog.take_due(now))
+        self.notice(self._backlog.resting.roused(desired, observed))
         self.notice({*desired.broken, *observed.damaged, *observed.faults})
         self._awake = {name for name in self._awake if is_known(name, desired, observed)}
         try:
@@ -65,6 +67,7 @@ class Planner:
     def _park(self, partial: PartialPlan, desired: Desired, observed: Observed, now: datetime) -> None:
         """Put those of the tasks that were looked at and only wait into the backlog."""
         changed = {name for event in partial.plan.events for name in (event.task, old_name(event))}
+        busy = {action.task for action in partial.plan.actions}
         for name in self._awake - changed:
             spec, status = desired.tasks.get(name), observed.statuses.get(name)
             if name in desired.broken or name in observed.damaged or name in observed.faults:
@@ -74,6 +77,17 @@ class Planner:
             elif spec and status and (parked := _parked(spec, status, partial.blocked.get(name), now)):
                 self._awake.discard(name)
                 self._backlog.park(name, parked)
+            elif spec and status and name not in busy and name not in partial.plan.waiting:
+                self._lay_to_rest(name, spec, status, desired, observed)
+
+    def _lay_to_rest(
+        self, name: str, spec: Task, status: Status, desired: Desired, observed: Observed
+    ) -> None:
+        """Put a task into the backlog that runs or is in review, if all is well with it."""
+        if may_rest(spec, status, desired, observed):
+            self._awake.discard(name)
+            self._backlog.park(name, Parked(True, _others(spec), rests=True))
+            self._backlog.resting.put(name, spec, status, observed)
 
 
 def _parked(spec: Task, status: Status, wait: Wait | None, now: datetime) -> Parked | None:
@@ -88,10 +102,15 @@ def _parked(spec: Task, status: Status, wait: Wait | None, now: datetime) -> Par
     is_asking = status.question is not None or status.interrupted_run is not None
     if status.removed or is_out_of_times or is_asking or status.since - now > JUMP:
         return None
-    others = frozenset({*spec.depends_on, *([spec.start_from] if spec.start_from else [])})
+    others = _others(spec)
     if status.phase is Phase.CREATED and wait is None:
         return Parked(True, others, None, Lane.of(spec, status), turn(spec, status), recorded_wait(status))
     if status.phase is Phase.CREATED and wait is not None:
         return Parked(True, others, wait.until)
     is_scheduled = status.phase.is_settled and status.due_at is not None and status.due_at > now
     return Parked(False, others, status.due_at) if is_scheduled else None
+
+
+def _others(spec: Task) -> frozenset[str]:
+    """Return the tasks that one builds on."""
+    return frozenset({*spec.depends_on, *([spec.start_from] if spec.start_from else [])})

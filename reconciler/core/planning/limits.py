@@ -2,12 +2,12 @@
 How much may run at once, and how much may be spent, beside the slots of hosts.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
-from reconciler.core.adapter import Budget, Usage, reached
-from reconciler.core.model.specs import Account, Desired, ExecutionMode, Task
+from reconciler.core.adapter import Adapter, Budget, Usage, reached
+from reconciler.core.model.specs import Account, Desired, ExecutionMode, Host, Repo, Task
 from reconciler.core.model.status import BudgetScope, Run
 
 if TYPE_CHECKING:  # who only looks needs none of the events
@@ -220,13 +220,15 @@ def next_midnight(now: datetime) -> datetime:
 
 def _daily_budget(desired: Desired, scope: BudgetScope) -> Budget | None:
     kind, name = scope
-    repo, adapter, host = desired.repos.get(name), desired.adapters.get(name), desired.hosts.get(name)
-    account = desired.accounts.get(name)
-    budgets = {
-        "fleet": desired.fleet.daily_budget,
-        "repo": repo.daily_budget if repo else None,
-        "adapter": adapter.daily_budget if adapter else None,
-        "account": account.daily_budget if account else None,
-        "host": host.daily_budget if host else None,
-    }
-    return budgets[kind]
+    if kind == "fleet":
+        return desired.fleet.daily_budget
+    spec = _OWNERS[kind](desired).get(name)
+    return spec.daily_budget if spec else None
+
+
+_OWNERS: Mapping[str, Callable[[Desired], Mapping[str, Account | Adapter | Host | Repo]]] = {
+    "repo": lambda desired: desired.repos,
+    "adapter": lambda desired: desired.adapters,
+    "account": lambda desired: desired.accounts,
+    "host": lambda desired: desired.hosts,
+}

@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from types import MappingProxyType
+from typing import NamedTuple
 
 from reconciler.core.faults import fault_message
 from reconciler.core.model.runs import FailureClass
@@ -33,14 +35,31 @@ PREFERRED = 10.0
 """For each wish in `prefer` that the host meets."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A host that could take the task now."""
 
     host: str
     score: float
-    why: str
-    """What the score is made of, in words."""
+    free: int
+    """Free slots."""
+    weight: float
+    load: float
+    preferred: tuple[str, ...] = ()
+    """Wishes of the task that it meets."""
+    resumes: bool = False
+    has_failed: bool = False
+
+    @property
+    def why(self) -> str:
+        """What the score is made of, in words."""
+        terms = {
+            f"{self.free} free, weight {self.weight:g}": self.free * self.weight,
+            f"load {self.load:.2f}": self.load,
+            f"preferred: {', '.join(self.preferred)}": self.preferred,
+            "holds the session": self.resumes,
+            "the last attempt failed here": self.has_failed,
+        }
+        return ", ".join(reason for reason, applies in terms.items() if applies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +81,80 @@ class Placement:
     """Of the chosen: whose credential the run uses; None for the adapter's own."""
     fallback: str = ""
     """Why the task's `fallback` runs it; empty if that does not."""
+
+
+_Kind = tuple[str, str | None, tuple[str, ...], int]
+"""What of a task decides which hosts fit it: adapter, repo, labels, slots."""
+
+
+class _Fit:
+    """The hosts that fit a kind of task, busy slots and money apart, and why the others do not."""
+
+    def __init__(self, hosts: Mapping[str, Host]) -> None:
+        self.stale = set(hosts)
+        """Those to ask once more."""
+        self.fitting: list[Host] = []
+        self.rejected: dict[str, str] = {}
+
+    def refresh(self, task: Task, desired: Desired, observed: Observed) -> None:
+        """Ask those hosts once more about which something is new."""
+        if not self.stale:
+            return
+        for name in self.stale:
+            host = desired.hosts.get(name)
+            why = _why_not_or_fault(task, host, desired, observed) if host else ""
+            self.rejected.pop(name, None)
+            if why:
+                self.rejected[name] = why
+        self.fitting = [host for name, host in desired.hosts.items() if name not in self.rejected]
+        self.stale = set()
+
+
+class HostFits:
+    """
+    Memo of which hosts fit which kind of task.
+
+    A fleet has few kinds and many hosts, and little is new about these from one plan to the next.
+    """
+
+    def __init__(self) -> None:
+        self._desired, self._observed = Desired(), Observed()
+        self._fits: dict[_Kind, _Fit] = {}
+
+    def fit(self, task: Task, desired: Desired, observed: Observed) -> _Fit:
+        """Return which hosts fit a task."""
+        self._notice(desired, observed)
+        kind = task.adapter, task.repo, task.requires, task.slots
+        fit = self._fits.get(kind)
+        if fit is None:
+            if len(self._fits) >= _MOST_KINDS:
+                self._fits.clear()
+            fit = self._fits[kind] = _Fit(desired.hosts)
+        fit.refresh(task, desired, observed)
+        return fit
+
+    def _notice(self, desired: Desired, observed: Observed) -> None:
+        """Let those hosts be asked once more whose spec, probe or trial is not what it was."""
+        if desired is self._desired and observed is self._observed:
+            return
+        before, seen = self._desired, self._observed
+        self._desired, self._observed = desired, observed
+        if desired.adapters is not before.adapters and desired.adapters != before.adapters:
+            self._fits.clear()
+        stale = {*_differing(before.hosts, desired.hosts), *_differing(seen.hosts, observed.hosts)}
+        stale |= seen.half_open ^ observed.half_open
+        for fit in self._fits.values() if stale else ():
+            fit.stale |= stale
+
+
+_MOST_KINDS = 64
+
+
+def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
+    """Yield the names under which the two do not have the same object."""
+    if before is not after:
+        yield from (name for name, value in after.items() if before.get(name) is not value)
+        yield from (name for name in before if name not in after)
 
 
 def reachable_runs(statuses: Mapping[str, Status], observed: Observed) -> Iterator[tuple[str, str, Run]]:
@@ -92,6 +185,7 @@ def place(
     accounts: AccountPool,
     account: str | None = None,
     model: str | None = None,
+    fits: "HostFits | None" = None,
 ) -> Placement:
     """
     Return where the task should run.
@@ -99,29 +193,34 @@ def place(
     `used` slots of each host are taken; the free ones of hosts in `kept` are
     for the task that is named there. With `only`, no other host will do, and
     with `account` no other account; for `model` see `AccountPool.can_have`.
+    `fits` remembers which hosts fit from one call to the next.
     """
-    rejected, full, spent, ranked = dict[str, str](), list[str](), list[str](), list[Candidate]()
+    fit = (fits or HostFits()).fit(task, desired, observed)
+    rejected, full, spent, ranked = dict(fit.rejected), list[str](), list[str](), list[Candidate]()
     unserved = list[str]()
-    for host in desired.hosts.values():
-        free = host.slots - used.get(host.name, 0)
-        if only not in {None, host.name}:
-            rejected[host.name] = ELSEWHERE
-        elif why := _why_not_or_fault(task, host, desired, observed):
-            rejected[host.name] = why
-        elif spent_today(desired, observed.spent, ("host", host.name)):
-            rejected[host.name] = "has spent its daily budget"
-            spent.append(host.name)
-        elif accounts.is_barred(task, host.name):
-            rejected[host.name] = "is no host where an account of the task may be used"
-        elif not accounts.can_have(task, host.name, only=account, model=model):
-            rejected[host.name] = accounts.wait(task, [host.name], only=account).message
-            unserved.append(host.name)
-        elif why := _why_not_now(task, host, free, kept):
-            rejected[host.name] = why
-            full.append(host.name)
+    if only is not None:
+        rejected |= {name: ELSEWHERE for name in desired.hosts if name != only}
+    has_accounts = account is not None or accounts.matter(task)
+    has_past = bool(task.prefer) or (status is not None and status.run is not None)
+    for host in fit.fitting if only is None else [host for host in fit.fitting if host.name == only]:
+        name, free = host.name, host.slots - used.get(host.name, 0)
+        if host.daily_budget and spent_today(desired, observed.spent, ("host", name)):
+            rejected[name] = "has spent its daily budget"
+            spent.append(name)
+        elif has_accounts and accounts.is_barred(task, name):
+            rejected[name] = "is no host where an account of the task may be used"
+        elif has_accounts and not accounts.can_have(task, name, only=account, model=model):
+            rejected[name] = accounts.wait(task, [name], only=account).message
+            unserved.append(name)
+        elif free < task.slots or name in kept:
+            rejected[name] = _why_not_now(task, host, free, kept)
+            full.append(name)
         else:
-            ranked.append(_candidate(task, status, host, free, observed.load.get(host.name)))
-    ranked.sort(key=lambda candidate: (-candidate.score, candidate.host))
+            load = observed.load.get(name, 0.0)
+            plain = Candidate(name, round(free * host.weight - load, 3), free, host.weight, load)
+            ranked.append(_with_past(plain, task, status, host) if has_past else plain)
+    ranked.sort(key=attrgetter("host"))
+    ranked.sort(key=attrgetter("score"), reverse=True)
     chosen = ranked[0].host if ranked else None
     return Placement(
         chosen,
@@ -209,42 +308,29 @@ def _cli_problem(task: Task, host: Host, desired: Desired, observed: Observed) -
 
 
 def _why_not_now(task: Task, host: Host, free: int, kept: Mapping[str, str]) -> str:
-    """Return why the slots of the host are not to be had; empty if they are."""
+    """Return why the slots of the host are not to be had."""
     if free < task.slots:
         return f"has {free} of the {task.slots} slots it takes free" if free > 0 else "has no free slot"
-    return f"is kept free for {kept[host.name]}" if host.name in kept else ""
+    return f"is kept free for {kept[host.name]}"
 
 
-def _candidate(task: Task, status: Status | None, host: Host, free: int, load: float | None) -> Candidate:
-    preferences = [
-        preference for preference in task.prefer if preference in host.capabilities or preference == host.name
-    ]
-    terms = {
-        f"{free} free, weight {host.weight:g}": free * host.weight,
-        f"load {load or 0:.2f}": -(load or 0.0),
-        f"preferred: {', '.join(preferences)}": PREFERRED * len(preferences),
-        "holds the session": RESUMES if _resumes(task, status, host) else 0.0,
-        "the last attempt failed here": FAILED_HERE if _failed(status, host) else 0.0,
-    }
-    why = ", ".join(reason for reason, value in terms.items() if value)
-    return Candidate(host.name, round(sum(terms.values()), 3), why)
+def _with_past(plain: Candidate, task: Task, status: Status | None, host: Host) -> Candidate:
+    """Return the candidate with what the task wishes, and what happened to it there, in its score."""
+    met = tuple(each for each in task.prefer if each in host.capabilities or each == host.name)
+    resumes, has_failed = _resumes(task, status, host), _failed(status, host)
+    score = plain.free * plain.weight - plain.load + PREFERRED * len(met)
+    score += RESUMES * resumes + FAILED_HERE * has_failed
+    return plain._replace(score=round(score, 3), preferred=met, resumes=resumes, has_failed=has_failed)
 
 
 def _resumes(task: Task, status: Status | None, host: Host) -> bool:
-    run = status.run if status else None
-    return (
-        status is not None
-        and run is not None
-        and status.session_at(host.name, task.adapter, run.account) is not None
-    )
+    if status is None or status.session is None or status.run is None:
+        return False
+    return status.session_at(host.name, task.adapter, status.run.account) is not None
 
 
 def _failed(status: Status | None, host: Host) -> bool:
     """Return whether an attempt that is not gone on with failed on this host."""
-    return (
-        status is not None
-        and status.assigned_host == host.name
-        and status.session is None
-        and status.failure is not None
-        and status.failure.kind is not FailureClass.QUOTA
-    )
+    if status is None or status.failure is None or status.session is not None:
+        return False
+    return status.assigned_host == host.name and status.failure.kind is not FailureClass.QUOTA

@@ -202,7 +202,7 @@ def plan_some(
     statuses, steps = fold(statuses, changes)
     context = replace(context, statuses=statuses)
     context = _with(context, backlog.dependents(changed | _subjects(steps)))
-    queue = schedule(context, backlog.lanes)
+    queue = schedule(context, backlog)
     context = _with(context, queue.starts.keys() | queue.waits.keys())
     waits = {**_non_slot_waits(context), **queue.waits}
     waitings = {name: waiting(context, name, wait) for name, wait in waits.items()}
@@ -595,10 +595,11 @@ def _why_over_budget(context: PlanContext, spec: Task, status: Status) -> str | 
 
 def _within_reach(context: PlanContext) -> Iterator[tuple[str, Status, Host]]:
     """Yield the live tasks whose run somebody can be sent to, and its host."""
-    for name in sorted(context.names & context.statuses.keys()):
-        status = context.statuses[name]
+    statuses = context.statuses
+    for name in sorted(n for n in context.names if n in statuses and statuses[n].phase.is_live):
+        status = statuses[name]
         host = context.desired.hosts.get(status.assigned_host or "")
-        if status.phase.is_live and host and context.observed.can_reach(status):
+        if host and context.observed.can_reach(status):
             yield name, status, host
 
 

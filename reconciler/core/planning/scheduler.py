@@ -3,6 +3,7 @@ Scheduler: which tasks run next and where, and what all the others wait for.
 """
 
 import heapq
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -13,9 +14,10 @@ from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import DesiredState, ExecutionMode, Task
 from reconciler.core.model.status import LeaseRequest, Phase, Reason, Status
 from reconciler.core.planning.accounts import AccountPool
-from reconciler.core.planning.backlog import Lane, LaneQueue, RecordedWait, Turn, recorded_wait, turn
+from reconciler.core.planning.backlog import Backlog, Lane, LaneQueue, RecordedWait, Turn, recorded_wait, turn
 from reconciler.core.planning.context import PlanContext, Wait
 from reconciler.core.planning.limits import (
+    FLEET_GROUP,
     LimitGroup,
     budget_scopes,
     full_group,
@@ -90,28 +92,28 @@ class _Line:
         return self.wait
 
 
-def schedule(context: PlanContext, backlog: Mapping[Lane, LaneQueue]) -> Schedule:
+def schedule(context: PlanContext, backlog: Backlog) -> Schedule:
     """
-    Give out the free slots: highest priority first, then oldest, then by name.
+    Give out the free slots: highest priority first, then the repo with the fewest live runs, then oldest.
 
     Of each lane only the first is tried, and the next once that one has started.
-    `backlog` are more tasks than those of the context, which nothing but a slot
-    is missing for.
+    `backlog` has more tasks than those of the context: some that nothing but a
+    slot is missing for, and some that have theirs.
 
     Once more after something started, so that whoever waits does so for what is
     in the way then: the next plan will find it there.
     """
     queue = Schedule()
-    ready = _ready(context, queue)
-    lines = [_line(context, lane, ready.get(lane, ()), backlog.get(lane)) for lane in {**ready, **backlog}]
-    slots, open_lines = _SlotPool(context), [line for line in lines if line.wait is None]
+    ready, parked = _ready(context, queue), backlog.lanes
+    lines = [_line(context, lane, ready.get(lane, ()), parked.get(lane)) for lane in {**ready, **parked}]
+    slots, open_lines = _SlotPool(context, backlog), [line for line in lines if line.wait is None]
     while slots.give_out(open_lines, queue):
         pass
     queue.times += slots.accounts.times()
     for line in lines:
         if line.wait is not None:
             _tell(context, line, ready.get(line.lane, ()), queue)
-            _tell_parked(context, line, backlog.get(line.lane), queue)
+            _tell_parked(context, line, parked.get(line.lane), queue)
     return queue
 
 
@@ -243,15 +245,21 @@ _Kind = tuple[Hashable, ...]
 class _SlotPool:
     """The free slots of the fleet while they are given out."""
 
-    def __init__(self, context: PlanContext) -> None:
+    def __init__(self, context: PlanContext, backlog: Backlog) -> None:
         self._context = context
+        resting, self._fits = backlog.resting.beside(context.statuses), backlog.fits
         self._observed = context.observed
         self._close_half_open(
             {s.assigned_host for s in context.statuses.values() if s.phase is Phase.ASSIGNED}
         )
-        self._used = slots_in_use(context.statuses, context.observed)
-        self._running = Counter(_live_groups(context))
-        self.accounts = AccountPool(context.desired, context.observed, context.statuses, context.now)
+        self._used = slots_in_use(context.statuses, context.observed) + resting.slots
+        self._running = Counter(_live_groups(context)) + resting.groups
+        self._by_repo = Counter[str | None](
+            {name: count for (kind, name), count in self._running.items() if kind == "repo"}
+        )
+        self._by_repo[None] = self._running[FLEET_GROUP] - sum(self._by_repo.values())
+        theirs = itertools.chain(context.statuses.values(), resting.statuses)
+        self.accounts = AccountPool(context.desired, context.observed, theirs, context.now)
         self._lease_queue = LeaseQueue(context.desired, context.observed.lease_requests, context.statuses)
         self._kept: dict[str, str] = {}
         """Hosts whose free slots are kept for a task that takes several."""
@@ -263,16 +271,24 @@ class _SlotPool:
         """Give slots to those that can have them, in order; return whether any could."""
         before = len(queue.starts)
         self._kept, self._refused, self._keeping = {}, {}, set()
-        heads = [(line.head, place) for place, line in enumerate(lines) if line.head]
+        heads = [(self._rank(line.lane, line.head), place) for place, line in enumerate(lines) if line.head]
         heapq.heapify(heads)
         while heads:
-            (*_, name), place = heapq.heappop(heads)
+            rank, place = heapq.heappop(heads)
             line = lines[place]
-            if self._take(name, line, queue):
+            is_its_turn = line.head is not None and rank == self._rank(line.lane, line.head)
+            if is_its_turn and not self._take(rank[-1], line, queue):
+                continue
+            if is_its_turn:
                 line.advance()
-                if line.head:
-                    heapq.heappush(heads, (line.head, place))
+            if line.head:  # else others of its repo have started meanwhile, and its turn is later
+                heapq.heappush(heads, (self._rank(line.lane, line.head), place))
         return len(queue.starts) > before
+
+    def _rank(self, lane: Lane, head: Turn) -> tuple[int, int, datetime, str]:
+        """Return whose turn it is: however much is asked for in one repo, it keeps no other waiting."""
+        priority, created_at, name = head
+        return priority, self._by_repo[lane.repo], created_at, name
 
     def _take(self, name: str, line: _Line, queue: Schedule) -> bool:
         """Give the task its slots; return whether it has them. If not, the line says what it waits for."""
@@ -284,6 +300,7 @@ class _SlotPool:
             if line.placement:
                 queue.placements[name] = line.placement
             self._running.update(groups(_as_placed(spec, line.placement)))
+            self._by_repo[line.lane.repo] += 1
         return line.wait is None
 
     def _try(self, spec: Task, status: Status, queue: Schedule) -> tuple[Wait | None, Placement | None]:
@@ -380,6 +397,7 @@ class _SlotPool:
                 accounts=self.accounts,
                 account=account,
                 model=model,
+                fits=self._fits,
             )
         if placement.chosen is None:
             self._refused[refused] = placement

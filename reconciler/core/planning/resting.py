@@ -1,0 +1,133 @@
+"""
+Tasks at rest: runs and reviews with which all is well, kept so that a plan need not look at each of them.
+
+A plan finds nothing to do for one until its spec, its status or its host changes, nobody follows its run any
+more, or something about it is tried again. What they take meanwhile, slots and room in groups, is counted.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from reconciler.core.model.specs import Desired, Task
+from reconciler.core.model.status import Observed, Phase, Status
+from reconciler.core.planning.limits import LimitGroup, live_groups
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a task at rest takes, and by what it is found again."""
+
+    status: Status
+    host: str
+    """Empty for one in review."""
+    slots: int
+    groups: tuple[LimitGroup, ...]
+
+
+class Resting:
+    """Index of the tasks at rest."""
+
+    def __init__(self) -> None:
+        self.slots = Counter[str]()
+        """Taken slots, by host."""
+        self.groups = Counter[LimitGroup]()
+        """Live runs, by group."""
+        self._places: dict[str, _Place] = {}
+        self._by_host: dict[str, set[str]] = defaultdict(set)
+        self._by_run: dict[str, str] = {}
+        self._by_round: dict[tuple[str, int], str] = {}
+        self._desired, self._observed = Desired(), Observed()
+
+    @property
+    def statuses(self) -> Iterable[Status]:
+        """Return theirs."""
+        return (place.status for place in self._places.values())
+
+    def put(self, name: str, spec: Task, status: Status, observed: Observed) -> None:
+        """Take a task in with which all is well."""
+        run = status.last_run
+        place = _Place(status, "", 0, ())
+        if status.phase.is_live:
+            host = status.assigned_host or ""
+            slots = run.slots if observed.can_reach(status) else 0
+            place = replace(place, host=host, slots=slots, groups=tuple(live_groups(run, spec)))
+            self._by_round[run.round_key] = name
+        self._places[name] = place
+        self._by_host[place.host].add(name)
+        self._by_run[run.key] = name
+        self.slots[place.host] += place.slots
+        self.groups.update(place.groups)
+
+    def beside(self, names: Container[str]) -> "Resting":
+        """Return those that are not among these."""
+        both = [name for name in self._places if name in names]
+        if not both:
+            return self
+        rest = Resting()
+        rest.slots, rest.groups, rest._places = self.slots.copy(), self.groups.copy(), dict(self._places)
+        for name in both:
+            place = rest._places.pop(name)
+            rest.slots[place.host] -= place.slots
+            rest.groups.subtract(place.groups)
+        return rest
+
+    def take(self, name: str) -> None:
+        """Take a task out, if it is here."""
+        place = self._places.pop(name, None)
+        if place is None:
+            return
+        run = place.status.last_run
+        self._by_round.pop(run.round_key, None)
+        self._by_run.pop(run.key, None)
+        self._by_host[place.host].discard(name)
+        self.slots[place.host] -= place.slots
+        self.groups.subtract(place.groups)
+
+    def roused(self, desired: Desired, observed: Observed) -> set[str]:
+        """Return those that are to be looked at again, by what is new since the last call."""
+        before, seen = self._desired, self._observed
+        self._desired, self._observed = desired, observed
+        if not _rests_on_the_same(before, desired) or _own(seen) != _own(observed):
+            return set(self._places)
+        lost = self._by_round.keys() - observed.followed
+        names = {self._by_round[key] for key in lost}
+        names |= {self._by_run[key] for key in observed.retry_reasons if key in self._by_run}
+        for host in _differing(seen.hosts, observed.hosts):
+            names |= self._by_host.get(host, set())
+        return names
+
+
+def may_rest(spec: Task, status: Status, desired: Desired, observed: Observed) -> bool:
+    """Return whether a task may be left alone about which a plan found nothing to do or to say."""
+    if status.waiting is not None or status.removed or status.run is None:
+        return False
+    if status.phase is Phase.REVIEW_PENDING:
+        return True
+    host, probe = (
+        desired.hosts.get(status.assigned_host or ""),
+        observed.hosts.get(status.assigned_host or ""),
+    )
+    if status.phase is not Phase.RUNNING or host is None or (probe and not probe.reachable):
+        return False
+    is_followed = not observed.can_reach(status) or status.last_run.round_key in observed.followed
+    return is_followed and not host.drain and spec.over_budget != "stop"
+
+
+def _rests_on_the_same(before: Desired, after: Desired) -> bool:
+    """Return whether hosts, repos and settings are what they were."""
+    parts = ("fleet", "hosts", "repos", "adapters", "accounts")
+    return all(
+        (old := getattr(before, part)) is (new := getattr(after, part)) or old == new for part in parts
+    )
+
+
+def _own(observed: Observed) -> tuple[object, ...]:
+    return observed.machine, observed.takes_over
+
+
+def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> set[str]:
+    """Return the names under which the two do not have the same object."""
+    if before is after:
+        return set()
+    return {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
