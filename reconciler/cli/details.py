@@ -72,6 +72,9 @@ def _status_fields(status: Status, age: Age) -> Iterator[tuple[str, str]]:
     yield "pull request", status.review.pull_request.url if status.review.pull_request else ""
     yield "reviews", str(status.review.count or "")
     yield "delivered", status.head_commit or ""
+    if status.opinion:
+        findings = (f"{note.place}{note.text}" for note in status.opinion.findings)
+        yield "second opinion", "\n".join([status.opinion.summary, *findings])
     yield "session", status.session.id if status.session else ""
     for question in status.questions:
         yield question.id, question.text

@@ -204,7 +204,8 @@ def _run_link(run: "RunTrace", audited: "Audited") -> Link:
         return Link(name="run", is_sound=False, message=f"{run.run}: {about}")
     by = " ".join(filter(None, (seen.adapter, seen.model))) or "an outside agent"
     prompt = f", prompt sha256 {seen.prompt_sha256[:16]}" if seen.prompt_sha256 else ""
-    about = f"{run.run}, {by} on {run.host or 'nobody'}, round {seen.round}{prompt}; now {run.phase}"
+    opinion = f", second opinion: {seen.opinion}" if seen.opinion else ""
+    about = f"{run.run}, {by} on {run.host or 'nobody'}, round {seen.round}{prompt}{opinion}; now {run.phase}"
     return Link(name="run", is_sound=True, message=about)
 
 

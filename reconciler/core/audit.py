@@ -82,6 +82,8 @@ class RunOnRecord:
     cli_version: str | None
     model: str | None
     prompt_sha256: str | None
+    opinion: str | None
+    """What a second agent made of its work: adapter, verdict, commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,7 @@ def _on_record(status: Status, seen: RunOnRecord | None) -> RunOnRecord:
         cli_version=run.cli_version,
         model=run.model,
         prompt_sha256=status.prompt_sha256,
+        opinion=status.opinion.mark if status.opinion else None,
     )
 
 
@@ -276,6 +279,8 @@ def _of_fields(record: TransitionRecord, before: Status | None, after: Status) -
         yield f"names {record.host or record.worker or 'nobody'} as who has the run, but the file does not"
     if record.prompt_sha256 and record.prompt_sha256 != after.prompt_sha256:
         yield "names a prompt that the file does not"
+    if record.opinion and (after.opinion is None or record.opinion != after.opinion.mark):
+        yield "names a second opinion that the file does not"
     run = after.run
     if record.adapter_blob and (run is None or record.adapter_blob != run.adapter_blob):
         yield "names an adapter that the file does not"

@@ -225,7 +225,7 @@ class Reported(RunEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixRequested(RunEvent):
-    """Validation failed; the same session gets another round with the failure in its prompt."""
+    """Validation or a second opinion wants more; the same session gets a round with that in its prompt."""
 
     report: Report
 

@@ -335,6 +335,8 @@ def _cleared(status: Status) -> StatusChanges:
         "not_before": None,
         "failure": None,
         "checks": (),
+        "opinion": None,
+        "opinion_rounds": 0,
         "questions": (),
         "summary": "",
     }
@@ -348,6 +350,7 @@ def _reported(status: Status, event: Event, report: Report | None) -> StatusChan
     changes = {
         "failed_starts": 0 if report.started else status.failed_starts + 1,
         "checks": report.checks,
+        "opinion": report.opinion,
         "usage": status.usage + verdict.usage,
         "base_commit": report.base_commit or status.base_commit,
         "head_commit": report.head_commit or status.head_commit,
@@ -402,6 +405,7 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
         **_identity(spec),
         "attempt": status.attempt + 1,
         "waiting": None,
+        "opinion_rounds": 0,
         "run": run,
         "not_before": None,
     }
@@ -436,6 +440,7 @@ def _tools(event: Started, status: Status) -> StatusChanges:
 def _fix_requested(event: FixRequested, status: Status) -> StatusChanges:
     return {
         **_reported(status, event, event.report),
+        "opinion_rounds": status.opinion_rounds + (event.report.objection is not None),
         "run": status.last_run.model_copy(update={"round": status.last_run.round + 1}),
         "failure": Failure(kind=FailureClass.VALIDATION, message=event.origin.reason),
     }
@@ -470,7 +475,7 @@ def _retried(event: Retried, status: Status) -> StatusChanges:
     if event.counts:
         return {**changes, "failures": status.failures + 1, "uncounted": 0, "session": None}
     # The session continues after the validation that failed.
-    return {**changes, "uncounted": status.uncounted + 1, "checks": status.checks}
+    return {**changes, "uncounted": status.uncounted + 1, "checks": status.checks, "opinion": status.opinion}
 
 
 @_changes.register

@@ -73,6 +73,8 @@ class TransitionRecord:
     """Git blob id of the adapter's file, where it is new."""
     cli_version: str | None = None
     """Version of the agent's CLI, where it is new."""
+    opinion: str | None = None
+    """What a second agent made of the work, where it is new: adapter, verdict, commit."""
     previous: str | None = None
     """Commit of the task's previous transition."""
     commit: str = ""
@@ -106,8 +108,14 @@ def task_record(step: "Transition", *, revision: str = "", previous: str | None 
         prompt_sha256=_if_new("prompt_sha256", before, status),
         adapter_blob=_if_new("adapter_blob", before and before.run, status and status.run),
         cli_version=_if_new("cli_version", before and before.run, status and status.run),
+        opinion=_opinion(before, after),
         previous=previous,
     )
+
+
+def _opinion(before: "Status | None", after: "Status | None") -> str | None:
+    new = after.opinion if after and (before is None or after.opinion != before.opinion) else None
+    return new.mark if new else None
 
 
 def _if_new(field: str, before: "Status | Run | None", after: "Status | Run | None") -> str | None:

@@ -18,15 +18,23 @@ from typing import BinaryIO, Literal
 
 from reconciler.core.figures import LiveFigures
 from reconciler.core.times import time_at
-from reconciler.dispatch.protocol import RUN_ID, agent_id, folder_name, run_of
+from reconciler.dispatch.protocol import RUN_ID, agent_id, folder_name, opinion_key, run_of
 from reconciler.files import parse_json, replace_atomically, sync_file, sync_folder
 
 StreamName = Literal["out", "err"]
 _PROOF = "secrets"
 _FIGURES = "figures"
 _COUNTS = ("turns", "input_tokens", "output_tokens", "cached_tokens")
-_PARTS: Mapping[str, str] = {"b": "hooks before", "": "agent", "e": "hooks after", "v": "validation"}
+_PARTS: Mapping[str, str] = {
+    "b": "hooks before",
+    "": "agent",
+    "e": "hooks after",
+    "v": "validation",
+    "o": "second opinion",
+}
 """Parts of a round, in their order."""
+_ACCOUNTED = frozenset({"b", "e", "v"})
+"""Those whose stderr is an account of ours."""
 _LONGEST_SECRET = 8 * 1024
 """Bytes; of one line."""
 
@@ -63,7 +71,7 @@ class LogFolder:
         agent = agent_id(run, number)
         written = [
             _written_at(self._path(run_id, stream))
-            for run_id in (agent, f"{agent}v")
+            for run_id in (agent, f"{agent}v", agent_id(opinion_key(run, number), 1))
             for stream in ("out", "err")
         ]
         at = max(filter(None, written), default=None)
@@ -116,12 +124,16 @@ class LogFolder:
         for folder in self._folder.glob(f"{folder_name(run)}.*"):
             match = RUN_ID.match(folder.name)
             if match and match["run"] == folder_name(run):
-                paths.append((match["commit"] or "", int(match["round"]), match["part"], folder))
+                number, part = (
+                    match["reviewed"] or match["round"],
+                    "o" if match["reviewed"] else match["part"],
+                )
+                paths.append((match["commit"] or "", int(number), part, folder))
         return [
             (f"{_label(commit, number, part)}{label}", folder / stream)
             for commit, number, part, folder in sorted(paths, key=_in_order)
             for stream, label in (("out", ""), ("err", " (stderr)"))
-            if (folder / stream).exists() and not (part and stream == "err")
+            if (folder / stream).exists() and not (part in _ACCOUNTED and stream == "err")
         ]
 
     def prune(self, is_needed: Callable[[str], bool], *, before: datetime, most: int) -> None:

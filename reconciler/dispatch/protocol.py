@@ -14,13 +14,14 @@ from typing import Literal
 from reconciler.core.errors import Unavailable
 
 RUN_ID = re.compile(
-    r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+-]*?)(?:\.c(?P<commit>[0-9a-f]{12}))?"
+    r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+-]*?)(?:\.c(?P<commit>[0-9a-f]{12}))?(?:\.o(?P<reviewed>[0-9]+))?"
     r"\.r(?P<round>[1-9][0-9]*)(?P<part>[bev]?)\Z"
 )
-"""Parts of a round: `b` are the hooks before the agent, `e` those after its end, `v` is its validation."""
+"""Parts of a round: `b` are the hooks before the agent, `e` those after its end, `v` is its validation; of a
+run that reviews the work of a round, `reviewed` is that."""
 _HALF_MADE = re.compile(r"\.(?:new|in|out|old)\.\d+\Z")
 """Ends of the names under which `workspace.sh` works on something."""
-_CHECK = re.compile(r"\.c[0-9a-f]{12}\Z")
+_CHECK = re.compile(r"(?:\.c[0-9a-f]{12}|\.o[0-9]+)\Z")
 _MOST_TOLD = 120
 """Of more commands it is not told apart which failed: the codes above mean something else."""
 _BATCH = 100
@@ -129,6 +130,11 @@ def run_of(name: str) -> str:
 def check_key(run: str, commit: str) -> str:
     """Return the key under which what an outside agent finished is validated: once for each commit."""
     return f"{run}.c{commit[:12]}"
+
+
+def opinion_key(run: str, number: int) -> str:
+    """Return the key under which the work of a round is reviewed by a second agent."""
+    return f"{run}.o{number}"
 
 
 def batches(names: Iterable[str]) -> Iterator[tuple[str, ...]]:

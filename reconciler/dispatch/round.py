@@ -22,12 +22,14 @@ from reconciler.core.model.runs import (
     Check,
     Declaration,
     FailureClass,
+    Opinion,
     Report,
     RunRequest,
     Verdict,
 )
-from reconciler.core.runs.command import localize
+from reconciler.core.runs.command import localize, review_request
 from reconciler.core.runs.decide import may_declare
+from reconciler.core.runs.opinion import is_deliverable, read_opinion
 from reconciler.core.text import head, one_line
 from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder
@@ -41,6 +43,7 @@ from reconciler.dispatch.protocol import (
     commands_job,
     declared_folder,
     hook_id,
+    opinion_key,
     validation_id,
 )
 from reconciler.dispatch.repos import CodeRepository
@@ -172,7 +175,8 @@ class Round:
             state = await self._settled(self._agent, await self._follow_agent(state, begin))
             notes = await self._take_over_scripts("while the agent was at work")
             notes += await self._after_run(prepared)
-            self.on_agent_over()
+            if self.order.reviewer is None:  # else the review needs the slot
+                self.on_agent_over()
         except StepFailed as error:
             return masked(Report(verdict=failed(Verdict(outcome="failed"), error)), self.secrets.mask)
         mask = await self._mask()
@@ -202,12 +206,12 @@ class Round:
     async def cancel(self) -> None:
         """End agent and validation, and prevent them from starting later."""
         runs = self.host_session.runs
-        for run_id in (*self._hooks, self._agent, self._validation):
+        for run_id in (*self._hooks, self._agent, self._validation, *self._review):
             await retry_until_reachable(partial(runs.cancel, run_id, CANCELLED, self._ending))
 
     # --- The agent ----------------------------------------------------------
 
-    async def _begin(self) -> tuple[Prepared, RunState]:
+    async def _begin(self, *, delivers: bool = True) -> tuple[Prepared, RunState]:
         """
         Start the agent in its workspace, unless it was started before.
 
@@ -222,7 +226,7 @@ class Round:
             doing = self._works_on("finds the workspace")
             return await retry_until_reachable(lambda: workspaces.find(self.order), doing=doing), state
         prepared = await self._prepare()
-        if self.repository is not None and self.order.round == 1:  # before an agent is paid
+        if delivers and self.repository is not None and self.order.round == 1:  # before an agent is paid
             way_back = partial(self.repository.see_way_back, self.order.branch, self.order.expected_head)
             await retry_until_reachable(way_back, patience=self.patience, doing=_waits_for(self.repository))
         await self._before_run(prepared)
@@ -495,15 +499,66 @@ class Round:
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
         if report.failed_check or taken is None or self.repository is None:
             return report
+        return await self._hand_over(report, taken, prepared, self.repository, mask)
+
+    async def _hand_over(
+        self, report: Report, taken: Collected, prepared: Prepared, repository: CodeRepository, mask: Mask
+    ) -> Report:
+        """Have validated work searched for secrets, reviewed and pushed; return the report on that."""
         stands = report.model_copy(update={"head_commit": self.order.start_from})
         if taken.head == taken.base:  # nothing new: after a review, the reviewed head stays
             return stands
         try:
-            head, commits = await self._deliver(taken, prepared, self.repository, mask)
+            head, commits = await self._receive(taken, prepared, repository, mask)
+            if not commits:  # it changes nothing, and is not pushed
+                return stands
+            report = await self._reviewed(report, head, repository)
+            if report.objection and not self._goes_on(report.objection):
+                return report
+            head = await self._push(head, repository)
         except (MergeConflict, LeaksFound) as clash:  # a round for the agent, as if its validation had failed
-            check = clash.check(self.repository.repo.base)
-            return report.model_copy(update={"checks": (*checks, check)})
-        return report.model_copy(update={"head_commit": head, "commits": commits}) if commits else stands
+            check = clash.check(repository.repo.base)
+            return report.model_copy(update={"checks": (*report.checks, check)})
+        return report.model_copy(update={"head_commit": head, "commits": commits})
+
+    async def _reviewed(self, report: Report, head: str, repository: CodeRepository) -> Report:
+        """Return the report with the second opinion on the work, and what that took; the same without one."""
+        order, reviewer = self.order, self.order.reviewer
+        if reviewer is None:
+            return report
+        base = order.stack
+        if base is None:
+            base = await retry_until_reachable(lambda: repository.fork(head))
+        diff = await retry_until_reachable(partial(repository.diff, base, head))
+        request = review_request(order, self._review_key, head, diff)
+        assert request is not None  # noqa: S101 - there is a reviewer
+        answer = await replace(self, order=request, secrets=self.secrets).consult()
+        if answer.kind is FailureClass.CANCELLED:
+            raise StepFailed(FailureClass.CANCELLED, answer.message)
+        spent = report.verdict.model_copy(update={"usage": report.verdict.usage + answer.usage})
+        opinion = read_opinion(reviewer, head, answer)
+        log.info("%s round %d: %s", order.run, order.round, opinion.summary)
+        return report.model_copy(update={"verdict": spent, "opinion": opinion})
+
+    def _goes_on(self, opinion: Opinion) -> bool:
+        return self.order.reviewer is not None and is_deliverable(self.order.reviewer, opinion)
+
+    async def consult(self) -> Verdict:
+        """
+        Run the agent alone, once, and return its verdict, masked; nothing that it leaves is taken up.
+
+        A failure of the host is one of the verdict. Whatever it does in its workspace stays there.
+        """
+        verdict = Verdict(outcome="failed")
+        try:
+            _, state = await self._begin(delivers=False)
+            begin = _Beginning(lambda: None, lambda _: None, self.host_session.scheduler)
+            state = await self._settled(self._agent, await self._follow_agent(state, begin))
+            mask = await self._mask()
+            verdict = await asyncio.to_thread(self._judge, state, mask)
+        except StepFailed as error:
+            mask, verdict = self.secrets.mask, failed(verdict, error)
+        return masked(Report(verdict=verdict), mask).verdict
 
     async def _declared(self, mask: Mask) -> Declaration | None:
         """Return what the agent declared in place of a result, masked; None if nothing that shows."""
@@ -585,14 +640,10 @@ class Round:
                 commands, account, output, seconds=state.seconds, mask=mask, exit_code=exit_code
             )
 
-    async def _deliver(
+    async def _receive(
         self, taken: Collected, prepared: Prepared, repository: CodeRepository, mask: Mask
     ) -> tuple[str, int]:
-        """
-        Fetch the work, check it, push it; return the head of its branch and the number of commits.
-
-        Work that changes nothing (0 commits) is not pushed.
-        """
+        """Fetch the work and check it; return its head and the number of commits, 0 if it changes nothing."""
         base, order = taken.base, self.order
         there = f"{taken.head} in {prepared.folder}, on host {order.host.name}"
         await self._reach(repository, lambda: repository.check_base(base, order.start_from), there)
@@ -609,18 +660,23 @@ class Round:
         if not commits:
             return head, 0
         await self._require_no_leaks(repository, base, head, mask)
+        return head, commits
+
+    async def _push(self, head: str, repository: CodeRepository) -> str:
+        """Push the work to its branch; return the head of that."""
+        order = self.order
+        self.on_agent_over()
         push = (
             partial(self.host_session.workspaces.push, order, repository)
             if repository.repo.push == "host"
             else None
         )
         here = f"{head} in {repository.folder}, on the machine of the reconciler"
-        delivered = await self._reach(
+        return await self._reach(
             repository,
             lambda: repository.deliver(head, order.branch, order.expected_head, push, stack=order.stack),
             here,
         )
-        return delivered, commits
 
     async def _require_no_leaks(self, repository: CodeRepository, base: str, head: str, mask: Mask) -> None:
         """
@@ -741,6 +797,15 @@ class Round:
 
     def _hook(self, part: Literal["b", "e"]) -> str:
         return hook_id(self.order.run, self.order.round, part)
+
+    @property
+    def _review_key(self) -> str:
+        return opinion_key(self.order.run, self.order.round)
+
+    @property
+    def _review(self) -> tuple[str, ...]:
+        """Id of the run that reviews the work, if one does."""
+        return (agent_id(self._review_key, 1),) if self.order.reviewer else ()
 
     @property
     def _validation(self) -> str:

@@ -233,13 +233,17 @@ class Builder:
             yield Mistake(("review",), f"pull_request needs {lacks}")
 
     def _account_mistakes(self, task: Task) -> Iterator[Mistake]:
-        """Yield what is wrong with the accounts and the fallback of a task; of inherited ones, others say."""
+        """Yield what is wrong with a task's accounts, fallback and reviewer; of inherited ones others say."""
         parsed, shared = self._specs[task.name], self._shared
         own = parsed.spec.model_fields_set if parsed.spec else frozenset()
         if "accounts" in own and task.adapter in shared.adapters:
             yield from shared.account_mistakes(task.accounts, ("accounts",), task.adapter)
         if "fallback" in own:
             yield from shared.fallback_mistakes(task)
+        if "review_by" in own:
+            yield from shared.reviewer_mistakes(task)
+        if task.review_by and (why := _no_review(task, is_own="review_by" in own)):
+            yield Mistake(("review_by",), why, at_key="review_by" in own)
         other = fallback_task(task)
         adapter = shared.adapters.get(other.adapter) if other else None
         takes_script = adapter and any("{script}" in argument for argument in adapter.command)
@@ -423,3 +427,10 @@ def _template_mistakes(task: Task, adapter: Adapter, repo: Repo | None) -> Itera
 
     whose = "" if task.template else f"of adapter {adapter.name!r}: "
     yield from (Mistake(("template",), f"{whose}{each}") for each in try_for(source, task, repo))
+
+
+def _no_review(task: Task, *, is_own: bool) -> str:
+    """Return why no second agent can review the work of a task; empty if one can."""
+    if task.execution_mode is ExecutionMode.HTTP_PULL:
+        return "is for runs on hosts, and this task is `http_pull`: set `review_by: null` in it"
+    return "" if task.repo or not is_own else "needs a `repo`: there is no diff to review without one"

@@ -83,6 +83,19 @@ class SharedSpecs:
             yield Mistake(("fallback", "adapter"), *self.missing("adapter", adapter, self.adapters))
         yield from self.account_mistakes(fallback.accounts, ("fallback", "accounts"), adapter)
 
+    def reviewer_mistakes(self, spec: TaskDefaults) -> Iterator[Mistake]:
+        """Yield what a second opinion needs and is not there, or cannot give one."""
+        if (reviewer := spec.review_by) is None:
+            return
+        adapter, where = self.adapters.get(reviewer.adapter), ("review_by", "adapter")
+        if adapter is None:
+            yield Mistake(where, *self.missing("adapter", reviewer.adapter, self.adapters))
+        elif any("{script}" in argument for argument in adapter.command):
+            yield Mistake(where, f"adapter {reviewer.adapter!r} runs the task's own `script`, and no review")
+        if reviewer.account is not None:
+            accounts = self.account_mistakes([reviewer.account], (), reviewer.adapter)
+            yield from (replace(each, path=("review_by", "account")) for each in accounts)
+
 
 def shared_specs(files: Iterable[Parsed]) -> SharedSpecs:
     """Return the shared specs made from all files but tasks."""
@@ -209,10 +222,11 @@ def _adapter_mistakes(shared: SharedSpecs, parsed: Parsed) -> Iterator[Mistake]:
 
 
 def _default_mistakes(shared: SharedSpecs, parsed: Parsed) -> Iterator[Mistake]:
-    """Yield what is wrong with the accounts and the fallback that a repo or the fleet gives to tasks."""
+    """Yield what is wrong with accounts, fallback and reviewer that a repo or the fleet gives to tasks."""
     if isinstance(parsed.spec, TaskDefaults):
         yield from shared.account_mistakes(parsed.spec.accounts, ("accounts",))
         yield from shared.fallback_mistakes(parsed.spec)
+        yield from shared.reviewer_mistakes(parsed.spec)
 
 
 _REFERENCES: Mapping[Kind, Callable[[SharedSpecs, Parsed], Iterator[Mistake]]] = {

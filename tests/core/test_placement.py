@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from reconciler.core.adapter import Adapter, Budget, Usage, Version
 from reconciler.core.model.runs import FailureClass
-from reconciler.core.model.specs import Desired, Host, HostAdapter, Task
+from reconciler.core.model.specs import Desired, Host, HostAdapter, ReviewBy, Task
 from reconciler.core.model.status import Failure, HostCli, HostStatus, Observed, Phase, Reason, Waiting
 from reconciler.core.planning.accounts import AccountPool
 from reconciler.core.planning.placement import place, slots_in_use
@@ -48,12 +48,15 @@ def test_every_host_is_either_ranked_or_rejected_with_a_reason(data):
         ({"repos": ("docs",)}, "may not work on shop"),
         ({"repos": ()}, "may not work on shop"),
         ({"address": "alpha.example.org"}, "has not answered a probe yet"),
+        ({"adapters": {"script": HostAdapter()}}, "does not offer codex (review_by)"),
     ],
 )
 def test_a_host_that_does_not_fit_says_why(host, why):
     alpha = Host(**{"name": "alpha", "labels": ("gpu",), **host})
 
-    placement = placed(alpha, requires=("gpu",), repo="shop", live={"alpha": 1})
+    reviewer = {"review_by": ReviewBy(adapter="codex")} if "review_by" in why else {}
+
+    placement = placed(alpha, requires=("gpu",), repo="shop", live={"alpha": 1}, **reviewer)
 
     assert placement.rejected == {"alpha": why}
     assert placement.full == (("alpha",) if why == "has no free slot" else ())

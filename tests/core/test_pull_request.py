@@ -33,7 +33,7 @@ from reconciler.core.forge.pull_request import (
 )
 from reconciler.core.lifecycle import transition
 from reconciler.core.model.forge import Comment, MergeRefusal, PullRequestSnapshot, Review
-from reconciler.core.model.runs import FailureClass, Report, ReviewNote, Verdict, run_key
+from reconciler.core.model.runs import FailureClass, Opinion, Report, ReviewNote, Verdict, run_key
 from reconciler.core.model.specs import DesiredState, FleetSpec, Repo, Task
 from reconciler.core.model.status import MERGE_REASONS, OnHost, Phase, PullRequest, Reason, Status, Waiting
 from reconciler.core.runs.decide import next_event
@@ -564,6 +564,18 @@ def test_a_repo_says_when_its_pull_requests_are_merged(rule, pull, expected):
     approved = {"reviews": (a_review(1, "alice", "approved"),), **APPROVED, **pull}
 
     assert bool(may_merge(a_task(), a_status(), a_pull(**approved), repo, bot=BOT)) is expected
+
+
+@pytest.mark.parametrize("verdict", ["changes", "failed"])
+def test_what_a_second_opinion_did_not_approve_is_merged_only_once_a_person_has(verdict):
+    note = ReviewNote(author="codex", text="it lies")
+    opinion = Opinion(adapter="codex", commit=HEAD, verdict=verdict, findings=(note,), message="quota")
+    doubted = a_status().model_copy(update={"opinion": opinion})
+    repo = LAZY.model_copy(update={"merge": "when_green"})
+    approval = a_review(1, "alice", "approved")
+
+    assert not may_merge(a_task(), doubted, a_pull(reviews=(), **APPROVED), repo, bot=BOT)
+    assert may_merge(a_task(), doubted, a_pull(reviews=(approval,), **APPROVED), repo, bot=BOT)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,11 @@ def test_an_account_that_tasks_name_and_that_serves_them_is_good():
         ({"fleet": "fallback: {adapter: codx}"}, "no adapter 'codx'"),
         ({"tasks__a": "{goal: x, adapter: codex, fallback: {}}"}, "names neither"),
         ({"tasks__a": "{goal: x, adapter: codex, fallback: {adapter: script}}"}, "runs a `script`"),
+        ({"tasks__a": "{goal: x, adapter: codex, repo: shop, review_by: codx}"}, "no adapter 'codx'"),
+        ({"tasks__a": "{goal: x, adapter: codex, review_by: script}"}, "runs the task's own `script`"),
+        ({"tasks__a": "{goal: x, adapter: codex, review_by: codex}"}, "needs a `repo`"),
+        ({"tasks__a": "{goal: x, execution_mode: http_pull, review_by: codex}"}, "is for runs on hosts"),
+        ({"tasks__a": "{goal: x, adapter: codex, review_by: {adapter: codex, account: two}}"}, "no account"),
     ],
 )
 def test_each_mistake_is_told_where_it_stands(files, message):

@@ -14,7 +14,7 @@ from reconciler.api.pages.rendering import View
 from reconciler.api.pages.services import LogPart, SpecValue
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import NotFound, SpecError, Unavailable
-from reconciler.core.model.runs import Check
+from reconciler.core.model.runs import Check, Opinion
 from reconciler.core.model.specs import Desired, Task
 from reconciler.core.model.status import Phase, Status
 from reconciler.core.planning.accounts import AccountPool
@@ -61,6 +61,8 @@ class RoundView:
     reason: str
     """The verdict in a sentence."""
     checks: Sequence[Check]
+    opinion: Opinion | None
+    """What a second agent made of its work."""
     usage: Usage
     prompt: str
     """As it is built from what is on record; empty if it cannot be, or is another than was sent."""
@@ -257,6 +259,7 @@ def _round(view: TaskView, key: tuple[int, int], span: _Span, desired: Desired) 
         outcome=_outcome(over, key) if over else last.phase.value,
         reason=end.record.reason if end else "",
         checks=over.checks if over else (),
+        opinion=over.opinion if over else None,
         usage=over.usage - begin.usage if over else Usage(),
         prompt=prompt if sent and sha256(prompt) == sent else "",
         prompt_sha256=sent,

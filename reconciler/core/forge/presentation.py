@@ -12,7 +12,7 @@ from typing import Literal
 from reconciler.core.forge.markdown import code, fenced
 from reconciler.core.forge.pull_request import first_wait, may_merge
 from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
-from reconciler.core.model.runs import Check
+from reconciler.core.model.runs import Check, Opinion
 from reconciler.core.model.specs import Repo, Task
 from reconciler.core.model.status import MERGE_REASONS, HostStatus, Phase, Question, Reason, Status
 from reconciler.core.text import head, one_line, tail
@@ -111,6 +111,8 @@ def _body(task: Task, status: Status, issue: int | None, host: HostStatus | None
         yield f"## What was done\n\nThe agent says:\n\n{fenced(status.summary)}"
     if status.checks:
         yield f"## Validation\n\n{_validation(status.checks)}"
+    if status.opinion:
+        yield f"## Second opinion\n\n{_opinion(status.opinion)}"
     yield f"## Run\n\n{_bullets(_facts(task, status, host))}"
 
 
@@ -135,6 +137,19 @@ def _validation(checks: Sequence[Check]) -> str:
     failed = next((check for check in checks if check.exit_code != 0), None)
     end = [fenced(tail(failed.output, lines=40, characters=4_000))] if failed else []
     return "\n\n".join(["\n".join(lines), *end])
+
+
+def _opinion(opinion: Opinion) -> str:
+    about = f"{code(opinion.adapter)}, of {opinion.commit[:12]}: {_OPINIONS[opinion.verdict]}"
+    notes = [fenced(f"{note.place}{note.text}") for note in opinion.findings]
+    return "\n\n".join([about, *([fenced(opinion.message)] if opinion.message else []), *notes])
+
+
+_OPINIONS = {
+    "approve": "approved",
+    "changes": "asks for changes, which the agent has not made; a person decides",
+    "failed": "came to no verdict, so nothing is approved; a person decides",
+}
 
 
 def _facts(task: Task, status: Status, host: HostStatus | None) -> Iterator[str]:

@@ -178,8 +178,10 @@ def _blockers(
         message = f"it conflicts with {pull.base}; merge that into the branch, or set `base_moved: rebase`"
         yield _Blocker(message, Reason.BLOCKED)
     yield from _missing_checks(pull, repo)
-    if repo.merge != "when_green":
-        yield from map(_Blocker, _missing_approval(pull, bot))
+    doubt = status.opinion.summary if status.opinion and status.opinion.verdict != "approve" else ""
+    if repo.merge != "when_green" or doubt:
+        missing = _missing_approval(pull, bot)
+        yield from (_Blocker(f"{why}; {doubt}" if doubt else why) for why in missing)
 
 
 def _is_gone(author: str) -> bool:

@@ -19,6 +19,7 @@ from reconciler.core.fields import (
     Total,
 )
 from reconciler.core.model.specs import Host, Repo, RunHooks
+from reconciler.core.text import one_line
 
 
 class FailureClass(StrEnum):
@@ -91,6 +92,44 @@ class ReviewNote(Frozen):
     line: Id | None = None
     """Its line there, 1-based."""
 
+    @property
+    def place(self) -> str:
+        """The file and line that it is about, before its text; empty if it is about none."""
+        return f"{self.path}{f':{self.line}' if self.line else ''}: " if self.path else ""
+
+
+class Opinion(Frozen):
+    """What a second agent made of finished work: recorded like a validation."""
+
+    adapter: str
+    """Of the agent that reviewed."""
+    model: str | None = None
+    commit: str
+    """Head of the work that it is about."""
+    verdict: Literal["approve", "changes", "failed"]
+    """`failed`: it came to no verdict, so nothing was approved."""
+    findings: tuple[ReviewNote, ...] = ()
+    message: str = ""
+    """Why it failed, in one line."""
+    usage: Usage = Usage.model_construct()
+    """What it took; part of the usage of the round."""
+
+    @property
+    def mark(self) -> str:
+        """What stands for it on record: adapter, verdict, commit."""
+        return f"{self.adapter} {self.verdict} {self.commit}"
+
+    @property
+    def summary(self) -> str:
+        """What came of it, in one line."""
+        who = f"the second opinion ({self.adapter})"
+        if self.verdict == "approve":
+            return f"{who} approves"
+        if self.verdict == "failed":
+            return f"{who} came to no verdict: {self.message}"
+        more = f", and {len(self.findings) - 1} more" if len(self.findings) > 1 else ""
+        return f"{who} asks for changes: {one_line(self.findings[0].text, 200)}{more}"
+
 
 class Verdict(Frozen):
     """What the agent's CLI made of one round, as far as its output and exit code can be believed."""
@@ -124,6 +163,8 @@ class Report(Frozen):
     """Commits on the branch that the base does not have; 0 if together they change nothing."""
     touched: str | None = None
     """Head that somebody else pushed to the branch meanwhile; nothing was delivered."""
+    opinion: Opinion | None = None
+    """What the second agent made of it; None if there is none."""
     declared: Declaration | None = None
     """What the agent said in place of a result; nothing was validated or delivered then."""
     started: bool = True
@@ -133,6 +174,27 @@ class Report(Frozen):
     def failed_check(self) -> Check | None:
         """The first validation command that failed."""
         return next((check for check in self.checks if check.exit_code != 0), None)
+
+    @property
+    def objection(self) -> Opinion | None:
+        """The second opinion that kept the work from its delivery."""
+        is_held = self.opinion and self.opinion.verdict != "approve" and self.head_commit is None
+        return self.opinion if is_held else None
+
+
+class Reviewer(Frozen):
+    """Who reviews finished work, and by what terms."""
+
+    adapter: Adapter
+    """With the secrets of its account."""
+    model: str | None
+    brief: str
+    """What the work was to do: goal and constraints."""
+    is_last: bool
+    """Whether its agent has had all rounds that a second opinion may cost."""
+    has_people: bool
+    """Whether people review the work after it."""
+    timeout: Duration
 
 
 class RunRequest(Frozen):
@@ -160,6 +222,8 @@ class RunRequest(Frozen):
     session_totals: Usage = Usage.model_construct()
     """The CLI's running totals of that session before this round."""
     validation: tuple[str, ...] = ()
+    reviewer: Reviewer | None = None
+    """Who reviews the work before it is delivered."""
     hooks: RunHooks = RunHooks.model_construct()
     """Those of the host, and then those of the repo."""
     requires: tuple[str, ...] = ()

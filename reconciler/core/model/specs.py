@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from reconciler.core.adapter import Adapter, Budget, Secret
 from reconciler.core.errors import Problem
@@ -88,6 +89,33 @@ class Fallback(Frozen):
     """Accounts, by preference; any that serves the adapter, if left out."""
 
 
+class ReviewBy(Frozen):
+    """A second opinion: another agent that reviews finished work before people do. In `review_by`."""
+
+    adapter: Name
+    """Adapter of the agent that reviews; `review_by: codex` is this alone."""
+    model: Text | None = None
+    """Model it is asked to use; the default of its CLI if left out."""
+    account: Name | None = None
+    """Account whose credential it uses; that which the adapter has by itself, if left out."""
+    max_rounds: Count = 2
+    """How often in one attempt it may send the work back to its agent; then people decide."""
+    timeout: Period = timedelta(minutes=30)
+    """Longest time for one review."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"adapter": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Let the schema take the name of an adapter in place of the mapping."""
+        return {"anyOf": [{"type": "string"}, super().__get_pydantic_json_schema__(core_schema, handler)]}
+
+
 class TaskDefaults(Frozen):
     """
     Fields a task may leave out.
@@ -140,6 +168,11 @@ class TaskDefaults(Frozen):
     `none`: completed when validation passes. `merge`: completed when the branch is
     on the base branch. `pull_request`: the reconciler opens a pull request on the
     repo's `forge` and follows it until it is merged.
+    """
+    review_by: ReviewBy | None = None
+    """
+    `codex`, or `{adapter: codex, model: …}`: an agent that reviews the work before it is delivered; what it
+    finds goes back to the task's agent. See [second opinion](task.md#second-opinion).
     """
     allow_empty: bool = False
     """

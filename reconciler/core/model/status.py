@@ -24,7 +24,7 @@ from reconciler.core.fields import (
     Time,
     Total,
 )
-from reconciler.core.model.runs import Check, Claim, FailureClass, ReviewNote
+from reconciler.core.model.runs import Check, Claim, FailureClass, Opinion, ReviewNote
 from reconciler.core.text import one_line
 
 
@@ -312,6 +312,10 @@ class Status(Frozen):
     failure: Failure | None = None
     checks: tuple[Check, ...] = ()
     """Validation of the last round."""
+    opinion: Opinion | None = None
+    """What the second agent made of the work of the last round."""
+    opinion_rounds: Total = 0
+    """Rounds of this attempt that it asked for."""
     questions: tuple[Question, ...] = ()
     """What the agent asked about this work, the last one without an answer as long as it waits for it."""
     summary: str = ""

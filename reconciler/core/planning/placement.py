@@ -283,7 +283,8 @@ def _why_not(task: Task, host: Host, desired: Desired, observed: Observed) -> st
         UNASKED: probe is None and not host.is_local,
         "is not reachable": probe is not None and not probe.reachable,
         _fault(host, observed): True,
-        _cli_problem(task, host, desired, observed): offers,
+        _cli_problem(task.adapter, host, desired, observed): offers,
+        _reviewer_problem(task, host, desired, observed): True,
     }
     return ", ".join(reason for reason, applies in reasons.items() if applies and reason)
 
@@ -296,15 +297,27 @@ def _fault(host: Host, observed: Observed) -> str:
     return f"cannot start runs: {probe.fault}"
 
 
-def _cli_problem(task: Task, host: Host, desired: Desired, observed: Observed) -> str:
+def _reviewer_problem(task: Task, host: Host, desired: Desired, observed: Observed) -> str:
+    """Return why the work cannot be reviewed on the host; empty if it can, or need not."""
+    if (reviewer := task.review_by) is None or task.repo is None:
+        return ""
+    account = desired.accounts.get(reviewer.account or "")
+    if account and account.hosts is not None and host.name not in account.hosts:
+        return f"is no host where account {account.name} may be used (review_by)"
+    if host.adapters is not None and reviewer.adapter not in host.adapters:
+        return f"does not offer {reviewer.adapter} (review_by)"
+    return _cli_problem(reviewer.adapter, host, desired, observed)
+
+
+def _cli_problem(name: str, host: Host, desired: Desired, observed: Observed) -> str:
     """Return what the last probe has against the agent's CLI on the host; empty for nothing."""
-    adapter, probe = desired.adapters.get(task.adapter), observed.hosts.get(host.name)
+    adapter, probe = desired.adapters.get(name), observed.hosts.get(host.name)
     if probe is None or not probe.reachable or adapter is None or adapter.version is None:
         return ""
-    cli = probe.adapters.get(task.adapter)
+    cli = probe.adapters.get(name)
     if cli is None:
-        return "" if host.is_local else f"has not been asked for {task.adapter} yet"
-    return "" if cli.ok else f"has no {task.adapter} that will do: {cli.message}"
+        return "" if host.is_local else f"has not been asked for {name} yet"
+    return "" if cli.ok else f"has no {name} that will do: {cli.message}"
 
 
 def _why_not_now(task: Task, host: Host, free: int, kept: Mapping[str, str]) -> str:

@@ -10,10 +10,11 @@ from functools import reduce
 from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output, Usage
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.forge.pull_request import NOTICES
-from reconciler.core.model.runs import Assignment, ReviewNote, RunRequest
-from reconciler.core.model.specs import Desired, ExecutionMode, Host, Repo, Task
+from reconciler.core.model.runs import Assignment, Reviewer, ReviewNote, RunRequest
+from reconciler.core.model.specs import Desired, ExecutionMode, Host, Repo, RunHooks, Task
 from reconciler.core.model.status import Status
 from reconciler.core.patterns import check_pattern
+from reconciler.core.runs.opinion import opinion_prompt
 from reconciler.core.runs.prompt import Quote, render, try_template
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
@@ -53,7 +54,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
     Raises SpecError if the host or the adapter is gone, or a template is wrong.
     """
     run, host = status.last_run, _host(status, desired)
-    adapter = _with_account(_adapter(task, status, desired), status, desired)
+    adapter = _with_account(_adapter(task, status, desired), run.account, status, desired)
     session = resumed_session(adapter, status)
     prompt, repo = build_prompt(task, status, desired), _repo(task, desired)
     return RunRequest(
@@ -63,7 +64,9 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         host=host,
         adapter=adapter,
         repo=repo,
-        argv=_argv(adapter, task, status, host, prompt),
+        argv=_argv(
+            adapter, run.model, host, prompt, session=_session(adapter, status), script=task.script or ""
+        ),
         prompt=prompt,
         env=task.env | answer_environment(status),
         branch=run.branch,
@@ -73,6 +76,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         session_id=session,
         session_totals=status.session.totals if session and status.session else Usage(),
         validation=task.validation,
+        reviewer=_reviewer(task, status, desired) if repo else None,
         hooks=host.hooks.followed_by(repo.hooks) if repo else host.hooks,
         requires=task.requires,
         timeout=min(task.timeout, adapter.limits.time or task.timeout),
@@ -132,20 +136,24 @@ def build_prompt(task: Task, status: Status, desired: Desired) -> str:
 
 
 def _quotes(status: Status) -> Sequence[Quote]:
-    """Return what reviewers wrote, as data."""
-    return [_quote(note) for note in status.review.notes] if status.review.count else []
+    """Return what reviewers wrote, and what a second agent found, as data."""
+    notes = [_quote(note) for note in status.review.notes] if status.review.count else []
+    opinion = status.opinion
+    if opinion is None or opinion.verdict != "changes":
+        return notes
+    return [*notes, *(_quote(note, "Second opinion of") for note in opinion.findings)]
 
 
-def _quote(note: ReviewNote) -> Quote:
+def _quote(note: ReviewNote, what: str = "Review by") -> Quote:
     """Return a note as data; the path is the reviewer's too, so words in it do not stand in a heading."""
     if note.author in NOTICES:
         return Quote(NOTICES[note.author], note.text)
     if not note.path:
-        return Quote(f"Review by {note.author}", note.text)
+        return Quote(f"{what} {note.author}", note.text)
     where = f"{note.path}, line {note.line}" if note.line else note.path
     if any(map(str.isspace, note.path)):
-        return Quote(f"Review by {note.author}", f"On {where}:\n{note.text}")
-    return Quote(f"Review by {note.author} on {where}", note.text)
+        return Quote(f"{what} {note.author}", f"On {where}:\n{note.text}")
+    return Quote(f"{what} {note.author} on {where}", note.text)
 
 
 def _start_from(status: Status) -> str | None:
@@ -208,7 +216,10 @@ def _repo(task: Task, desired: Desired) -> Repo | None:
 
 
 def _adapter(task: Task, status: Status, desired: Desired) -> Adapter:
-    name = status.last_run.adapter or task.adapter
+    return _usable(status.last_run.adapter or task.adapter, status, desired)
+
+
+def _usable(name: str, status: Status, desired: Desired) -> Adapter:
     adapter = desired.adapters.get(name)
     if adapter is None:
         raise _missing("adapter", name, status)
@@ -218,9 +229,8 @@ def _adapter(task: Task, status: Status, desired: Desired) -> Adapter:
     return adapter
 
 
-def _with_account(adapter: Adapter, status: Status, desired: Desired) -> Adapter:
-    """Return the adapter with the secrets of the run's account. Raises SpecError if that is gone."""
-    name = status.last_run.account
+def _with_account(adapter: Adapter, name: str | None, status: Status, desired: Desired) -> Adapter:
+    """Return the adapter with the secrets of an account. Raises SpecError if that is gone."""
     if name is None:
         return adapter
     if name not in desired.accounts:
@@ -240,14 +250,58 @@ def _missing(kind: str, name: str, status: Status) -> SpecError:
     return SpecError([Problem(f"specs/{kind}s/{name}.yaml", 1, 1, message)])
 
 
-def _argv(adapter: Adapter, task: Task, status: Status, host: Host, prompt: str) -> tuple[str, ...]:
-    model = status.last_run.model
+def _reviewer(task: Task, status: Status, desired: Desired) -> Reviewer | None:
+    """Return who reviews the work of a run. Raises SpecError if its adapter or account is gone."""
+    if (spec := task.review_by) is None:
+        return None
+    adapter = _with_account(_usable(spec.adapter, status, desired), spec.account, status, desired)
+    return Reviewer(
+        adapter=adapter,
+        model=spec.model,
+        brief="\n".join([task.goal.strip(), *(f"- {rule}" for rule in task.constraints)]),
+        is_last=status.opinion_rounds >= spec.max_rounds,
+        has_people=task.review != "none",
+        timeout=spec.timeout,
+    )
+
+
+def review_request(order: RunRequest, key: str, head: str, diff: str) -> RunRequest | None:
+    """
+    Return the run, under a key, in which the work of an order is reviewed; None if nobody reviews it.
+
+    It has a workspace of its own at the work's head, and nothing of that is taken up.
+    """
+    if (reviewer := order.reviewer) is None:
+        return None
+    adapter, prompt = reviewer.adapter, opinion_prompt(reviewer.brief, head, diff)
+    session = _fill(adapter.fresh, {"session_id": str(uuid.uuid5(_SESSIONS, f"{key} {head}"))})
+    changes = {
+        "run": key,
+        "round": 1,
+        "adapter": adapter,
+        "argv": _argv(adapter, reviewer.model, order.host, prompt, session=session),
+        "prompt": prompt,
+        "start_from": head,
+        "expected_head": None,
+        "session_id": None,
+        "session_totals": Usage(),
+        "validation": (),
+        "reviewer": None,
+        "hooks": RunHooks(),
+        "timeout": min(reviewer.timeout, adapter.limits.time or reviewer.timeout),
+    }
+    return order.model_copy(update=changes)
+
+
+def _argv(
+    adapter: Adapter, model: str | None, host: Host, prompt: str, *, session: Iterable[str], script: str = ""
+) -> tuple[str, ...]:
     groups = {
         "model": tuple(_fill(adapter.model, {"model": model})) if model else (),
         "turns": tuple(_fill(adapter.turns, {"turns": str(adapter.limits.turns)}))
         if adapter.limits.turns
         else (),
-        "session": tuple(_session(adapter, status)),
+        "session": tuple(session),
     }
     values = {
         "workdir": WORKDIR,
@@ -255,7 +309,7 @@ def _argv(adapter: Adapter, task: Task, status: Status, host: Host, prompt: str)
         "declared": DECLARED,
         "prompt": prompt,
         "shell": host.shell,
-        "script": task.script or "",
+        "script": script,
     }
     return tuple(_fill(adapter.command, values, groups))
 

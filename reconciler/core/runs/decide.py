@@ -170,7 +170,7 @@ class _EndedRound:
     def terms(self) -> TaskDefaults:
         if self.task is None or not self.status.removed:
             return self.task or _FORGOTTEN
-        return self.task.model_copy(update={"retries": 0, "fix_attempts": 0})
+        return self.task.model_copy(update={"retries": 0, "fix_attempts": 0, "review_by": None})
 
     @property
     def name(self) -> str:
@@ -194,9 +194,20 @@ class _EndedRound:
         if check is not None:
             message = one_line(check.summary or f"validation {check.ending}: {check.command}")
             return Failure(kind=FailureClass.VALIDATION, message=message)
+        if opinion := self.report.objection:
+            return Failure(kind=FailureClass.VALIDATION, message=one_line(opinion.summary))
         if why := self.nothing_new():
             return Failure(kind=FailureClass.AGENT, message=why)
         return None
+
+    def may_fix(self) -> bool:
+        """Return whether the agent gets another round; a second opinion has a cap of its own."""
+        status = self.status
+        if opinion := self.report.objection:
+            most = self.terms.review_by.max_rounds if self.terms.review_by else 0
+            return opinion.verdict == "changes" and status.opinion_rounds < most
+        questions = sum(question.id.startswith(f"q{status.attempt}-") for question in status.questions)
+        return self.live.round - questions - status.opinion_rounds <= self.terms.fix_attempts
 
     def nothing_new(self) -> str | None:
         """Return, in words, that there is nothing to show for the round; None if there is, or need not be."""
@@ -231,6 +242,7 @@ def _touched(case: _EndedRound, head: str) -> Event:
 def _done(case: _EndedRound) -> Event:
     report = case.report
     checked = "validated" if report.checks else "no validation asked for"
+    checked += f", {report.opinion.summary}" if report.opinion else ""
     if case.terms.review != "none" and (report.commits or case.status.review.count):
         return Submitted(
             task=case.name,
@@ -246,8 +258,7 @@ def _done(case: _EndedRound) -> Event:
 
 def _fix_or_retry(case: _EndedRound, failure: Failure) -> Event:
     """Hand a failed validation back to the same session as often as the task allows, if it is still there."""
-    questions = sum(question.id.startswith(f"q{case.status.attempt}-") for question in case.status.questions)
-    if case.status.assigned_agent or case.live.round - questions > case.terms.fix_attempts:
+    if case.status.assigned_agent or not case.may_fix():
         return _retry_later(case, failure)
     spent = overspent(case.terms.budget, case.status.usage + case.report.verdict.usage)
     if spent is not None:

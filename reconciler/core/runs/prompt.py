@@ -99,6 +99,12 @@ Make them, and keep what was good.
 {%- if repo %} Where the branch conflicts with `{{ repo.base }}`, run `git merge origin/{{ repo.base }}`, \
 resolve the conflicts so that both sides keep what they want, and commit; do not rebase.{% endif %} \
 A round without a new commit has failed: if you leave a request undone, say why in your last words.
+{%- elif quotes %}
+
+# A second opinion
+
+Another agent looked at your work, which is in this folder, and asks for changes. \
+Make those that are right; where one is wrong, leave it and say why in your last words.
 {%- endif %}
 {%- for quote in quotes %}
 
@@ -240,13 +246,18 @@ def sha256(prompt: str) -> str:
 
 
 def quoted(text: str, source: str = "") -> str:
+    """Return the end of a text as data, as `whole_quote` does."""
+    return whole_quote(tail(text, lines=LINES, characters=CHARACTERS), source)
+
+
+def whole_quote(text: str, source: str = "") -> str:
     """
-    Return a text as data: its end, between two marks it cannot contain.
+    Return a text as data, between two marks it cannot contain.
 
     The mark is derived from the text, so whoever wrote it could not have
     written its end.
     """
-    body = tail(text, lines=LINES, characters=CHARACTERS) or "(nothing)"
+    body = text or "(nothing)"
     mark = _mark(body)
     about = f" ({one_line(source)})" if source else ""
     return (
