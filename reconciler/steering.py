@@ -23,8 +23,8 @@ from reconciler.core.model.specs import LOCAL, HostSpec, Kind, TaskSpec
 from reconciler.core.model.status import Reason
 from reconciler.core.names import check_name
 from reconciler.core.planning.plan import prune_digest
-from reconciler.specs.edit import edit
-from reconciler.specs.parse import FLEET_FILE, ROOT, File, read_spec
+from reconciler.specs.edit import edit, edit_spec
+from reconciler.specs.parse import FLEET_FILE, ROOT, File, read_spec, read_spec_of
 
 CheckFile = Callable[[str, str], Awaitable[Sequence[Problem]]]
 """Return what would be wrong with a file, given its path and text, among the specs as they are."""
@@ -85,7 +85,7 @@ class Steering:
         """
 
         def decide(file: File) -> FieldChanges | str:
-            spec, status = read_spec(TaskSpec, _path("task", name), file), self._view.statuses.get(name)
+            spec, status = read_spec_of(TaskSpec, name, self._path(name), file), self._view.statuses.get(name)
             return answering(name, spec, status, text, question)
 
         return await self._edit("task", "answer", name, person=person, reason=reason, decide=decide)
@@ -100,7 +100,7 @@ class Steering:
         reason: str,
         decide: Callable[[File], FieldChanges | str],
     ) -> Outcome:
-        path = _path(kind, name)
+        path = self._path(name) if kind == "task" else _path(kind, name)
         head, files = await self._editor.files(path)
         if path not in files and (kind, name) != ("host", LOCAL):
             raise NotFound(f"{path} is not in the specs")
@@ -109,17 +109,22 @@ class Steering:
         if isinstance(changes, str):
             return Outcome("", changes)
         message = edit_message(edit_subject(verb.capitalize(), kind, name), reason)
-        new = {path: edit(text, changes, path=path)}
+        new = {path: edit_spec(text, name, changes, path=path)}
         commit = await self._editor.put(new, message, made_from=head, author=person)
         return Outcome(commit, f"{name}: {', '.join(f'{key} is {value}' for key, value in changes.items())}")
 
     def _decided(self, kind: Kind, verb: str, name: str, file: File) -> FieldChanges | str:
-        path = _path(kind, name)
         if kind == "task" and verb in TASK_EDITS:
-            return TASK_EDITS[verb](name, read_spec(TaskSpec, path, file), self._view.statuses.get(name))
+            spec = read_spec_of(TaskSpec, name, self._path(name), file)
+            return TASK_EDITS[verb](name, spec, self._view.statuses.get(name))
         if kind == "host" and verb in HOST_EDITS:
-            return HOST_EDITS[verb](name, read_spec(HostSpec, path, file))
+            return HOST_EDITS[verb](name, read_spec(HostSpec, _path(kind, name), file))
         raise UsageError(f"{verb!r} is nothing that can be done to a {kind}")
+
+    def _path(self, task: str) -> str:
+        """Return where the spec of a task is: in its own file, or in that of its campaign."""
+        spec = self._view.desired.tasks.get(task)
+        return _path("campaign", spec.campaign) if spec and spec.campaign else _path("task", task)
 
     def removals(self) -> Sequence[str]:
         """Return the tasks whose removal waits for a person."""

@@ -41,27 +41,34 @@ async def change(
     `decide` tells which fields change, or why there is nothing to do. It is
     asked about every name first, so that a wrong one changes nothing.
     """
-    from reconciler.cli.session import spec_path
+    from reconciler.specs.parse import read_spec_of
 
     kind = CHANGEABLE[model]
-    files = {name: await fleet.spec_file(kind, name) for name in dict.fromkeys(names)}
-    decided = {name: decide(name, spec_of(model, name, file)) for name, file in files.items()}
+    files = {name: await fleet.find_spec(kind, name) for name in dict.fromkeys(names)}
+    decided = {name: decide(name, read_spec_of(model, name, *at)) for name, at in files.items()}
     for name, changes in decided.items():
         if isinstance(changes, str):
             click.echo(changes, err=True)
             continue
         commit_message = edit_message(edit_subject(verb, kind, name), reason)
-        await set_fields(fleet, spec_path(kind, name), files[name], changes, commit_message)
+        path, file = await fleet.find_spec(kind, name)  # another name before it may be of the same file
+        await set_fields(fleet, path, file, changes, commit_message, name=name)
         click.echo(f"{name}: {', '.join(_field_text(field, value) for field, value in changes.items())}")
 
 
 async def set_fields(
-    fleet: "FleetSession", path: str, file: "File", changes: FieldChanges, commit_message: str
+    fleet: "FleetSession",
+    path: str,
+    file: "File",
+    changes: FieldChanges,
+    commit_message: str,
+    *,
+    name: str = "",
 ) -> None:
     """Set fields in a spec file, comments kept; commit and push it."""
-    from reconciler.specs.edit import edit
+    from reconciler.specs.edit import edit_spec
 
-    await fleet.commit(path, edit(file.data.decode(), changes, path=path), commit_message)
+    await fleet.commit(path, edit_spec(file.data.decode(), name, changes, path=path), commit_message)
 
 
 def spec_of(model: type[Spec], name: str, file: "File") -> Spec:

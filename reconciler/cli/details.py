@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from reconciler.cli.live import count_texts
-from reconciler.cli.render import account_running, adapters_of, shown_reason, spec_document
+from reconciler.cli.render import CAMPAIGN_PHASES, account_running, adapters_of, shown_reason, spec_document
 from reconciler.cli.terminal import table, value_block
 from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.fields import format_duration
@@ -15,7 +15,7 @@ from reconciler.core.model.specs import Host, Task
 from reconciler.core.model.status import HostCli, Status
 from reconciler.core.runs.failure import summary_rows
 from reconciler.core.times import Age, format_time
-from reconciler.core.views import AccountView, HostView, RepoView, TaskView, WorkerView
+from reconciler.core.views import AccountView, CampaignView, HostView, RepoView, TaskView, WorkerView
 
 
 def task_details(view: TaskView, age: Age) -> str:
@@ -154,6 +154,23 @@ def _route_fields(host: Host) -> Iterator[tuple[str, str]]:
 
 def _cli_row(cli: HostCli) -> Sequence[str]:
     return "yes" if cli.ok else "no", cli.version or "-", cli.path or "-", cli.message
+
+
+def campaign_details(view: CampaignView, age: Age) -> str:
+    """Return what `describe` prints of a campaign: how far it is, then each of its tasks."""
+    spec, gate = view.spec, view.gate
+    counts = ((word, view.count(*phases)) for word, phases in CAMPAIGN_PHASES.items())
+    rows = (
+        ("campaign", view.name),
+        ("state", view.state + (f", for {age(gate.since)}" if gate else "")),
+        ("reason", f"{gate.reason}: {gate.message}" if gate else ""),
+        ("tasks", f"{len(view.tasks)}: {', '.join(f'{count} {word}' for word, count in counts if count)}"),
+        ("pilot", ", ".join(task.name for task in view.tasks if task.spec and task.spec.is_pilot)),
+        ("width", str(spec.width or "")),
+        ("stops after", f"{spec.stop_after.failures} failures" if spec.stop_after else ""),
+    )
+    tasks = ((task.name, task.state, shown_reason(task)) for task in view.tasks)
+    return f"{value_block(_present(rows))}\n\n{table(('TASK', 'PHASE', 'REASON'), tasks)}"
 
 
 def account_details(view: AccountView, age: Age) -> str:

@@ -70,10 +70,10 @@ def get(
     listing: Listing,
 ) -> None:
     """
-    List tasks, hosts, agents, adapters, accounts or repos.
+    List tasks, campaigns, hosts, agents, adapters, accounts or repos.
 
     Tasks if no KIND is named. A kind may be written in the singular, the plural
-    or short (t, h, ag, ad, ac, r), and before a name: `get host/local`. With -w,
+    or short (t, c, h, ag, ad, ac, r), and before a name: `get host/local`. With -w,
     JSON is printed a line for each thing, whenever it changed.
     """
     if watch or watch_only:
@@ -241,7 +241,7 @@ def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Conte
 @click.pass_obj
 def describe_command(context: Context, args: tuple[str, ...], output: OutputFormat) -> None:
     """
-    Show everything about one task, host, agent, adapter, account or repo.
+    Show everything about one task, campaign, host, agent, adapter, account or repo.
 
     `web/fix-login` is a task; other kinds are named, as in `host/local` or
     `host local`.

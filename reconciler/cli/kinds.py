@@ -4,13 +4,15 @@ Kinds of objects in a fleet, as the read model has them.
 
 from collections.abc import Mapping
 
-from reconciler.cli.details import account_details, host_details, spec_details, task_details
+from reconciler.cli.details import account_details, campaign_details, host_details, spec_details, task_details
 from reconciler.cli.render import (
     ADAPTER_COLUMNS,
     AGENT_COLUMNS,
     REPO_COLUMNS,
     account_columns,
     account_document,
+    campaign_columns,
+    campaign_document,
     host_columns,
     host_document,
     spec_document,
@@ -31,6 +33,7 @@ SHOWN_KINDS: Mapping[str, ShownKind] = {
             task_details,
             lambda view: view.spec.labels if view.spec else (),
         ),
+        ShownKind("campaign", ReadModel.campaigns, campaign_columns, campaign_document, campaign_details),
         ShownKind(
             "host", ReadModel.hosts, host_columns, host_document, host_details, lambda view: view.spec.labels
         ),

@@ -60,11 +60,11 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
     },
     "Look": {
         "get": CommandEntry(
-            "reconciler.cli.get:get", "List tasks, hosts, agents, adapters, accounts or repos."
+            "reconciler.cli.get:get", "List tasks, campaigns, hosts, agents, adapters, accounts or repos."
         ),
         "describe": CommandEntry(
             "reconciler.cli.get:describe_command",
-            "Show everything about one task, host, agent, adapter, account or repo.",
+            "Show everything about one task, campaign, host, agent, adapter, account or repo.",
         ),
         "explain": CommandEntry(
             "reconciler.cli.get:explain_command",

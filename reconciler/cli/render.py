@@ -2,7 +2,7 @@
 What `get` shows of each kind: columns for people, documents for programs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from reconciler.cli.live import live_document, live_text
@@ -10,14 +10,15 @@ from reconciler.cli.output import Column
 from reconciler.core.adapter import Adapter
 from reconciler.core.conditions import Condition
 from reconciler.core.model.specs import Agent, Repo
-from reconciler.core.model.status import HostCli
+from reconciler.core.model.status import HostCli, Phase
 from reconciler.core.runs.failure import FailureSummary
 from reconciler.core.times import Age, format_time
-from reconciler.core.views import AccountView, HostView, RepoView, TaskView, WorkerView
+from reconciler.core.views import AccountView, CampaignView, HostView, RepoView, TaskView, WorkerView
 
 if TYPE_CHECKING:
     from reconciler.cli.shapes import (
         AccountShape,
+        CampaignShape,
         CauseShape,
         ConditionShape,
         HostShape,
@@ -134,6 +135,32 @@ REPO_COLUMNS = (
 )
 
 
+CAMPAIGN_PHASES: Mapping[str, tuple[Phase, ...]] = {
+    "completed": (Phase.COMPLETED,),
+    "failed": (Phase.FAILED, Phase.ESCALATED),
+    "cancelled": (Phase.CANCELLED,),
+    "live": (Phase.ASSIGNED, Phase.RUNNING),
+    "in review": (Phase.REVIEW_PENDING,),
+    "waiting": (Phase.CREATED,),
+}
+"""What the tasks of a campaign are counted by."""
+
+
+def campaign_columns(_: Age) -> Sequence[Column]:
+    """Return the columns of `get campaigns`."""
+    return (
+        Column("NAME", lambda view: view.name),
+        Column("STATE", lambda view: view.state),
+        Column("TASKS", lambda view: str(len(view.tasks))),
+        *(_count_column(word, phases) for word, phases in CAMPAIGN_PHASES.items()),
+        Column("REASON", lambda view: f"{view.gate.reason}: {view.gate.message}" if view.gate else ""),
+    )
+
+
+def _count_column(word: str, phases: Sequence[Phase]) -> Column:
+    return Column(word.upper(), lambda view: str(view.count(*phases)))
+
+
 def account_columns(age: Age) -> Sequence[Column]:
     """Return the columns of `get accounts`."""
     return (
@@ -210,6 +237,25 @@ def host_document(view: HostView) -> "HostShape":
         "runs": list(view.runs),
         "spec": view.spec.model_dump(mode="json", exclude={"name"}),
         "status": view.status.model_dump(mode="json") if view.status else None,
+    }
+
+
+def campaign_document(view: CampaignView) -> "CampaignShape":
+    """Return a campaign as `-o json` prints it."""
+    return {
+        "kind": "campaign",
+        "name": view.name,
+        "state": view.state,
+        "counts": {word.replace(" ", "_"): view.count(*phases) for word, phases in CAMPAIGN_PHASES.items()},
+        "waiting": {
+            "reason": view.gate.reason,
+            "message": view.gate.message,
+            "since": format_time(view.gate.since),
+        }
+        if view.gate
+        else None,
+        "tasks": [task.name for task in view.tasks],
+        "spec": view.spec.model_dump(mode="json", include={"pilot", "width", "stop_after"}),
     }
 
 

@@ -242,22 +242,32 @@ class FleetSession:
         return commit, await read_revision(self.tree, commit)
 
     async def spec_file(self, kind: "Kind", name: str) -> "File":
+        """Return the committed spec file of an object, as `find_spec` finds it."""
+        return (await self.find_spec(kind, name))[1]
+
+    async def find_spec(self, kind: "Kind", name: str) -> "tuple[str, File]":
         """
-        Return the committed spec file of an object; an empty one for the implicit host `local`.
+        Return path and content of an object's committed spec; an empty file for the implicit host `local`.
+
+        Of a task of a campaign that is the campaign's.
 
         Raises NotFound.
         """
         from reconciler.core.model.specs import LOCAL
-        from reconciler.specs.parse import File
+        from reconciler.specs.parse import File, campaign_path
         from reconciler.specs.yaml import MAX_BYTES
 
         path, folder = spec_path(kind, name), spec_folder(kind)
-        entries = await self.tree.files(await self.tree.head(), folder)
-        if entry := entries.get(path):
-            content = await self.tree.blobs([entry.blob], limit=MAX_BYTES)
-            return File(entry.mode, entry.blob, content[entry.blob])
+        head = await self.tree.head()
+        entries = await self.tree.files(head, folder)
+        campaign = campaign_path(name) if kind == "task" and path not in entries else ""
+        there = {**entries, **(await self.tree.files(head, spec_folder("campaign")) if campaign else {})}
+        for place in (path, campaign):
+            if entry := there.get(place):
+                content = await self.tree.blobs([entry.blob], limit=MAX_BYTES)
+                return place, File(entry.mode, entry.blob, content[entry.blob])
         if (kind, name) == ("host", LOCAL):
-            return File("100644", "", b"")
+            return path, File("100644", "", b"")
         if self.repository.folder and (self.repository.folder / path).exists():
             raise NotFound(f"{path} is not on {self.branch} yet; commit it first")
         names = [path.removeprefix(folder).removesuffix(SPEC_ENDING) for path in entries]

@@ -284,6 +284,26 @@ class WaitsForShape(TypedDict):
 
 
 @with_config(CLOSED)
+class CampaignShape(TypedDict):
+    """`get campaigns`, `describe campaign/NAME`."""
+
+    kind: Literal["campaign"]
+    """What it is."""
+    name: str
+    """Its name."""
+    state: str
+    """in pilot, under way, halted, done, ended (not all of it well) or broken."""
+    counts: dict[str, int]
+    """How many of its tasks are completed, failed (or escalated), cancelled, live, in_review, waiting."""
+    waiting: WaitsForShape | None
+    """What keeps more of its tasks from beginning; null for nothing."""
+    tasks: list[str]
+    """Its tasks, in the order of its matrix."""
+    spec: dict[str, Any]
+    """`pilot`, `width` and `stop_after` of [a campaign](campaign.md)."""
+
+
+@with_config(CLOSED)
 class ExplainShape(TypedDict):
     """`explain TASK`."""
 

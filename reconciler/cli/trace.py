@@ -51,7 +51,9 @@ class RunSteps:
     @property
     def specs(self) -> frozenset[str]:
         """Where its spec was; more than one path if the task was renamed meanwhile."""
-        return frozenset(f"specs/tasks/{step.task}.yaml" for step in self.steps)
+        tasks = {step.task for step in self.steps if step.task}
+        campaigns = {f"specs/campaigns/{task.partition('/')[0]}.yaml" for task in tasks if "/" in task}
+        return frozenset(f"specs/tasks/{task}.yaml" for task in tasks) | campaigns
 
     @property
     def revisions(self) -> Sequence[str]:

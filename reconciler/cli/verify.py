@@ -115,7 +115,8 @@ def _holds(audited: "Audited", proofs: Sequence[Proof]) -> bool:
 
 async def _verify(context: Context, what: str | None, sources: Sources) -> "tuple[Audited, Sequence[Proof]]":
     from reconciler.cli.session import open_fleet, spec_path
-    from reconciler.store.audit import audit_record
+    from reconciler.specs.parse import campaign_generation, campaign_path
+    from reconciler.store.audit import SpecPlaces, audit_record
 
     async with open_fleet(context) as fleet:
         branch = await fleet.record_branch()
@@ -124,7 +125,9 @@ async def _verify(context: Context, what: str | None, sources: Sources) -> "tupl
                 fleet.repository,
                 branch,
                 fleet.branch,
-                spec_path=lambda task: spec_path("task", task),
+                spec_places=SpecPlaces(
+                    lambda task: spec_path("task", task), campaign_path, campaign_generation
+                ),
                 allowed_signers=sources.allowed_signers,
             )
         if audited is None:

@@ -142,6 +142,24 @@ _WAITING = (
         "reconciler get",
     ),
     _waiting(
+        "Pilot",
+        "The first tasks of its campaign, its pilot, are not completed.",
+        "See how the pilot is; if it failed, fix the campaign, or retry it.",
+        "reconciler get campaigns",
+    ),
+    _waiting(
+        "Width",
+        "As many tasks of its campaign are begun and not settled as `width` allows; those in review count.",
+        "Wait, merge what is in review, or raise `width`.",
+        "reconciler get campaigns",
+    ),
+    _waiting(
+        "Halted",
+        "So many tasks of its campaign have failed (`stop_after`) that no more begin.",
+        "Fix the campaign's task, which runs those again that failed, or retry them; then it goes on.",
+        "reconciler get campaigns",
+    ),
+    _waiting(
         "Slot",
         "Every host that fits, or a limit of the fleet or repo, is full.",
         "Wait, or raise `slots` of a host or the limit that the message names.",

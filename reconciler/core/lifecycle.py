@@ -312,7 +312,12 @@ def _first(event: Created) -> Status:
 
 
 def _identity(spec: Task) -> StatusChanges:
-    return {"generation": spec.generation, "work": spec.work, "on_delete": spec.on_delete}
+    return {
+        "generation": spec.generation,
+        "work": spec.work,
+        "on_delete": spec.on_delete,
+        "campaign": spec.campaign,
+    }
 
 
 def _cleared(status: Status) -> StatusChanges:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
-ReferenceKind = Literal["task", "host", "agent", "adapter", "account", "repo"]
+ReferenceKind = Literal["task", "campaign", "host", "agent", "adapter", "account", "repo"]
 
-REFERABLE: tuple[ReferenceKind, ...] = ("task", "host", "agent", "adapter", "account", "repo")
+REFERABLE: tuple[ReferenceKind, ...] = ("task", "campaign", "host", "agent", "adapter", "account", "repo")
 SHORT: Mapping[ReferenceKind, str] = {
     "task": "t",
+    "campaign": "c",
     "host": "h",
     "agent": "ag",
     "adapter": "ad",
@@ -88,6 +89,7 @@ _FILE = re.compile(r"(?:.*/)?specs/(?P<kind>[a-z]+)/(?P<name>.+)\.yaml")
 
 MINIMAL: Mapping[str, str] = {
     "task": "goal: What should be true when it is done.",
+    "campaign": "{{matrix: {{file: [a.py, b.py]}}, task: {{goal: 'Check {{{{file}}}}.', script: 'true'}}}}",
     "host": "address: {name}.example.org",
     "agent": "slots: 1",
     "adapter": "command: [{name}]",

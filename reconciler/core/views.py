@@ -16,7 +16,17 @@ from typing import Literal, NamedTuple
 from reconciler.core.conditions import Condition, conditions, needs_a_person
 from reconciler.core.errors import Problem
 from reconciler.core.figures import FiguresOf, LiveFigures
-from reconciler.core.model.specs import Account, Agent, Desired, DesiredState, ExecutionMode, Host, Repo, Task
+from reconciler.core.model.specs import (
+    Account,
+    Agent,
+    Campaign,
+    Desired,
+    DesiredState,
+    ExecutionMode,
+    Host,
+    Repo,
+    Task,
+)
 from reconciler.core.model.status import (
     MERGE_REASONS,
     AccountStatus,
@@ -288,6 +298,41 @@ class AccountView:
         return "at limit" if self.status else "usable"
 
 
+@dataclass(frozen=True, slots=True)
+class CampaignView:
+    """One campaign: how far its tasks are."""
+
+    name: str
+    spec: Campaign
+    tasks: tuple[TaskView, ...]
+    """Its tasks, in the order of its matrix."""
+
+    def count(self, *phases: Phase) -> int:
+        """Return how many of its tasks are in one of these phases."""
+        return sum(task.phase in phases for task in self.tasks)
+
+    @property
+    def gate(self) -> Waiting | None:
+        """What keeps more of its tasks from beginning: a halt, the pilot, the width."""
+        waits = [task.waiting for task in self.tasks if task.waiting and task.waiting.reason in _GATES]
+        return min(waits, key=lambda wait: _GATES.index(wait.reason), default=None)
+
+    @property
+    def state(self) -> str:
+        """How far it is, in a word."""
+        if any(task.problems for task in self.tasks):
+            return "broken"
+        if all(task.phase.is_settled for task in self.tasks):
+            return "done" if self.count(Phase.COMPLETED, Phase.CANCELLED) == len(self.tasks) else "ended"
+        if self.gate and self.gate.reason in _GATE_STATES:
+            return _GATE_STATES[self.gate.reason]
+        return "under way"
+
+
+_GATES = (Reason.HALTED, Reason.PILOT, Reason.WIDTH)
+_GATE_STATES = {Reason.HALTED: "halted", Reason.PILOT: "in pilot"}
+
+
 # --- The fleet -------------------------------------------------------------
 
 
@@ -399,6 +444,14 @@ class ReadModel:
         return {
             name: AccountView(name, specs.get(name), limits.get(name), tuple(sorted(runs[name])))
             for name in sorted({*specs, *limits})
+        }
+
+    def campaigns(self) -> Mapping[str, CampaignView]:
+        """Return every campaign of the specs, by name."""
+        campaigns = sorted(self.desired.campaigns.items())
+        return {
+            name: CampaignView(name, campaign, tuple(map(self.task, campaign.tasks)))
+            for name, campaign in campaigns
         }
 
     def workers(self) -> Mapping[str, WorkerView]:

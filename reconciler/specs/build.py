@@ -14,13 +14,32 @@ from dataclasses import replace
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Problem
 from reconciler.core.faults import fault_message
-from reconciler.core.model.specs import Desired, DesiredState, ExecutionMode, Repo, Task, TaskSpec
+from reconciler.core.model.specs import (
+    Campaign,
+    CampaignSpec,
+    Desired,
+    DesiredState,
+    ExecutionMode,
+    Repo,
+    Task,
+    TaskSpec,
+)
 from reconciler.core.references import remedy
 from reconciler.core.runs.accounts import fallback_task
+from reconciler.specs.campaigns import as_campaign
 from reconciler.specs.doubts import doubts, doubts_of_fleet, doubts_of_hosts, doubts_of_task
 from reconciler.specs.graph import Index, cycles
 from reconciler.specs.layers import resolve
-from reconciler.specs.parse import FLEET_FILE, ROOT, File, Parsed, Parser, locate_mistakes, nearest
+from reconciler.specs.parse import (
+    FLEET_FILE,
+    ROOT,
+    File,
+    Parsed,
+    Parser,
+    locate_mistakes,
+    nearest,
+    tasks_of,
+)
 from reconciler.specs.rules import Mistake
 from reconciler.specs.shared import shared_specs
 from reconciler.specs.yaml import Path
@@ -84,7 +103,12 @@ class Builder:
         self._others: dict[str, Parsed] = {}
         """Files that are no tasks, by path."""
         self._specs: dict[str, Parsed] = {}
-        """Task files by name of the task."""
+        """Task files, and tasks of campaigns, by name of the task."""
+        self._claims: dict[str, dict[str, Parsed]] = {}
+        """The same with all that would be called so, by path."""
+        self._campaigns: dict[str, Campaign] = {}
+        self._unreadable = set[str]()
+        """Campaigns without any good version."""
         self._shared = shared_specs(())
         self._index = Index()
         self._cycles: dict[str, str] = {}
@@ -110,7 +134,7 @@ class Builder:
         tasks = [parsed for parsed in touched if parsed.kind == "task"]
         changed = {parsed.name for parsed in tasks}
         cyclic = self._find_cycles(changed)
-        if any(parsed.kind not in {"task", None} for parsed in touched):
+        if any(parsed.kind not in {"task", "campaign", None} for parsed in touched):
             self._shared = shared_specs(self._others.values())
             names = changed | self._specs.keys()
         else:
@@ -131,7 +155,9 @@ class Builder:
         own = parsed.spec.model_fields_set if parsed.spec else frozenset()
         mistakes = doubts_of_task(task, own, self._tasks, self._shared)
         if warnings := [replace(each, is_doubt=True) for each in mistakes]:
-            self._task_doubts[name] = tuple(locate_mistakes(warnings, parsed.path, parsed.file.data))
+            self._task_doubts[name] = tuple(
+                locate_mistakes(warnings, parsed.path, parsed.file.data, parsed.cell)
+            )
 
     def _fleet_doubts(self) -> Iterator[Problem]:
         parsed = self._others.get(FLEET_FILE)
@@ -151,10 +177,13 @@ class Builder:
         self._bad_files.pop(path, None)
         self._doubts.pop(path, None)
         self._others.pop(path, None)
+        if (old := self._files.get(path)) and old.kind == "campaign":
+            self._campaigns.pop(old.name, None)
+            self._unreadable.discard(old.name)
         if before := self._files.pop(path, None):
-            if before.kind == "task":
-                self._index.remove(before.name, _keys(before))
-                del self._specs[before.name]
+            for task in self._tasks_at(before):
+                self._claim(task.name, path, None)
+                yield task
             yield before
         if parsed:
             self._files[path] = parsed
@@ -162,12 +191,40 @@ class Builder:
                 self._bad_files[path] = parsed.problems
             elif parsed.spec and (warnings := doubts(parsed.spec)):
                 self._doubts[path] = tuple(locate_mistakes(warnings, path, parsed.file.data))
-            if parsed.kind == "task":
-                self._index.add(parsed.name, _keys(parsed))
-                self._specs[parsed.name] = parsed
-            else:
+            if parsed.kind == "campaign":
+                self._file_campaign(parsed)
+            elif parsed.kind != "task":
                 self._others[path] = parsed
+            for task in self._tasks_at(parsed):
+                self._claim(task.name, path, task)
+                yield task
             yield parsed
+
+    def _tasks_at(self, parsed: Parsed) -> Sequence[Parsed]:
+        """Return the tasks that a file asks for."""
+        return (parsed,) if parsed.kind == "task" else tasks_of(parsed)
+
+    def _file_campaign(self, parsed: Parsed) -> None:
+        good = parsed.in_force
+        if good and isinstance(good.spec, CampaignSpec):
+            names = [task.name for task in tasks_of(parsed)]
+            self._campaigns[parsed.name] = as_campaign(parsed.name, good.spec, names)
+        else:
+            self._unreadable.add(parsed.name)
+
+    def _claim(self, name: str, path: str, parsed: Parsed | None) -> None:
+        """Let a file have a task of this name, or no longer; of several, a file of its own comes first."""
+        claims = self._claims.setdefault(name, {})
+        claims.pop(path, None)
+        if parsed:
+            claims[path] = parsed
+        if before := self._specs.pop(name, None):
+            self._index.remove(name, _keys(before))
+        if claims:
+            first = self._specs[name] = claims[max(claims)]
+            self._index.add(name, _keys(first))
+        else:
+            del self._claims[name]
 
     def _find_cycles(self, changed: set[str]) -> set[str]:
         """Update the cycles; return the tasks that were or are in one."""
@@ -198,14 +255,21 @@ class Builder:
         good = parsed.in_force
         if good and isinstance(good.spec, TaskSpec):
             blank = self._shared.blanks.get(good.spec.repo, self._shared.blanks[None])
-            self._tasks[name] = resolve(name, good.spec, generation=good.file.blob, blank=blank)
+            self._tasks[name] = resolve(
+                name,
+                good.spec,
+                generation=good.file.blob,
+                blank=blank,
+                campaign=parsed.cell and name.removesuffix(f"/{parsed.cell.name}"),
+                is_pilot=parsed.is_pilot,
+            )
         if problems := parsed.problems or self._problems(parsed):
             self._broken[name] = problems
 
     def _problems(self, parsed: Parsed) -> tuple[Problem, ...]:
         """Return the problems of a valid task file in relation to the other files."""
         task, shared = self._tasks[parsed.name], self._shared
-        problems = locate_mistakes(self._mistakes(task), parsed.path, parsed.file.data)
+        problems = locate_mistakes(self._mistakes(task), parsed.path, parsed.file.data, parsed.cell)
         if fleet := shared.broken.get(("fleet", "fleet")):
             problems.append(fleet)
         if not _names_adapter(parsed):
@@ -214,6 +278,8 @@ class Builder:
 
     def _mistakes(self, task: Task) -> Iterator[Mistake]:
         shared = self._shared
+        if len(claims := self._claims[task.name]) > 1:
+            yield Mistake((), f"task {task.name!r} is in {' and in '.join(sorted(claims))}; rename one")
         if task.repo is not None and task.repo not in shared.repos:
             yield Mistake(("repo",), *shared.missing("repo", task.repo, shared.repos))
         if adapter := shared.adapters.get(task.adapter):
@@ -317,6 +383,9 @@ class Builder:
             accounts=shared.accounts,
             agents=shared.agents,
             repos=shared.repos,
+            campaigns=dict(self._campaigns),
+            unreadable_campaigns=frozenset(self._unreadable),
+            is_bare=not self._files,
             broken=dict(self._broken),
             problems=tuple(sorted(problems)),
             warnings=tuple(sorted(doubtful)),

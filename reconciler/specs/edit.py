@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from reconciler.core.errors import Problem, SpecError
 from reconciler.specs import yaml
+from reconciler.specs.parse import ROOT
 from reconciler.specs.yaml import KeySpan
 
 
@@ -41,6 +42,21 @@ def edit(text: str, changes: Mapping[str, Any], *, path: str = "") -> str:
                 return candidate
     message = f"cannot set {', '.join(needed)} without touching other fields; edit the file by hand"
     raise SpecError([Problem(path, 1, 1, message)])
+
+
+def edit_spec(text: str, name: str, changes: Mapping[str, Any], *, path: str) -> str:
+    """
+    Return the text of the file of an object with some of its fields set, as `edit` does.
+
+    Of a task of a campaign they are set in `tasks` of that, for this one alone.
+    """
+    if not path.startswith(f"{ROOT}/campaigns/"):
+        return edit(text, changes, path=path)
+    cell = name.partition("/")[2]
+    tasks = dict(_load(text, path).get("tasks") or {})
+    own = {**tasks.get(cell, {}), **changes}
+    tasks[cell] = {key: value for key, value in own.items() if value is not None}
+    return edit(text, {"tasks": json.loads(json.dumps(tasks, default=str))}, path=path)
 
 
 _MARK = "\ufeff"

@@ -11,7 +11,7 @@ from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import FleetSpec, RepoSpec, Task, TaskDefaults, TaskSpec
 from reconciler.core.references import no_such
 from reconciler.specs import layers, yaml
-from reconciler.specs.parse import FLEET_FILE, ROOT, File, Parsed, Parser
+from reconciler.specs.parse import FLEET_FILE, ROOT, File, Parsed, Parser, campaign_path, tasks_of
 
 Model = TypeVar("Model", bound=Frozen)
 
@@ -47,11 +47,22 @@ def explain_fields(files: Mapping[str, File], task: str) -> tuple[Explained, ...
 def _resolved(files: Mapping[str, File], name: str) -> tuple[Task, list[Parsed]]:
     """Return the task and the files it is made of, in order of precedence."""
     path = f"{ROOT}/tasks/{name}.yaml"
+    if path not in files and (task := _cell(files, name)):
+        return _resolved_over(files, task)
     if path not in files:
         tasks = [path.removeprefix(f"{ROOT}/tasks/").removesuffix(".yaml") for path in files]
         raise NotFound(no_such("task", name, tasks))
-    own = _read(files, path)
-    spec = _as(TaskSpec, own)
+    return _resolved_over(files, _read(files, path))
+
+
+def _cell(files: Mapping[str, File], name: str) -> Parsed | None:
+    """Return a task of a campaign; None if there is none of that name."""
+    path = campaign_path(name)
+    return next((task for task in tasks_of(_read(files, path)) if task.name == name), None) if path else None
+
+
+def _resolved_over(files: Mapping[str, File], own: Parsed) -> tuple[Task, list[Parsed]]:
+    spec, name = _as(TaskSpec, own), own.name
     repo = _read(files, f"{ROOT}/repos/{spec.repo}.yaml")
     fleet = _read(files, FLEET_FILE)
     blank = layers.default_task(_as(FleetSpec, fleet), _as(RepoSpec, repo) if repo.spec else None)
@@ -85,7 +96,17 @@ def _explained(task: Task, files: list[Parsed]) -> Iterator[Explained]:
 
 def _lines(parsed: Parsed) -> Mapping[yaml.Path, int]:
     places = yaml.key_positions(yaml.decode(parsed.file.data, parsed.path))
-    return {path: key[0] for path, (key, _) in places.items()}
+    if parsed.cell is None:
+        return {path: key[0] for path, (key, _) in places.items()}
+    fields = ((field, key) for field in parsed.cell.task for key in _paths_of(field, parsed.cell.task[field]))
+    return {
+        key: places[where][0][0] for _, key in fields if (where := parsed.cell.place(key, places)) in places
+    }
+
+
+def _paths_of(field: str, value: Any) -> Iterator[tuple[str, ...]]:
+    yield (field,)
+    yield from ((field, key) for key in value) if isinstance(value, dict) else ()
 
 
 def _effective(task: Task) -> Mapping[str, Any]:

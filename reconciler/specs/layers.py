@@ -20,11 +20,20 @@ from reconciler.specs import yaml
 Model = TypeVar("Model", bound=Frozen)
 
 
-def resolve(name: str, spec: TaskSpec, *, generation: str, blank: Task) -> Task:
+def resolve(
+    name: str,
+    spec: TaskSpec,
+    *,
+    generation: str,
+    blank: Task,
+    campaign: str | None = None,
+    is_pilot: bool = False,
+) -> Task:
     """Return the task: what its file sets, laid over the blank task of its repo."""
     own = _override(blank, spec, spec.model_fields_set)
     # Every value was validated where it was read.
-    return blank.model_copy(update={**own, "name": name, "generation": generation, "work": work_id(spec)})
+    whole = {"name": name, "generation": generation, "work": work_id(spec)}
+    return blank.model_copy(update={**own, **whole, "campaign": campaign, "is_pilot": is_pilot})
 
 
 def default_task(fleet: FleetSpec, repo: RepoSpec | None) -> Task:

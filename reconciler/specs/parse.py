@@ -14,13 +14,24 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reconciler.core.adapter import AdapterSpec
-from reconciler.core.errors import Problem, SpecError
+from reconciler.core.errors import NotFound, Problem, SpecError
 from reconciler.core.faults import fault_message
 from reconciler.core.fields import Frozen
-from reconciler.core.model.specs import AccountSpec, AgentSpec, FleetSpec, HostSpec, Kind, RepoSpec, TaskSpec
+from reconciler.core.model.specs import (
+    AccountSpec,
+    AgentSpec,
+    CampaignSpec,
+    DesiredState,
+    FleetSpec,
+    HostSpec,
+    Kind,
+    RepoSpec,
+    TaskSpec,
+)
 from reconciler.core.names import check_name
 from reconciler.core.text import one_line
 from reconciler.specs import layers, yaml
+from reconciler.specs.campaigns import Cell, campaign_mistakes, read_cells
 from reconciler.specs.rules import Mistake, broken_rules
 from reconciler.specs.yaml import MAX_MISTAKES, Path
 
@@ -29,6 +40,7 @@ Spec = TypeVar("Spec", bound=Frozen)
 MODELS: Mapping[Kind, type[Frozen]] = {
     "fleet": FleetSpec,
     "task": TaskSpec,
+    "campaign": CampaignSpec,
     "host": HostSpec,
     "adapter": AdapterSpec,
     "account": AccountSpec,
@@ -37,6 +49,7 @@ MODELS: Mapping[Kind, type[Frozen]] = {
 }
 FOLDERS: Mapping[str, Kind] = {
     "tasks": "task",
+    "campaigns": "campaign",
     "hosts": "host",
     "adapters": "adapter",
     "accounts": "account",
@@ -75,6 +88,9 @@ class Parsed:
     problems: tuple[Problem, ...] = ()
     standin: "Parsed | None" = None
     """The last good version, in force while this one is broken."""
+    cell: Cell | None = None
+    """Of a task of a campaign: which; the file is the campaign's, but for its id."""
+    is_pilot: bool = False
 
     @property
     def in_force(self) -> "Parsed | None":
@@ -192,6 +208,8 @@ def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None
     if isinstance(spec, AdapterSpec):
         paths = {mistake.path for mistake in mistakes}
         mistakes += [mistake for mistake in _adapter_mistakes(name, spec) if mistake.path not in paths]
+    if isinstance(spec, CampaignSpec) and not mistakes:
+        mistakes = _campaign_mistakes(spec, value, data, path)
     if not mistakes and not problems:
         return spec, ()
     placed = locate_mistakes(mistakes, path, data)
@@ -216,6 +234,17 @@ def read_spec(model: type[Spec], path: str, file: File) -> Spec:
     return parsed.spec
 
 
+def read_spec_of(model: type[Spec], name: str, path: str, file: File) -> Spec:
+    """Return the spec of an object by name; of a task of a campaign, what its file says of that one."""
+    if not path.startswith(f"{ROOT}/campaigns/"):
+        return read_spec(model, path, file)
+    read_spec(CampaignSpec, path, file)
+    for task in tasks_of(Parser().parse(path, file) or Parsed(path)):
+        if task.name == name and isinstance(task.spec, model):
+            return task.spec
+    raise NotFound(f"no task {name!r} in {path}")
+
+
 def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mistake]]:
     if not isinstance(value, dict):
         return None, [Mistake((), "expected 'key: value' lines")]
@@ -235,6 +264,55 @@ def _adapter_mistakes(name: str, spec: AdapterSpec) -> list[Mistake]:
     return [*broken_parts(whole), *useless]
 
 
+def _campaign_mistakes(spec: CampaignSpec, value: Any, data: bytes, path: str) -> list[Mistake]:
+    """Return what is wrong with a campaign, and with its tasks once they are as they would be read."""
+    if mistakes := list(campaign_mistakes(spec, value)):
+        return mistakes
+    places = yaml.key_positions(yaml.decode(data, path))
+    by_place: dict[tuple[Path, str], Mistake] = {}
+    for cell in read_cells(data, path):
+        for mistake in _validate(TaskSpec, cell.task)[1]:
+            where = cell.place(mistake.path, places)
+            by_place.setdefault((where, mistake.message), replace(mistake, path=where))
+    return list(by_place.values())[:MAX_MISTAKES]
+
+
+def campaign_path(task: str) -> str:
+    """Return where the campaign would be that a task is of, by its name; empty if none could."""
+    campaign, _, cell = task.partition("/")
+    return f"{ROOT}/campaigns/{campaign}.yaml" if cell else ""
+
+
+def campaign_generation(task: str, data: bytes) -> str:
+    """Return the generation of a task in the content of its campaign's file; empty if it is not of it."""
+    path = campaign_path(task)
+    campaign = Parser().parse(path, File("100644", "", data)) or Parsed(path)
+    return next((each.file.blob for each in tasks_of(campaign) if each.name == task), "")
+
+
+def tasks_of(campaign: Parsed) -> tuple[Parsed, ...]:
+    """Return the tasks of a campaign's file, in the order of its matrix; of a broken one, those in force."""
+    good = campaign.in_force
+    if campaign.kind != "campaign" or good is None or not isinstance(good.spec, CampaignSpec):
+        return ()
+    every = []
+    for cell in read_cells(good.file.data, good.path):
+        name, file = f"{campaign.name}/{cell.name}", good.file._replace(blob=cell.generation)
+        spec, _ = _validate(TaskSpec, cell.task)
+        task = Parsed(campaign.path, "task", name, file, spec, cell=cell)
+        every.append(
+            task if good is campaign else replace(task, spec=None, problems=campaign.problems, standin=task)
+        )
+    wanted = [task for task in every if not _is_cancelled(task)]
+    pilots = {task.name for task in wanted[: good.spec.pilot]}
+    return tuple(replace(task, is_pilot=task.name in pilots) for task in every)
+
+
+def _is_cancelled(task: Parsed) -> bool:
+    spec = task.in_force.spec if task.in_force else None
+    return isinstance(spec, TaskSpec) and spec.desired is DesiredState.CANCELLED
+
+
 def _is_own(spec: Frozen, mistake: Mistake) -> bool:
     """Return whether a mistake is in a field that the file itself sets; what it inherits is not its own."""
     part: object = spec
@@ -248,14 +326,18 @@ def _is_own(spec: Frozen, mistake: Mistake) -> bool:
     return True
 
 
-def locate_mistakes(unplaced: Iterable[Mistake], path: str, data: bytes) -> list[Problem]:
+def locate_mistakes(
+    unplaced: Iterable[Mistake], path: str, data: bytes, cell: Cell | None = None
+) -> list[Problem]:
     """Give each mistake its position: of the value, of the key, or of the key that lacks something."""
     mistakes = list(unplaced)
     if not mistakes:
         return []
     places = yaml.key_positions(yaml.decode(data, path))
     problems = []
-    for mistake in mistakes:
+    for mistake in (
+        mistakes if cell is None else [replace(m, path=cell.place(m.path, places)) for m in mistakes]
+    ):
         where: Path = mistake.path
         while where and where not in places:
             where = where[:-1]

@@ -16,6 +16,7 @@ from reconciler.core.model.specs import (
     NESTED,
     AccountSpec,
     AgentSpec,
+    CampaignSpec,
     FleetSpec,
     Forge,
     HostSpec,
@@ -87,6 +88,12 @@ _MAY_BE_BLANK = frozenset({"command", "model", "turns", "fresh", "resume"})
 @singledispatch
 def _mistakes(spec: Frozen) -> Iterator[Mistake]:
     raise NotImplementedError(spec)
+
+
+@_mistakes.register
+def _campaign_mistakes(_: CampaignSpec) -> Iterator[Mistake]:
+    """Yield none: its tasks are looked at one by one."""
+    yield from ()
 
 
 @_mistakes.register

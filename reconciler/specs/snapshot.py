@@ -99,7 +99,7 @@ def _files(folder: str) -> Iterator[tuple[str, int, int]]:
 def _models() -> "Mapping[str, type[Frozen]]":
     """Return the model of each mapping of what is desired."""
     from reconciler.core.adapter import Adapter
-    from reconciler.core.model.specs import Account, Agent, Host, Repo, Task
+    from reconciler.core.model.specs import Account, Agent, Campaign, Host, Repo, Task
 
     return {
         "tasks": Task,
@@ -108,6 +108,7 @@ def _models() -> "Mapping[str, type[Frozen]]":
         "accounts": Account,
         "agents": Agent,
         "repos": Repo,
+        "campaigns": Campaign,
     }
 
 
@@ -118,7 +119,8 @@ def _document(desired: "Desired") -> Document:
     problems = {kind: [*map(astuple, getattr(desired, kind))] for kind in PROBLEMS}
     broken = {name: [*map(astuple, problems)] for name, problems in desired.broken.items()}
     fleet = _dumped(desired.fleet)
-    return {"revision": desired.revision, "fleet": fleet, **things, **problems, "broken": broken}
+    campaigns = {"unreadable_campaigns": sorted(desired.unreadable_campaigns), "is_bare": desired.is_bare}
+    return {"revision": desired.revision, "fleet": fleet, **things, **problems, "broken": broken, **campaigns}
 
 
 def _dumped(thing: "Frozen") -> Document:
@@ -132,6 +134,8 @@ def _desired(document: Document) -> "Desired":
         **{kind: ModelMapping(model, document[kind]) for kind, model in _models().items()},
         **{kind: _problems(document[kind]) for kind in PROBLEMS},
         "broken": {name: _problems(problems) for name, problems in document["broken"].items()},
+        "unreadable_campaigns": frozenset(document["unreadable_campaigns"]),
+        "is_bare": document["is_bare"],
     }
     fleet = FleetSpec.model_validate(document["fleet"], strict=False)
     return Desired(document["revision"], fleet, **values)

@@ -15,7 +15,7 @@ from reconciler.core.model.status import Status
 from reconciler.core.requesters import Requester
 from reconciler.specs.build import Builder, gc_paused, last_good_version, too_many
 from reconciler.specs.layers import default_task, resolve
-from reconciler.specs.parse import ROOT, File, Parsed, Parser, is_ignored
+from reconciler.specs.parse import ROOT, File, Parsed, Parser, campaign_path, is_ignored, tasks_of
 from reconciler.specs.yaml import MAX_BYTES
 
 _E = TypeVar("_E")
@@ -121,12 +121,24 @@ class SpecSource:
 
     async def recall(self, name: str, generation: str) -> Task | None:
         """Return a task as an earlier generation had it; see `controller.ports.Specs.recall`."""
-        parsed = await self._first_good(f"{ROOT}/tasks/{name}.yaml", [generation])
+        parsed = await self._first_good(_path_of(name), [generation]) or await self._earlier_cell(
+            name, generation
+        )
         if parsed is None or not isinstance(parsed.spec, TaskSpec):
             return None
         repo = self._desired.repos.get(parsed.spec.repo) if parsed.spec.repo else None
         blank = default_task(self._desired.fleet, repo)
         return resolve(name, parsed.spec, generation=generation, blank=blank)
+
+    async def _earlier_cell(self, name: str, generation: str) -> Parsed | None:
+        """Return a task of a campaign as an earlier version of the campaign's file had it."""
+        path = campaign_path(name)
+        for blob in await self._tree.versions(self._seen, path, VERSIONS) if self._seen and path else ():
+            campaign = await self._first_good(path, [blob])
+            for task in tasks_of(campaign) if campaign else ():
+                if (task.name, task.file.blob) == (name, generation):
+                    return task
+        return None
 
     async def _changes(self, head: str) -> Mapping[str, TreeEntry | None]:
         """Return the files that differ from what the builder has."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from reconciler.core.audit import Audit, Flaw, RecordCommit, Unreadable
 from reconciler.core.errors import SpecError
@@ -40,18 +41,29 @@ class Audited:
     """What its signatures vouch for; None if they were not looked at."""
 
 
+class SpecPlaces(NamedTuple):
+    """Where the specs of tasks are, and which generation one of a campaign has."""
+
+    own: Callable[[str], str]
+    """Returns the path of the file that a task has for itself."""
+    campaign: Callable[[str], str]
+    """Returns the path of the campaign that it would be of; empty if none could."""
+    generation: Callable[[str, bytes], str]
+    """Returns the generation of a task in the content of a campaign; empty if it is not of it."""
+
+
 async def audit_record(
     repository: Repository,
     branch: str,
     specs_branch: str,
     *,
-    spec_path: Callable[[str], str],
+    spec_places: SpecPlaces,
     allowed_signers: Path | None = None,
 ) -> Audited | None:
     """
     Audit every commit of the state branch; None if there is none.
 
-    `spec_path` returns where the spec of a task is. Signatures are checked
+    `spec_places` tells where the spec of a task is. Signatures are checked
     against a file of allowed signers, where there is one. Specs commits that the record
     names must be on the specs branch, each no older than the one before. Raises
     Unavailable.
@@ -62,7 +74,7 @@ async def audit_record(
     audit = Audit(is_own_branch=branch != specs_branch)
     line = await SpecsLine.read(repository, specs_branch)
     flaws: list[Flaw] = []
-    async for commit in _commits(repository, head, spec_path):
+    async for commit in _commits(repository, head, spec_places):
         flaws += audit.look(commit)
         flaws += line.look(commit.record)
     signed = await record_signatures(repository, head, allowed_signers) if allowed_signers else None
@@ -102,9 +114,7 @@ class SpecsLine:
             self._newest = at
 
 
-async def _commits(
-    repository: Repository, head: str, spec_path: Callable[[str], str]
-) -> AsyncIterator[RecordCommit]:
+async def _commits(repository: Repository, head: str, spec_places: SpecPlaces) -> AsyncIterator[RecordCommit]:
     listed = await repository.git.run("rev-list", "--first-parent", "--reverse", head)
     ids = listed.decode().split()
     for start in range(0, len(ids), _BATCH):
@@ -113,9 +123,9 @@ async def _commits(
         blobs = {blob for files in changed.values() for blob in files.values() if blob}
         contents = await present(repository, [*batch, *sorted(blobs)])
         commits = [_commit(each, contents, changed[each]) for each in batch]
-        specs = await _specs(repository, commits, spec_path)
+        specs = await _specs(repository, commits, spec_places)
         for commit in commits:
-            yield _with_generation(commit, specs, spec_path, repository)
+            yield _with_generation(commit, specs, spec_places, repository)
 
 
 async def _changed(repository: Repository, commits: Sequence[str]) -> Mapping[str, Mapping[str, str | None]]:
@@ -173,29 +183,34 @@ def _status(path: str, blob: str | None, contents: Mapping[str, bytes | None]) -
 # --- The specs that assigned runs answer ------------------------------------
 
 
-def _spec_object(commit: RecordCommit, spec_path: Callable[[str], str]) -> str | None:
-    """Return git's name of the spec that a step which assigns a run answers; None for any other."""
+def _spec_objects(commit: RecordCommit, spec_places: SpecPlaces) -> Sequence[str]:
+    """Return git's names of what may be the spec that a step which assigns a run answers."""
     record = commit.record
     if not record.task or not record.revision or record.after != Phase.ASSIGNED:
-        return None
-    return f"{record.revision}:{spec_path(record.task)}"
+        return ()
+    paths = (spec_places.own(record.task), spec_places.campaign(record.task))
+    return [f"{record.revision}:{path}" for path in paths if path]
 
 
 async def _specs(
-    repository: Repository, commits: Sequence[RecordCommit], spec_path: Callable[[str], str]
+    repository: Repository, commits: Sequence[RecordCommit], spec_places: SpecPlaces
 ) -> Mapping[str, bytes | None]:
-    names = {name for commit in commits if (name := _spec_object(commit, spec_path))}
+    names = {name for commit in commits for name in _spec_objects(commit, spec_places)}
     return await present(repository, sorted(names))
 
 
 def _with_generation(
     commit: RecordCommit,
     specs: Mapping[str, bytes | None],
-    spec_path: Callable[[str], str],
+    spec_places: SpecPlaces,
     repository: Repository,
 ) -> RecordCommit:
-    name = _spec_object(commit, spec_path)
-    if name is None:
+    names = _spec_objects(commit, spec_places)
+    if not names:
         return commit
-    content = specs[name]
-    return replace(commit, generation="" if content is None else repository.blob_id(content))
+    own, *campaign = (specs[name] for name in names)
+    if own is not None:
+        return replace(commit, generation=repository.blob_id(own))
+    content = campaign[0] if campaign else None
+    generation = spec_places.generation(commit.record.task or "", content) if content else ""
+    return replace(commit, generation=generation)

@@ -3,6 +3,7 @@ What `get`, `describe` and `plan` show, from values alone.
 """
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,7 +14,7 @@ from reconciler.cli.terminal import table
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import NotFound, Problem
 from reconciler.core.model.runs import Check, FailureClass
-from reconciler.core.model.specs import Account, Agent, Host, Repo
+from reconciler.core.model.specs import Account, Agent, Campaign, Host, Repo
 from reconciler.core.model.status import (
     Failure,
     HostCli,
@@ -213,6 +214,7 @@ def test_every_kind_has_a_table_a_document_and_details():
         repos={"web": Repo(name="web", url="../web", validation=("make test",))},
         adapters={"script": Adapter(name="script", command=("{shell}", "-c", "{script}"))},
     )
+    desired = replace(desired, campaigns={"up": Campaign(name="up", tasks=("a",))})
     checks = (Check(command="make test", exit_code=2, seconds=1.25, output="1 failed"),)
     observed = Observed({"a": status(Phase.FAILED, attempt=1, run="a.g1.a1", checks=checks)})
 

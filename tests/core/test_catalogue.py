@@ -53,7 +53,7 @@ def test_an_entry_says_why_and_what_to_do_in_sentences(entry):
 
 
 def test_fields_that_the_catalogue_names_are_those_of_specs():
-    kinds = ("task", "host", "adapter", "agent", "repo", "fleet")
+    kinds = ("task", "campaign", "host", "adapter", "agent", "repo", "fleet")
     fields = {name for kind in kinds for name in json_schema(kind)["properties"]}
     words = {word for each in ENTRIES for word in re.findall(r"`(\w+)(?:: \w+)?`", each.cause + each.remedy)}
     others = {"failed", "escalated", "sh", "squeue"}

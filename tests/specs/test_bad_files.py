@@ -243,7 +243,7 @@ BAD = [
         "specs/task/bad.yaml",
         b"goal: x\n",
         [
-            "1:1: error: not a place for a spec; expected fleet.yaml or a file in tasks, hosts, adapters, accounts, agents, repos (did you mean 'tasks'?)",
+            "1:1: error: not a place for a spec; expected fleet.yaml or a file in tasks, campaigns, hosts, adapters, accounts, agents, repos (did you mean 'tasks'?)",
         ],
     ),
     (

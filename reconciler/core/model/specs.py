@@ -262,6 +262,44 @@ class TaskSpec(TaskDefaults):
     """How many slots of a host it takes."""
 
 
+class StopAfter(Frozen):
+    """When a campaign begins no more tasks. In `stop_after` of a campaign."""
+
+    failures: Annotated[int, Field(ge=1, le=1000)]
+    """So many of its tasks have failed, were escalated, or had their pull request closed unmerged."""
+
+
+class CampaignSpec(Frozen):
+    """One change to many places: a task for each of them. `specs/campaigns/*.yaml`."""
+
+    task: TaskSpec
+    """What its tasks have in common: fields of [a task](task.md); `{{NAME}}` is a value of the matrix."""
+    matrix: Annotated[dict[EnvName, Strings], Field(min_length=1)]
+    """
+    `{repo: [web, shop], file: [a.py, b.py]}`: a task for each combination, such as `CAMPAIGN/web/a.py`;
+    `repo` is the repo it works in, other names are its own.
+    """
+    tasks: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    """Fields of single tasks, by their names below the campaign: `{web/a.py: {timeout: 4h}}`."""
+    pilot: Annotated[int, Field(ge=0, le=1000)] = 1
+    """So many, the first of the matrix, are completed before any other begins."""
+    width: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Most of its tasks that are begun and not settled; those in review count."""
+    stop_after: StopAfter | None = None
+    """`{failures: 3}`: begin no more once so many have failed."""
+
+
+class Campaign(Frozen):
+    """A campaign as the planner sees it: how its tasks, which are tasks as any other, follow each other."""
+
+    name: str
+    tasks: tuple[str, ...] = ()
+    """Names of its tasks, in the order of the matrix."""
+    pilot: Count = 1
+    width: Annotated[int, Field(ge=1, le=1000)] | None = None
+    stop_after: StopAfter | None = None
+
+
 class Task(TaskSpec):
     """A task as the planner sees it: defaults filled in, with its name and identity."""
 
@@ -270,6 +308,10 @@ class Task(TaskSpec):
     """Git blob id of the spec file."""
     work: str
     """See `work_id`: what is asked for, whoever wrote the defaults."""
+    campaign: str | None = None
+    """Campaign that it is of."""
+    is_pilot: bool = False
+    """Whether the others of its campaign wait until it is completed."""
 
     @property
     def headline(self) -> str:
@@ -717,7 +759,7 @@ class FleetSpec(TaskDefaults):
     """Written by `reconciler approve-prune`: the removal that a person allowed."""
 
 
-Kind = Literal["fleet", "task", "host", "adapter", "account", "agent", "repo"]
+Kind = Literal["fleet", "task", "campaign", "host", "adapter", "account", "agent", "repo"]
 LOCAL = "local"
 """The host that is there without a file: the machine of the reconciler, two slots."""
 
@@ -735,6 +777,11 @@ class Desired:
     accounts: Mapping[str, Account] = field(default_factory=dict)
     agents: Mapping[str, Agent] = field(default_factory=dict)
     repos: Mapping[str, Repo] = field(default_factory=dict)
+    campaigns: Mapping[str, Campaign] = field(default_factory=dict)
+    unreadable_campaigns: frozenset[str] = frozenset()
+    """Campaigns whose file is there, and of which no good version is: what their tasks are is not known."""
+    is_bare: bool = False
+    """Whether there is no spec file at all."""
     broken: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
     """Tasks that a person must fix before they may start, by name; they may be absent in `tasks`."""
     problems: tuple[Problem, ...] = ()

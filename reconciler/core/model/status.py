@@ -54,6 +54,12 @@ class Reason(StrEnum):
     """What a task waits for, or why it needs a person."""
 
     DEPENDENCY = "Dependency"
+    PILOT = "Pilot"
+    """The first tasks of its campaign are not completed."""
+    WIDTH = "Width"
+    """As many tasks of its campaign are begun as may be at once."""
+    HALTED = "Halted"
+    """So many tasks of its campaign have failed that no more begin."""
     SLOT = "Slot"
     HOST = "Host"
     REPO = "Repo"
@@ -327,6 +333,8 @@ class Status(Frozen):
     last_activity_at: Time | None = None
     on_delete: Literal["cancel", "finish", "orphan"] = "cancel"
     """Copied from the spec, which may be gone when it is needed."""
+    campaign: str | None = None
+    """Campaign that it is of; copied likewise."""
     removed: bool = False
     """Tombstone: the spec is gone; this file goes when everything is cleaned up."""
 
@@ -352,6 +360,12 @@ class Status(Frozen):
     def answers(self) -> tuple[Question, ...]:
         """The questions about this work that were answered."""
         return tuple(question for question in self.questions if question.answer is not None)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything was done about this work that is not settled: between attempts, too."""
+        tries = self.failures, self.uncounted, self.failed_starts, self.review.count, self.questions
+        return not self.phase.is_settled and (self.phase is not Phase.CREATED or any(tries))
 
     @property
     def interrupted_run(self) -> Run | None:

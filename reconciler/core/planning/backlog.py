@@ -54,6 +54,9 @@ class Lane(NamedTuple):
     validate_on: str | None
     accounts: tuple[str, ...]
     fallback: Fallback | None
+    campaign: str
+    """Campaign of a task that is not begun: it waits for the others of it."""
+    is_pilot: bool
     alone: str
     """Name of a task that goes back to who has its workspace: nobody else waits for the same."""
 
@@ -71,6 +74,8 @@ class Lane(NamedTuple):
             task.validate_on,
             task.accounts,
             task.fallback,
+            (task.campaign or "") if not status.is_begun else "",
+            task.is_pilot,
             task.name if status.interrupted_run else "",
         )
 

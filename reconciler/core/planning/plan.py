@@ -261,7 +261,12 @@ def _every_name(desired: Desired, observed: Observed) -> AbstractSet[str]:
 
 def is_known(name: str, desired: Desired, observed: Observed) -> bool:
     """Return whether there is a task of a name: asked for, or on record, be it unreadable."""
-    return _has_spec(desired, name) or name in observed.statuses or name in observed.damaged
+    return (
+        name in desired.tasks
+        or name in desired.broken
+        or name in observed.statuses
+        or name in observed.damaged
+    )
 
 
 def _with_waiting(event: Event, waiting: Mapping[str, Waiting]) -> Event:
@@ -287,7 +292,9 @@ def _renames(
     First the same file elsewhere, then one that asks for the same. Whatever
     fits more than one is no rename: guessing would mix up two tasks.
     """
-    gone = {n for n in names & statuses.keys() if not statuses[n].removed and not _has_spec(desired, n)}
+    gone = {
+        n for n in names & statuses.keys() if not statuses[n].removed and not _has_spec(desired, n, statuses)
+    }
     new = {n for n in names if n in desired.tasks and n not in statuses}
     for identity in ("generation", "work"):
         before = _unambiguous({n: getattr(statuses[n], identity) for n in gone})
@@ -300,9 +307,12 @@ def _renames(
             yield Renamed(task=name, old=old, origin=Origin(now, f"the spec moved from {old}"), attempt=past)
 
 
-def _has_spec(desired: Desired, name: str) -> bool:
-    """Return whether the file is there, be it broken."""
-    return name in desired.tasks or name in desired.broken
+def _has_spec(desired: Desired, name: str, statuses: Mapping[str, Status]) -> bool:
+    """Return whether the file is there, be it broken, or that of its campaign, be it unreadable."""
+    if name in desired.tasks or name in desired.broken:
+        return True
+    status = statuses.get(name)
+    return status is not None and status.campaign in desired.unreadable_campaigns
 
 
 def _unambiguous(identities: Mapping[str, str]) -> Mapping[str, str]:
@@ -326,11 +336,26 @@ def _held(desired: Desired, statuses: Mapping[str, Status], more: int) -> frozen
     waits = {n for n, status in present.items() if _awaits_approval(status)}
     # No task at all is the wrong branch more often than the wish to forget what was done.
     is_empty = not desired.tasks and not desired.broken
-    gone = frozenset(n for n in (present if is_empty else live | waits) if not _has_spec(desired, n))
-    is_all = len(gone) > FEW and (is_empty or (live <= gone and not more))
-    is_much = is_all or len(gone) > max(5, (len(live | gone) + more) / 5)
+    gone = frozenset(
+        n for n in (present if is_empty else live | waits) if not _has_spec(desired, n, statuses)
+    )
+    count = _removal_count(desired, {n: statuses[n] for n in gone})
+    is_all = count > FEW and (is_empty or (live <= gone and not more))
+    is_much = is_all or count > max(5, (len(live | gone) + more) / 5)
     held = gone if is_much else gone & waits
     return held if desired.fleet.prune_approved != prune_digest(held) else frozenset()
+
+
+def _removal_count(desired: Desired, gone: Mapping[str, Status]) -> int:
+    """
+    Return how many removals these are: all tasks of a campaign whose file is gone are one.
+
+    One commit asked for them, and its revert takes them back. Where no spec file is left at all,
+    nobody has taken back a campaign: each task counts.
+    """
+    counts = Counter(status.campaign for status in gone.values())
+    whole = {name for name in counts if name and name not in desired.campaigns and not desired.is_bare}
+    return len(gone) - sum(counts[name] - 1 for name in whole)
 
 
 def _awaits_approval(status: Status) -> bool:
@@ -359,7 +384,8 @@ def _spec_change(context: PlanContext, name: str, status: Status | None) -> Even
     """Return the next thing to record so that the status answers the spec; None if it does."""
     spec, now = context.desired.tasks.get(name), context.now
     if spec is None:
-        return None if status is None else _removal(context, name, status)
+        is_kept = _has_spec(context.desired, name, context.statuses)
+        return None if status is None or is_kept else _removal(context, name, status)
     if status is None:
         past = context.observed.past.get(name, 0)
         return Created(
@@ -429,7 +455,7 @@ def _is_behind(spec: Task, status: Status) -> bool:
         return (status.generation, status.work) != (spec.generation, spec.work)
     if status.phase.is_settled:
         return _is_cancelled_anew(spec, status)
-    return status.on_delete != spec.on_delete
+    return (status.on_delete, status.campaign) != (spec.on_delete, spec.campaign)
 
 
 def _is_asked_again(spec: Task, status: Status) -> bool:

@@ -15,6 +15,7 @@ from reconciler.core.model.specs import DesiredState, ExecutionMode, Task
 from reconciler.core.model.status import LeaseRequest, Phase, Reason, Status
 from reconciler.core.planning.accounts import AccountPool
 from reconciler.core.planning.backlog import Backlog, Lane, LaneQueue, RecordedWait, Turn, recorded_wait, turn
+from reconciler.core.planning.campaigns import CampaignCounts, campaign_wait
 from reconciler.core.planning.context import PlanContext, Wait
 from reconciler.core.planning.limits import (
     FLEET_GROUP,
@@ -179,7 +180,9 @@ def _close(context: PlanContext, line: _Line) -> None:
     lane, observed = line.lane, context.observed
     is_pulled = lane.execution_mode is ExecutionMode.HTTP_PULL
     paying = budget_scopes(None if is_pulled else lane.adapter, lane.repo)
-    if message := spent_today(context.desired, observed.spent, *paying):
+    if wait := campaign_wait(context, lane.campaign, is_pilot=lane.is_pilot):
+        line.wait = wait
+    elif message := spent_today(context.desired, observed.spent, *paying):
         line.wait = _tomorrow(context, message)
     # Before any slot: a repo that does not answer must not hold what others could use.
     elif not is_pulled and lane.repo and lane.repo in observed.unready:
@@ -264,6 +267,7 @@ class _SlotPool:
         self._kept: dict[str, str] = {}
         """Hosts whose free slots are kept for a task that takes several."""
         self._has_hosts_of_repos = any(host.repos is not None for host in context.desired.hosts.values())
+        self._begun = CampaignCounts(context)
         self._refused: dict[_Kind, Placement] = {}
         self._keeping: set[_Kind] = set()
 
@@ -301,10 +305,13 @@ class _SlotPool:
                 queue.placements[name] = line.placement
             self._running.update(groups(_as_placed(spec, line.placement)))
             self._by_repo[line.lane.repo] += 1
+            self._begun.add(spec, status)
         return line.wait is None
 
     def _try(self, spec: Task, status: Status, queue: Schedule) -> tuple[Wait | None, Placement | None]:
         """Return what a task waits for, if it does, and its place."""
+        if message := self._begun.full(spec, status):
+            return Wait(Reason.WIDTH, message), None
         if message := full_group(self._context.desired, spec, self._running):
             return Wait(Reason.SLOT, message), None
         opening = next_opening(spec.window, spec.timezone, self._context.now) if spec.window else None
