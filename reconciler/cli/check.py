@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _LONGEST_PATH = 200
 """Characters of a path in a message."""
-SCHEMA_KINDS: "tuple[Kind, ...]" = ("task", "host", "repo", "adapter", "account", "agent", "fleet")
+SCHEMA_KINDS: "tuple[Kind, ...]" = ("task", "host", "repo", "adapter", "account", "agent", "fleet", "prices")
 
 
 @click.command(

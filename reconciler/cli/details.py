@@ -9,6 +9,7 @@ from reconciler.cli.live import count_texts
 from reconciler.cli.render import account_running, adapters_of, shown_reason, spec_document
 from reconciler.cli.terminal import table, value_block
 from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.costs import money
 from reconciler.core.fields import format_duration
 from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Host, Repo, Task
@@ -93,7 +94,7 @@ def _live_fields(view: TaskView, age: Age) -> Iterator[tuple[str, str]]:
 def _usage(usage: Usage) -> str:
     return (
         f"{usage.seconds:.0f} s, {usage.input_tokens + usage.output_tokens} tokens, "
-        f"{usage.cost_usd:.2f} USD, {usage.turns} turns"
+        f"{money(usage)}, {usage.turns} turns"
     )
 
 

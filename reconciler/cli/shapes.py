@@ -449,7 +449,10 @@ class CostShape(TypedDict):
     sums: list[dict[str, Any]]
     """Per thing: its name, under the word in `by` (null: none), and the fields of `total`."""
     total: dict[str, Any]
-    """input_tokens, output_tokens, cached_tokens, turns, seconds, cost_usd."""
+    """
+    input_tokens, output_tokens, cached_tokens, turns, seconds, cost_usd; how much of that was reckoned
+    by prices (reckoned_usd), and tokens without report or price (unpriced_tokens).
+    """
 
 
 @with_config(CLOSED)

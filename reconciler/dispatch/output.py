@@ -100,6 +100,7 @@ def verdict_as_json(verdict: Verdict) -> dict[str, Any]:
         "text": verdict.text,
         "usage": tokens,
         "cost_usd": verdict.usage.cost_usd,
+        "model": verdict.model,
         "turns": verdict.usage.turns,
         "retry_at": verdict.model_dump(mode="json", include={"retry_at"})["retry_at"],
         "notes": list(verdict.notes),
@@ -251,6 +252,7 @@ def _masked(facts: OutputFacts, mask: Mask) -> OutputFacts:
         error=hide(facts.error[:MOST_TEXT]),
         session_id=session if session and hide(session) == session else None,
         denials=tuple(map(hide, facts.denials)),
+        model=hide(facts.model) if facts.model else None,
         notes=tuple(map(hide, facts.notes)),
     )
 
@@ -286,6 +288,7 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
         session_id=session,
         wanted_session=request.session,
         totals=totals,
+        model=_value(rules.model, lines),
         usage=run_usage(request.totals if session == request.session else Usage(), totals, rules.cumulative),
     )
 
@@ -351,6 +354,7 @@ def _event_facts(rules: Output, round_output: RoundOutput, request: OutputReques
         started=has_begun,
         was_cut=transcript.was_cut,
         totals=totals if totals != Usage() else before,
+        model=_text(ask(rules.model)),
         usage=run_usage(before, totals, rules.cumulative),
         notes=(*_texts(ask(rules.notes)), *transcript.notes),
     )

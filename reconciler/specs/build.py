@@ -313,6 +313,7 @@ class Builder:
             accounts=shared.accounts,
             agents=shared.agents,
             repos=shared.repos,
+            prices=shared.prices,
             broken=dict(self._broken),
             problems=tuple(sorted(problems)),
             warnings=tuple(sorted(doubtful)),

@@ -5,7 +5,7 @@ Rules within one file that a field's type cannot express.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import singledispatch
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from reconciler.core.model.specs import (
 )
 from reconciler.core.patterns import constant_of
 from reconciler.core.planning.schedule import next_due, read_window, zone
+from reconciler.core.prices import PricesSpec
 from reconciler.specs.sshkeys import check_host_key
 from reconciler.specs.yaml import Path, quoted_excerpt
 
@@ -254,6 +255,20 @@ def _account(spec: AccountSpec) -> Iterator[Mistake]:
         yield from secret_mistakes(("secrets", name), secret)
     if spec.pace == "even" and spec.weekly_budget is None:
         yield Mistake(("pace",), "needs a `weekly_budget`: that is what is spent evenly")
+
+
+@_mistakes.register
+def _prices(spec: PricesSpec) -> Iterator[Mistake]:
+    if spec.date is not None:
+        try:
+            date.fromisoformat(spec.date)
+        except ValueError:
+            yield Mistake(("date",), f'expected a day such as "2026-11-01", not {spec.date}')
+    for model, price in spec.models.items():
+        if price.cached_input is not None and price.cached_input > price.input:
+            yield Mistake(
+                ("models", model, "cached_input"), f"is more than `input`, {price.input:g}: are they swapped?"
+            )
 
 
 @_mistakes.register

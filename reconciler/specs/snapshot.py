@@ -100,6 +100,7 @@ def _models() -> "Mapping[str, type[Frozen]]":
     """Return the model of each mapping of what is desired."""
     from reconciler.core.adapter import Adapter
     from reconciler.core.model.specs import Account, Agent, Host, Repo, Task
+    from reconciler.core.prices import Price
 
     return {
         "tasks": Task,
@@ -108,6 +109,7 @@ def _models() -> "Mapping[str, type[Frozen]]":
         "accounts": Account,
         "agents": Agent,
         "repos": Repo,
+        "prices": Price,
     }
 
 

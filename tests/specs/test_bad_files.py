@@ -233,6 +233,20 @@ BAD = [
         b"token_hash: abc\n",
         ["1:13: error: token_hash: expected a SHA-256 in hex: 64 digits, lower case"],
     ),
+    # --- Prices ---
+    (
+        "specs/prices.yaml",
+        b"date: 2026-13-01\nmodels:\n  m: {input: 1, cached_input: 2, output: -3}\n",
+        ["3:42: error: models.m.output: must be at least 0.0, not -3"],
+    ),
+    (
+        "specs/prices.yaml",
+        b"date: 2026-13-01\nmodels:\n  m: {input: 1, cached_input: 2, output: 3}\n",
+        [
+            '1:7: error: date: expected a day such as "2026-11-01", not 2026-13-01',
+            "3:31: error: models.m.cached_input: is more than `input`, 1: are they swapped?",
+        ],
+    ),
     # --- Places ---
     (
         "specs/tasks/bad.yml",
@@ -243,7 +257,7 @@ BAD = [
         "specs/task/bad.yaml",
         b"goal: x\n",
         [
-            "1:1: error: not a place for a spec; expected fleet.yaml or a file in tasks, hosts, adapters, accounts, agents, repos (did you mean 'tasks'?)",
+            "1:1: error: not a place for a spec; expected fleet.yaml, prices.yaml or a file in tasks, hosts, adapters, accounts, agents, repos (did you mean 'tasks'?)",
         ],
     ),
     (

@@ -104,6 +104,8 @@ class Verdict(Frozen):
     text: str = ""
     """The agent's last words."""
     usage: Usage = Usage.model_construct()
+    model: str | None = None
+    """Model that the CLI says it used."""
     session_totals: Usage = Usage.model_construct()
     """The CLI's running totals of the session; what `usage` of its next run is counted from."""
     retry_at: Time | None = None

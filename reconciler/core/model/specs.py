@@ -32,6 +32,7 @@ from reconciler.core.fields import (
     Total,
     Word,
 )
+from reconciler.core.prices import Price
 from reconciler.core.requesters import Requester
 
 FLEET_FORGE = ".fleet"
@@ -684,7 +685,7 @@ class FleetSpec(TaskDefaults):
     """Written by `reconciler approve-prune`: the removal that a person allowed."""
 
 
-Kind = Literal["fleet", "task", "host", "adapter", "account", "agent", "repo"]
+Kind = Literal["fleet", "task", "host", "adapter", "account", "agent", "repo", "prices"]
 LOCAL = "local"
 """The host that is there without a file: the machine of the reconciler, two slots."""
 
@@ -702,6 +703,8 @@ class Desired:
     accounts: Mapping[str, Account] = field(default_factory=dict)
     agents: Mapping[str, Agent] = field(default_factory=dict)
     repos: Mapping[str, Repo] = field(default_factory=dict)
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    """Price by model: the fleet's over the built-in ones."""
     broken: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
     """Tasks that a person must fix before they may start, by name; they may be absent in `tasks`."""
     problems: tuple[Problem, ...] = ()
