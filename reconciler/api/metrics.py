@@ -109,6 +109,12 @@ WEBHOOKS = Definition(
     ("outcome",),
 )
 
+ACCOUNT_USABLE = Definition(
+    "reconciler_account_usable",
+    "gauge",
+    "Whether new runs may take an account: not if it is at its limit, out of service or suspended",
+    ("account", "state"),
+)
 UNSENT = Definition(
     "reconciler_notifications_waiting", "gauge", "Messages that wait to be sent, by target", ("target",)
 )
@@ -212,7 +218,7 @@ REQUEST_TIME = Definition(
 
 SAMPLED: tuple[Definition, ...] = (
     BUILD, TASKS, QUEUE_AGE, NEEDS, NEEDS_AGE, SLOTS, SLOTS_USED, HOST_UP, HOST_READY, FORGE_UP, BUDGET,
-    LEADER, READY, WEBHOOKS, UNSENT, NOTIFICATIONS,
+    ACCOUNT_USABLE, LEADER, READY, WEBHOOKS, UNSENT, NOTIFICATIONS,
 )  # fmt: skip
 """Counted when they are asked for."""
 COUNTED: tuple[Definition, ...] = (
@@ -406,6 +412,10 @@ class _Samples(Collector):
             HOST_READY: [((host.name,), host.state == "up") for host in hosts],
             FORGE_UP: [((repo,), is_up) for repo, is_up in sources.forges().items()],
             BUDGET: sources.budgets().items(),
+            ACCOUNT_USABLE: [
+                ((name, account.state), account.state == "usable")
+                for name, account in model.accounts().items()
+            ],
             LEADER: [((), sources.is_leader())],
             READY: [((), not sources.unready())],
             WEBHOOKS: [((outcome,), count) for outcome, count in sources.deliveries().items()],

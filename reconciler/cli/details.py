@@ -8,7 +8,7 @@ from typing import Any
 from reconciler.cli.live import count_texts
 from reconciler.cli.render import account_running, adapters_of, shown_reason, spec_document
 from reconciler.cli.terminal import table, value_block
-from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.adapter import Usage
 from reconciler.core.costs import money
 from reconciler.core.fields import format_duration
 from reconciler.core.model.runs import Check
@@ -16,7 +16,7 @@ from reconciler.core.model.specs import Host, Repo, Task
 from reconciler.core.model.status import HostCli, Status
 from reconciler.core.runs.failure import summary_rows
 from reconciler.core.times import Age, format_time
-from reconciler.core.views import AccountView, HostView, TaskView, WorkerView
+from reconciler.core.views import AccountView, AdapterView, HostView, TaskView, WorkerView
 
 
 def task_details(view: TaskView, age: Age) -> str:
@@ -171,10 +171,10 @@ def account_details(view: AccountView, age: Age) -> str:
     return value_block(_present(rows))
 
 
-def spec_details(value: WorkerView | Adapter | Repo, _: Age) -> str:
+def spec_details(value: WorkerView | AdapterView | Repo, _: Age) -> str:
     """Return what `describe` prints of an object without a status: every field that is set."""
     document = spec_document(value)
-    fields = {**document["spec"], "held": document.get("held")}
+    fields = {**document["spec"], "held": document.get("held"), "failing": document.get("failing")}
     rows = ((name, _as_text(field)) for name, field in fields.items())
     return value_block(_present([(document["kind"], value.name), *rows]))
 

@@ -130,7 +130,7 @@ class AccountShape(TypedDict):
     name: str
     """Its name."""
     state: str
-    """usable, at limit or suspended."""
+    """usable, at limit, failing (out of service) or suspended."""
     runs: list[str]
     """Keys of the live runs with it."""
     spec: dict[str, Any] | None
@@ -151,6 +151,8 @@ class SpecShape(TypedDict):
     """Fields of [an agent](agent.md), [an adapter](adapter.md) or [a repo](repo.md), defaults filled in."""
     held: NotRequired[list[str]]
     """Of an agent: the tasks in its hands."""
+    failing: NotRequired[list[str]]
+    """Of an adapter: the accounts with which it is out of service."""
 
 
 @with_config(CLOSED)
@@ -164,7 +166,7 @@ class TransitionShape(TypedDict):
     before: str | None
     """
     Phase before; null at the first transition. Of a host: up, unready, down or unknown; of an account:
-    usable or at limit.
+    usable, at limit or failing.
     """
     after: str | None
     """Phase since; null when the task went. Of a host, as above."""

@@ -38,10 +38,10 @@ from reconciler.core.lifecycle import transition
 from reconciler.core.model.specs import Desired, Task
 from reconciler.core.model.status import AccountStatus, HostStatus, Phase, Reason, Status, Waiting
 from reconciler.core.prices import reckon, unpriced_reason
-from reconciler.core.runs.accounts import AccountChange, after_round, after_specs, run_account
+from reconciler.core.runs.accounts import AccountChange, after_round, after_specs, count_failing, run_account
 from reconciler.core.runs.decide import next_event
-
 from reconciler.core.text import one_line
+
 log = logging.getLogger(__name__)
 RunFact = RunSeen | RunQueued | RunEnded
 
@@ -330,7 +330,8 @@ def _take_end(fact: RunEnded, cache: FleetCache, observation: AccountObservation
     account = run_account(status.last_run, cache.desired)
     if account is not None:
         before = observation.accounts.get(account)
-        change = after_round(before, account, status, fact, cache.desired)
+        failing = cache.failing[account] = count_failing(cache.failing.get(account, frozenset()), fact)
+        change = after_round(before, account, status, fact, cache.desired, failing=failing)
         _take_all([change] if change else [], observation)
 
 

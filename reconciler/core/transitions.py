@@ -44,7 +44,7 @@ class TransitionRecord:
     before: str | None = None
     """
     Phase before; None at the first transition of a task. Of a host: up, unready, down or unknown;
-    of an account: usable or at limit.
+    of an account: usable, at limit or failing.
     """
     after: str | None = None
     """Phase since; None when the status went. Of a host, as above."""
@@ -133,7 +133,7 @@ def host_record(change: "HostChange", *, revision: str = "") -> TransitionRecord
 
 def account_record(change: "AccountChange", *, revision: str = "") -> TransitionRecord:
     """Return the record of news of an account."""
-    before, after = ("at limit" if status else "usable" for status in (change.before, change.after))
+    before, after = (status.state if status else "usable" for status in (change.before, change.after))
     return TransitionRecord(
         at=change.at,
         before=before,

@@ -69,6 +69,8 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     BACKOFF = "Backoff"
     QUOTA = "Quota"
+    CIRCUIT = "Circuit"
+    """Its account or adapter is out of service: runs of different tasks failed with it in a row."""
     NOT_BEFORE = "NotBefore"
     SCHEDULE = "Schedule"
     WINDOW = "Window"
@@ -484,21 +486,23 @@ class HostStatus(Frozen):
 
 class AccountStatus(Frozen):
     """
-    Limit of an account: one file under `fleet-state/accounts/` from the run that met it to one that did not.
+    Why an account is not used: one file under `fleet-state/accounts/`, from a run that met it to one served.
 
     An account without one can be used as far as is known.
     """
 
+    state: Literal["at limit", "failing"] = "at limit"
+    """`failing`: its circuit is open, because runs of different tasks failed with it one after the other."""
     until: Time
     """When one run tries it again."""
     since: Time
-    """When a run met the limit first."""
+    """When a run met the limit first, or the circuit opened."""
     reason: str
     """What the provider said, or the CLI."""
     run: str
-    """Key of the run that met it last."""
+    """Key of the run that met the limit last, or failed last."""
     refusals: Total = 1
-    """Times in a row that it was met: before, and by each run that tried it again."""
+    """Times in a row that it was so: before, and for each run that tried it again."""
     models: tuple[str, ...] = ()
     """Models whose runs met it; empty for the CLI's default. A `fallback` to another may be tried."""
     spec: str
