@@ -232,6 +232,8 @@ class PlacementShape(TypedDict):
 
     chosen: str | None
     """The host; null if none will do."""
+    account: str | None
+    """Account that the run would use there; null for what the adapter has by itself."""
     ranked: list[CandidateShape]
     """Hosts that would do, the best first."""
     rejected: dict[str, str]

@@ -324,6 +324,7 @@ def _cleared(status: Status) -> StatusChanges:
     """
     return {
         "session": None,
+        "began_at": None,
         "failures": 0,
         "uncounted": 0,
         "failed_starts": 0,
@@ -400,6 +401,7 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
     return {
         "session": status.session_at(on.host, spec.adapter, event.account) if on else None,
         **_identity(spec),
+        "began_at": status.began_at or event.origin.at,
         "attempt": status.attempt + 1,
         "waiting": None,
         "run": run,
@@ -443,7 +445,7 @@ def _fix_requested(event: FixRequested, status: Status) -> StatusChanges:
 
 @_changes.register
 def _submitted(event: Submitted, status: Status) -> StatusChanges:
-    return {**_done(status, event, event.report), "failure": None}
+    return {**_done(status, event, event.report), "failure": None, "began_at": None}
 
 
 @_changes.register
@@ -562,6 +564,7 @@ def _touched(event: BranchTouched, status: Status) -> StatusChanges:
         "head_commit": event.head,
         "last_activity_at": event.origin.at,
         "waiting": waiting,
+        "began_at": None,
     }
 
 

@@ -29,6 +29,7 @@ from reconciler.core.runs.outcome import (
     EXIT_CODES,
     SIGNALS,
     OutputFacts,
+    classify,
     retry_time,
     run_usage,
     verdict,
@@ -261,9 +262,10 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
     """
     Return the facts in a text output.
 
-    Without rules there is nothing but the exit code to go by: the words may be
-    about anything. Of an error and a success, the later one counts. Secrets are
-    masked before lines are cut.
+    Without rules there is nothing but the exit code to go by, for the words may
+    be about anything; but where they say, as errors do, that the provider's
+    limit is reached, they are believed. Of an error and a success, the later one
+    counts. Secrets are masked before lines are cut.
     """
     code = round_output.exit_code
     printed, complained = (mask.hide(_end(stream)) for stream in (round_output.stdout, round_output.stderr))
@@ -274,7 +276,7 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
     own_class = _meaning(rules.exit_codes.get(str(code)))
     totals = _usage(rules, partial(_value, lines=lines))
     session = _session(_value(rules.session_id, lines))
-    return OutputFacts(
+    facts = OutputFacts(
         exit_code=code,
         complete=_find(rules.terminal, lines)[0] >= 0 if rules.terminal else code not in SIGNALS,
         succeeded=code == 0 and not has_failed,
@@ -291,6 +293,9 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
         model=_value(rules.model, lines),
         usage=run_usage(request.totals if session == request.session else Usage(), totals, rules.cumulative),
     )
+    by_text = replace(facts, error_class=own_class)
+    is_quota = code != 0 and classify(by_text) is FailureClass.QUOTA
+    return by_text if is_quota else facts
 
 
 def _find(pattern: str | None, lines: Sequence[str]) -> tuple[int, str]:

@@ -128,6 +128,12 @@ class TaskDefaults(Frozen):
     """Higher starts first; equal ones in the order in which they came."""
     timeout: Period = timedelta(hours=2)
     """Longest time the agent may take for one round; it is stopped after that."""
+    deadline: Period | None = None
+    """
+    Longest time for the whole task, from its first start until its work is delivered: all attempts and
+    what is waited for between them. Then a live run is stopped and a person must act; each review
+    round begins anew.
+    """
     stall_timeout: Period = timedelta(minutes=15)
     """Longest silence: without any output for so long the agent is stopped."""
     retries: Count = 1

@@ -298,6 +298,8 @@ class Status(Frozen):
     """Number of the last attempt; never goes back."""
     run: Annotated[Run | None, Field(strict=False)] = None
     """The last run; None if there was none."""
+    began_at: Time | None = None
+    """First start of work that is not delivered yet: its `deadline` counts from then."""
     failures: Total = 0
     """Attempts that failed since the work, or changes to it, were asked for."""
     uncounted: Total = 0
