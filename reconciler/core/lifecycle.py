@@ -338,6 +338,7 @@ def _cleared(status: Status) -> StatusChanges:
         "checks": (),
         "questions": (),
         "summary": "",
+        "outputs": (),
     }
 
 
@@ -458,7 +459,12 @@ def _done(status: Status, event: Event, report: Report | None) -> StatusChanges:
     if report is None:
         return {}
     summary = head(report.verdict.text, characters=SUMMARY_LENGTH)
-    return {**_reported(status, event, report), "uncounted": 0, "summary": summary}
+    return {
+        **_reported(status, event, report),
+        "uncounted": 0,
+        "summary": summary,
+        "outputs": report.outputs,
+    }
 
 
 @_changes.register

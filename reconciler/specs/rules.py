@@ -96,6 +96,7 @@ def _task(spec: TaskSpec) -> Iterator[Mistake]:
         yield Mistake(("goal",), "must not be empty")
     if spec.model is not None and not spec.model.strip():
         yield Mistake(("model",), "must not be empty")
+    yield from _outputs(spec)
     if spec.validate_on is not None and spec.repo is None:
         yield Mistake(("validate_on",), "needs a `repo`: there is nothing to validate without one")
     if spec.schedule is not None:
@@ -255,6 +256,20 @@ def _account(spec: AccountSpec) -> Iterator[Mistake]:
         yield from secret_mistakes(("secrets", name), secret)
     if spec.pace == "even" and spec.weekly_budget is None:
         yield Mistake(("pace",), "needs a `weekly_budget`: that is what is spent evenly")
+
+
+_OUTPUT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MOST_OUTPUTS = 5
+_DECLARATIONS = frozenset({"question", "blocked", "released"})
+"""Files of the same folder by which an agent declares something."""
+
+
+def _outputs(spec: TaskSpec) -> Iterator[Mistake]:
+    for at, name in enumerate(spec.outputs):
+        if _OUTPUT.fullmatch(name) is None or name in _DECLARATIONS:
+            yield Mistake(("outputs", at), f"{name!r} is no name for a file, such as `api.json`")
+    if len(spec.outputs) > _MOST_OUTPUTS:
+        yield Mistake(("outputs",), f"has {len(spec.outputs)} names, and there may be {_MOST_OUTPUTS}")
 
 
 @_mistakes.register

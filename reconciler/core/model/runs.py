@@ -68,6 +68,18 @@ class Declaration(Frozen):
     """The question, or why; masked, and of limited length."""
 
 
+OUTPUT_LENGTH = 8_000
+"""Most characters of an output: it stands on record and in the prompts of other tasks."""
+
+
+class NamedOutput(Frozen):
+    """What an agent hands down to the tasks that depend on its own."""
+
+    name: str
+    text: str
+    """Masked; whole."""
+
+
 class Claim(Frozen):
     """What a pull agent says came of its work: a claim until it is checked."""
 
@@ -124,6 +136,8 @@ class Report(Frozen):
     """Head of the delivered branch; None if there is none. What it was if a review round changed nothing."""
     commits: Total = 0
     """Commits on the branch that the base does not have; 0 if together they change nothing."""
+    outputs: tuple[NamedOutput, ...] = ()
+    """What the task's `outputs` name, of a round that succeeded."""
     touched: str | None = None
     """Head that somebody else pushed to the branch meanwhile; nothing was delivered."""
     declared: Declaration | None = None
@@ -162,6 +176,8 @@ class RunRequest(Frozen):
     session_totals: Usage = Usage.model_construct()
     """The CLI's running totals of that session before this round."""
     validation: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    """Names of the files that the agent is to write for other tasks."""
     hooks: RunHooks = RunHooks.model_construct()
     """Those of the host, and then those of the repo."""
     requires: tuple[str, ...] = ()

@@ -204,7 +204,7 @@ class TaskSpec(TaskDefaults):
     """Issue of the forge that this task answers, by number or address."""
     depends_on: Names = ()
     """
-    Tasks that must be completed first; the prompt tells branch, commit and last words of
+    Tasks that must be completed first; the prompt tells branch, commit, last words and `outputs` of
     each. The task still starts from the base branch; see `start_from`.
     """
     start_from: Name | None = None
@@ -216,6 +216,12 @@ class TaskSpec(TaskDefaults):
     """Branch the work goes to; `task/<name>` if left out."""
     pr_title: Text | None = None
     """Title of the pull request and of commits made in the agent's name; the title if left out."""
+    outputs: Strings = ()
+    """
+    Names of files that the agent is to write to the folder in `RECONCILER_OUTPUT_DIR`, such as
+    `api.json`: five at most, of 8000 characters. They stand in the prompts of tasks that depend on
+    this one; a round without them has failed, as by its validation.
+    """
     desired: Annotated[DesiredState, Field(strict=False)] = DesiredState.ACTIVE
     """`active`: do it. `suspended`: not now. `cancelled`: never."""
     answer: Answer | None = None

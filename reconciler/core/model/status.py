@@ -24,7 +24,7 @@ from reconciler.core.fields import (
     Time,
     Total,
 )
-from reconciler.core.model.runs import Check, Claim, FailureClass, ReviewNote
+from reconciler.core.model.runs import Check, Claim, FailureClass, NamedOutput, ReviewNote
 from reconciler.core.text import one_line
 
 
@@ -197,6 +197,7 @@ class Predecessor(Frozen):
     """Head of its branch as delivered; None if it delivered nothing."""
     summary: str = ""
     """Its agent's last words."""
+    outputs: tuple[NamedOutput, ...] = ()
 
 
 class Run(Frozen):
@@ -321,6 +322,8 @@ class Status(Frozen):
     """What the agent asked about this work, the last one without an answer as long as it waits for it."""
     summary: str = ""
     """The agent's last words on work that was delivered or completed."""
+    outputs: tuple[NamedOutput, ...] = ()
+    """What the work hands down to tasks that depend on it."""
     usage: Usage = Usage.model_construct()
     """All runs together."""
     prompt_sha256: str | None = None

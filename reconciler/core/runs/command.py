@@ -73,6 +73,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         session_id=session,
         session_totals=status.session.totals if session and status.session else Usage(),
         validation=task.validation,
+        outputs=task.outputs,
         hooks=host.hooks.followed_by(repo.hooks) if repo else host.hooks,
         requires=task.requires,
         timeout=min(task.timeout, adapter.limits.time or task.timeout),
