@@ -207,6 +207,8 @@ class AdapterSpec(Frozen):
     """Arguments of a new session; `{session_id}` is an id made for it."""
     resume: Strings = ()
     """Arguments that continue a session, with `{session_id}`; empty if the CLI cannot."""
+    attach: Strings = ()
+    """Command with which a person goes on with a session in a terminal, with `{session_id}`."""
     prompt: Literal["stdin", "file", "argument"] = "stdin"
     """How the prompt reaches the CLI."""
     template: Text | None = None

@@ -229,6 +229,11 @@ class TaskSpec(TaskDefaults):
     `{to: q1-1, text: "…"}`: the answer to the question that the agent asked last;
     `reconciler answer` writes it.
     """
+    held: bool = False
+    """
+    Whether a person has taken the task over: its run is ended, its workspace and session stay, and it
+    starts no other. `reconciler attach` and `reconciler release` write it.
+    """
     rerun: Count = 0
     """Raise it to run a settled task once more; `reconciler retry` does."""
     not_before: Time | None = None

@@ -414,7 +414,7 @@ def _question_answered(spec: Task, status: Status, now: datetime) -> Event | Non
         return None
     if spec.answer and spec.answer.to == question.id:
         text, how, cause = spec.answer.text, "is answered", "person"
-    elif spec.ask and question.asked_at + spec.ask.after <= now:
+    elif spec.ask and not spec.held and question.asked_at + spec.ask.after <= now:
         text, cause = spec.ask.default, "clock"
         how = f"is answered by default after {format_duration(spec.ask.after)}"
     else:
@@ -587,6 +587,8 @@ def why_end(spec: Task | None, status: Status) -> str | None:
         return None
     if spec.desired is not DesiredState.ACTIVE:
         return f"{spec.desired} in the spec"
+    if spec.held:
+        return "a person takes it over (reconciler attach)"
     if spec.on_change == "restart" and spec.generation != status.generation:
         return "the spec changed (on_change: restart)"
     return None

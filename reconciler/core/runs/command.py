@@ -26,6 +26,7 @@ VALUES: Mapping[str, frozenset[str]] = {
     "turns": frozenset({"turns"}),
     "fresh": frozenset({"session_id"}),
     "resume": frozenset({"session_id"}),
+    "attach": frozenset({"session_id"}),
 }
 """What may stand in the elements of each field."""
 
@@ -266,6 +267,11 @@ def _session(adapter: Adapter, status: Status) -> Iterator[str]:
     if session:
         return _fill(adapter.resume, {"session_id": session})
     return _fill(adapter.fresh, {"session_id": fresh_session(status)})
+
+
+def attach_argv(adapter: Adapter, session: str | None) -> tuple[str, ...]:
+    """Return the command with which a person goes on with a session; empty if the CLI has none."""
+    return tuple(_fill(adapter.attach, {"session_id": session})) if session else ()
 
 
 def fresh_session(status: Status) -> str:
