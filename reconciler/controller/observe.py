@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from reconciler import __version__
 from reconciler.controller.assigned import AssignedSpecs
 from reconciler.controller.breakers import Breakers
 from reconciler.controller.cache import FleetCache
@@ -227,6 +228,7 @@ def _started(fact: RunSeen, status: Status, hosts: Mapping[str, HostStatus]) -> 
         prompt_sha256=fact.prompt_sha256,
         adapter_blob=fact.adapter_blob,
         cli_version=cli.version if cli else None,
+        program_version=__version__,
     )
 
 

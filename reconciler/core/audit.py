@@ -80,6 +80,7 @@ class RunOnRecord:
     adapter: str | None
     adapter_blob: str | None
     cli_version: str | None
+    program_version: str | None
     model: str | None
     prompt_sha256: str | None
 
@@ -228,6 +229,7 @@ def _on_record(status: Status, seen: RunOnRecord | None) -> RunOnRecord:
         adapter=run.adapter,
         adapter_blob=run.adapter_blob,
         cli_version=run.cli_version,
+        program_version=run.program_version,
         model=run.model,
         prompt_sha256=status.prompt_sha256,
     )

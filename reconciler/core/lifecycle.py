@@ -431,7 +431,11 @@ def _tools(event: Started, status: Status) -> StatusChanges:
     """Name the adapter and the CLI of a run of ours."""
     if status.run is None or event.adapter_blob is None:
         return {}
-    tools = {"adapter_blob": event.adapter_blob, "cli_version": event.cli_version}
+    tools = {
+        "adapter_blob": event.adapter_blob,
+        "cli_version": event.cli_version,
+        "program_version": event.program_version,
+    }
     return {"run": status.run.model_copy(update=tools)}
 
 

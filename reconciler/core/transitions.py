@@ -73,6 +73,8 @@ class TransitionRecord:
     """Git blob id of the adapter's file, where it is new."""
     cli_version: str | None = None
     """Version of the agent's CLI, where it is new."""
+    program_version: str | None = None
+    """Version of the reconciler that started the run, where it is new."""
     previous: str | None = None
     """Commit of the task's previous transition."""
     commit: str = ""
@@ -106,6 +108,7 @@ def task_record(step: "Transition", *, revision: str = "", previous: str | None 
         prompt_sha256=_if_new("prompt_sha256", before, status),
         adapter_blob=_if_new("adapter_blob", before and before.run, status and status.run),
         cli_version=_if_new("cli_version", before and before.run, status and status.run),
+        program_version=_if_new("program_version", before and before.run, status and status.run),
         previous=previous,
     )
 

@@ -72,7 +72,8 @@ class IssueReader:
 
     async def _is_in(self, path: str, label: str) -> bool:
         try:
-            return any([answer.name == label async for answer in self._client.pages(path, LabelAnswer)])
+            names = [answer.name async for answer in self._client.pages(path, LabelAnswer)]
+            return label.lower() in map(str.lower, names)
         except Declined:  # the owner is a person
             return False
 

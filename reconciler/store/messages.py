@@ -46,6 +46,7 @@ _TRAILERS: Mapping[str, str] = {
     "Prompt-SHA256": "prompt_sha256",
     "Adapter-Blob": "adapter_blob",
     "CLI-Version": "cli_version",
+    "Program-Version": "program_version",
     "Prev-Transition": "previous",
 }
 """Which trailer holds which field of the record, in their order."""

@@ -218,6 +218,8 @@ class Run(Frozen):
     """Git blob id of the file of the adapter; of the built-in one, if the fleet has none."""
     cli_version: str | None = None
     """Version of the agent's CLI when the round began, as the host was last asked; None if unknown."""
+    program_version: str | None = None
+    """Version of the reconciler that started it last."""
     model: str | None = None
     repo: str | None = None
     branch: str
@@ -265,6 +267,7 @@ FLAT: dict[str, Mapping[str, str]] = {
         "account": "account",
         "adapter_blob": "adapter_blob",
         "cli_version": "cli_version",
+        "program_version": "program_version",
         "model": "model",
         "repo": "repo",
         "branch": "branch_name",
