@@ -45,11 +45,12 @@ if TYPE_CHECKING:
 @click.pass_obj
 def attach(context: Context, task: str, *, is_run: bool, timeout: timedelta, reason: str) -> int:
     """
-    Take a task over: print the command that goes on with its agent's session in its workspace.
+    Take a task over: go on with its agent's session yourself.
 
-    Holds the task: its live run is ended, its workspace and session stay, and no other
-    run starts until `reconciler release`. Log in to the host as its spec says, with
-    your own access; the agent's secrets are not passed on.
+    Prints the command for that, in the task's workspace. Holds the task: its live run
+    is ended, its workspace and session stay, and no other run starts until
+    `reconciler release`. Log in to the host as its spec says, with your own access;
+    the agent's secrets are not passed on.
     """
     return asyncio.run(_attach(context, task, timeout, reason, is_run=is_run))
 
@@ -66,9 +67,9 @@ def attach(context: Context, task: str, *, is_run: bool, timeout: timedelta, rea
 @click.pass_obj
 def release(context: Context, task: str, text: str, reason: str) -> None:
     """
-    Give a task that was taken over back to its agent, which goes on in its workspace.
+    Give a task that was taken over back to its agent.
 
-    TEXT tells it what was done, and what is left.
+    It goes on in its workspace. TEXT tells it what was done, and what is left.
     """
     asyncio.run(_release(context, task, text, reason))
 

@@ -233,6 +233,15 @@ BAD = [
         b"token_hash: abc\n",
         ["1:13: error: token_hash: expected a SHA-256 in hex: 64 digits, lower case"],
     ),
+    # --- Outputs ---
+    (
+        "specs/tasks/bad.yaml",
+        b"goal: x\nscript: x\noutputs: [a.json, ../b, question]\n",
+        [
+            "3:19: error: outputs.1: '../b' is no name for a file, such as `api.json`",
+            "3:25: error: outputs.2: 'question' is no name for a file, such as `api.json`",
+        ],
+    ),
     # --- Prices ---
     (
         "specs/prices.yaml",
