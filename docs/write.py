@@ -38,7 +38,17 @@ from reconciler.core.notifications.rules import REASONS
 from reconciler.specs.schema import json_schema
 
 DOCS = Path(__file__).parent
-KINDS: tuple[Kind, ...] = ("task", "campaign", "host", "adapter", "account", "agent", "repo", "fleet")
+KINDS: tuple[Kind, ...] = (
+    "task",
+    "campaign",
+    "host",
+    "adapter",
+    "account",
+    "agent",
+    "repo",
+    "fleet",
+    "prices",
+)
 RESULTS = DOCS.parent / "bench" / "results.json"
 """Written by `python -m bench --write`."""
 BEGIN, END = "<!-- written by docs/write.py -->\n", "<!-- end -->\n"

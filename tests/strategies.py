@@ -87,7 +87,7 @@ from reconciler.core.model.status import (
 )
 from reconciler.core.planning import plan as planner
 from reconciler.core.planning.plan import Plan, StopRun
-from reconciler.core.runs.accounts import after_round, run_account
+from reconciler.core.runs.accounts import AccountChange, Failing, after_round, count_failing, run_account
 from reconciler.core.runs.decide import next_event
 from reconciler.core.transitions import task_record
 
@@ -444,6 +444,7 @@ class World:
     probed: frozenset[str] = frozenset()
     history: list[Transition] = field(default_factory=list)
     accounts: Mapping[str, AccountStatus] = field(default_factory=dict)
+    failing: dict[str, Failing] = field(default_factory=dict)
     week: Mapping[BudgetScope, Usage] = field(default_factory=dict)
 
     @property
@@ -491,9 +492,7 @@ class World:
         run, number = status.last_run.round_key
         ended = RunEnded(task=name, run=run, round=number, at=self.now, report=report)
         account = run_account(status.last_run, self.desired)
-        change = (
-            after_round(self.accounts.get(account), account, status, ended, self.desired) if account else None
-        )
+        change = self._account_change(account, status, ended) if account else None
         if change:
             others = {name: limit for name, limit in self.accounts.items() if name != account}
             self.accounts = others | ({change.account: change.after} if change.after else {})
@@ -502,6 +501,11 @@ class World:
         )
         if event is not None:
             self.take(event)
+
+    def _account_change(self, account: str, status: Status, ended: RunEnded) -> AccountChange | None:
+        failing = self.failing[account] = count_failing(self.failing.get(account, frozenset()), ended)
+        before = self.accounts.get(account)
+        return after_round(before, account, status, ended, self.desired, failing=failing)
 
     def run(self, most: int = 300) -> Plan:
         """Go on until nothing more happens by itself; return the last plan."""

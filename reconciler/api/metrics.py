@@ -109,6 +109,12 @@ WEBHOOKS = Definition(
     ("outcome",),
 )
 
+ACCOUNT_USABLE = Definition(
+    "reconciler_account_usable",
+    "gauge",
+    "Whether new runs may take an account: not if it is at its limit, out of service or suspended",
+    ("account", "state"),
+)
 UNSENT = Definition(
     "reconciler_notifications_waiting", "gauge", "Messages that wait to be sent, by target", ("target",)
 )
@@ -155,7 +161,18 @@ ROUND = Definition(
     _LONG,
 )
 TOKENS = Definition("reconciler_tokens_total", "counter", "Tokens of ended rounds", ("adapter", "kind"))
-COST = Definition("reconciler_cost_dollars_total", "counter", "US dollars of ended rounds", ("adapter",))
+COST = Definition(
+    "reconciler_cost_dollars_total",
+    "counter",
+    "US dollars of ended rounds, as reported by CLIs or reckoned by prices",
+    ("adapter", "source"),
+)
+UNPRICED = Definition(
+    "reconciler_unpriced_tokens_total",
+    "counter",
+    "Tokens of ended rounds whose model has no price: no budget of US dollars counts them",
+    ("adapter",),
+)
 COMMITS = Definition(
     "reconciler_state_commits_total", "counter", "Steps that were put on record, a commit each"
 )
@@ -201,12 +218,12 @@ REQUEST_TIME = Definition(
 
 SAMPLED: tuple[Definition, ...] = (
     BUILD, TASKS, QUEUE_AGE, NEEDS, NEEDS_AGE, SLOTS, SLOTS_USED, HOST_UP, HOST_READY, FORGE_UP, BUDGET,
-    LEADER, READY, WEBHOOKS, UNSENT, NOTIFICATIONS,
+    ACCOUNT_USABLE, LEADER, READY, WEBHOOKS, UNSENT, NOTIFICATIONS,
 )  # fmt: skip
 """Counted when they are asked for."""
 COUNTED: tuple[Definition, ...] = (
-    TRANSITIONS, QUEUE_WAIT, DISPATCH, RUN, ROUND, TOKENS, COST, COMMITS, COMMIT_TIME, REFUSED, LOOK,
-    LAST_LOOK, LAG, REQUESTS, REQUEST_TIME,
+    TRANSITIONS, QUEUE_WAIT, DISPATCH, RUN, ROUND, TOKENS, COST, UNPRICED, COMMITS, COMMIT_TIME, REFUSED,
+    LOOK, LAST_LOOK, LAG, REQUESTS, REQUEST_TIME,
 )  # fmt: skip
 """Counted as things happen, from 0 at the start of the process."""
 TABLE = (*SAMPLED, *COUNTED)
@@ -331,7 +348,10 @@ class Metrics:
         kinds = {"input": usage.input_tokens, "output": usage.output_tokens, "cached": usage.cached_tokens}
         for kind, tokens in kinds.items():
             self._counters[TOKENS].labels(adapter, kind).inc(max(0, tokens))
-        self._counters[COST].labels(adapter).inc(max(0.0, usage.cost_usd))
+        money = {"reported": usage.cost_usd - usage.reckoned_usd, "reckoned": usage.reckoned_usd}
+        for source, dollars in money.items():
+            self._counters[COST].labels(adapter, source).inc(max(0.0, dollars))
+        self._counters[UNPRICED].labels(adapter).inc(max(0, usage.unpriced_tokens))
         if usage.seconds > 0:
             self._histograms[ROUND].labels(adapter).observe(usage.seconds)
 
@@ -392,6 +412,10 @@ class _Samples(Collector):
             HOST_READY: [((host.name,), host.state == "up") for host in hosts],
             FORGE_UP: [((repo,), is_up) for repo, is_up in sources.forges().items()],
             BUDGET: sources.budgets().items(),
+            ACCOUNT_USABLE: [
+                ((name, account.state), account.state == "usable")
+                for name, account in model.accounts().items()
+            ],
             LEADER: [((), sources.is_leader())],
             READY: [((), not sources.unready())],
             WEBHOOKS: [((outcome,), count) for outcome, count in sources.deliveries().items()],

@@ -40,6 +40,7 @@ SCHEMA_KINDS: "tuple[Kind, ...]" = (
     "account",
     "agent",
     "fleet",
+    "prices",
 )
 
 

@@ -3,7 +3,7 @@ Usage and cost: `cost`, from history alone.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -43,13 +43,17 @@ def cost(context: Context, by: str, since: timedelta | None, output: OutputForma
     Show usage: tokens, time and money.
 
     Read from the history of the record alone, so that removed tasks count too.
-    Money is what the agents' CLIs report; some report none.
+    Money is what the agents' CLIs report; where they report none, tokens by the
+    price of the model (specs/prices.yaml): RECKONED says how much of it. UNPRICED
+    are tokens without either, which cost what nobody knows.
     """
     begin = clock.now() - since if since is not None else None
     sums = sums_by_name(asyncio.run(_spending(context, begin)), by)
     if not print_document(cost_document(sums, by, begin), output):
-        rows = [_row(name, usage) for name, usage in sums.items()]
-        print_table(_head(by), [*rows, _row("total", total(sums))] if rows else [])
+        whole = total(sums)
+        columns = {name: text for name, text in _MONEY.items() if name == "USD" or float(text(whole))}
+        rows = [_row(name, usage, columns.values()) for name, usage in (*sums.items(), ("total", whole))]
+        print_table(_head(by, columns), rows if sums else [])
 
 
 async def _spending(context: Context, since: datetime | None) -> "Sequence[Spending]":
@@ -61,11 +65,19 @@ async def _spending(context: Context, since: datetime | None) -> "Sequence[Spend
             return await spending(fleet.repository, await fleet.record_branch(), since=since)
 
 
-def _head(by: str) -> Sequence[str]:
-    return by.upper(), "INPUT", "OUTPUT", "CACHED", "TURNS", "TIME", "USD"
+_MONEY: Mapping[str, Callable[[Usage], str]] = {
+    "USD": lambda usage: f"{usage.cost_usd:.2f}",
+    "RECKONED": lambda usage: f"{usage.reckoned_usd:.2f}",
+    "UNPRICED": lambda usage: str(usage.unpriced_tokens),
+}
+"""Columns about money; those but the first are left out where nothing is in them."""
 
 
-def _row(name: str, usage: Usage) -> Sequence[str]:
+def _head(by: str, columns: Iterable[str]) -> Sequence[str]:
+    return by.upper(), "INPUT", "OUTPUT", "CACHED", "TURNS", "TIME", *columns
+
+
+def _row(name: str, usage: Usage, columns: Iterable[Callable[[Usage], str]]) -> Sequence[str]:
     return (
         name,
         str(usage.input_tokens),
@@ -73,7 +85,7 @@ def _row(name: str, usage: Usage) -> Sequence[str]:
         str(usage.cached_tokens),
         str(usage.turns),
         format_duration(timedelta(seconds=usage.seconds)),
-        f"{usage.cost_usd:.2f}",
+        *(column(usage) for column in columns),
     )
 
 

@@ -8,14 +8,23 @@ from typing import Any
 from reconciler.cli.live import count_texts
 from reconciler.cli.render import CAMPAIGN_PHASES, account_running, adapters_of, shown_reason, spec_document
 from reconciler.cli.terminal import table, value_block
-from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.adapter import Usage
+from reconciler.core.costs import money
 from reconciler.core.fields import format_duration
 from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Host, Task
 from reconciler.core.model.status import HostCli, Status
 from reconciler.core.runs.failure import summary_rows
 from reconciler.core.times import Age, format_time
-from reconciler.core.views import AccountView, CampaignView, HostView, RepoView, TaskView, WorkerView
+from reconciler.core.views import (
+    AccountView,
+    AdapterView,
+    CampaignView,
+    HostView,
+    RepoView,
+    TaskView,
+    WorkerView,
+)
 
 
 def task_details(view: TaskView, age: Age) -> str:
@@ -96,7 +105,7 @@ def _live_fields(view: TaskView, age: Age) -> Iterator[tuple[str, str]]:
 def _usage(usage: Usage) -> str:
     return (
         f"{usage.seconds:.0f} s, {usage.input_tokens + usage.output_tokens} tokens, "
-        f"{usage.cost_usd:.2f} USD, {usage.turns} turns"
+        f"{money(usage)}, {usage.turns} turns"
     )
 
 
@@ -190,10 +199,15 @@ def account_details(view: AccountView, age: Age) -> str:
     return value_block(_present(rows))
 
 
-def spec_details(value: WorkerView | Adapter | RepoView, _: Age) -> str:
+def spec_details(value: WorkerView | AdapterView | RepoView, _: Age) -> str:
     """Return what `describe` prints of an object without a status: every field that is set."""
     document = spec_document(value)
-    fields = {**document["spec"], "held": document.get("held"), "forge_fault": document.get("forge_fault")}
+    fields = {
+        **document["spec"],
+        "held": document.get("held"),
+        "forge_fault": document.get("forge_fault"),
+        "failing": document.get("failing"),
+    }
     rows = ((name, _as_text(field)) for name, field in fields.items())
     return value_block(_present([(document["kind"], value.name), *rows]))
 

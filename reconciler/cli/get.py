@@ -347,6 +347,8 @@ async def _explained(
     home = home_host(task, status, desired, observed, clock.now()) if status else None
     accounts = AccountPool(desired, observed, others.values(), clock.now())
     placement = place(task, status, desired, observed, used, only=home, accounts=accounts)
+    if placement.chosen:
+        placement = replace(placement, account=accounts.choose(task, placement.chosen, status))
     waits = forge_waits(desired, {name: status} if status else {}, outages)
     waiting = status.waiting if status else None
     return (

@@ -111,10 +111,10 @@ EDITORS: Mapping[str, Callable[[Mapping[str, str]], object]] = {
 
 def editor_files() -> Iterator[tuple[str, str]]:
     """Yield path and content of the settings that tie spec files to their schemas by where they are."""
-    from reconciler.specs.parse import MODELS
+    from reconciler.specs.parse import MODELS, SINGLE_FILES
     from reconciler.specs.schema import SCHEMA_FOLDER
 
-    places = {"fleet": "specs/fleet.yaml", "task": "specs/tasks/**/*.yaml"}
+    places = {kind: path for path, (kind, _) in SINGLE_FILES.items()} | {"task": "specs/tasks/**/*.yaml"}
     schemas = {f"./{SCHEMA_FOLDER}/{kind}.json": places.get(kind, f"specs/{kind}s/*.yaml") for kind in MODELS}
     for path, settings in EDITORS.items():
         yield path, json.dumps(settings(schemas), indent=2) + "\n"

@@ -47,7 +47,7 @@ SHOWN_KINDS: Mapping[str, ShownKind] = {
         ),
         ShownKind(
             "adapter",
-            lambda model: model.desired.adapters,
+            ReadModel.adapters,
             lambda _: ADAPTER_COLUMNS,
             spec_document,
             spec_details,

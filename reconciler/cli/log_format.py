@@ -51,7 +51,7 @@ def step_json(step: Step, desired: Desired) -> str:
         state = step.after.state if step.after else "gone"
         return _line(step.at, "info", "reconciler.record", step.reason, host=step.host, after=state)
     if isinstance(step, AccountChange):
-        stand = "at limit" if step.after else "usable"
+        stand = step.after.state if step.after else "usable"
         return _line(step.at, "info", "reconciler.record", step.reason, account=step.account, after=stand)
     return _line(
         step.event.origin.at, "info", "reconciler.record", step.event.origin.reason, **_fields(step, desired)

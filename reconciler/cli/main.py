@@ -127,6 +127,12 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
             "reconciler.cli.task_commands:answer",
             "Answer the question of a task's agent; it goes on with the answer.",
         ),
+        "attach": CommandEntry(
+            "reconciler.cli.attach:attach", "Take a task over: go on with its agent's session yourself."
+        ),
+        "release": CommandEntry(
+            "reconciler.cli.attach:release", "Give a task that was taken over back to its agent."
+        ),
         "retry": CommandEntry("reconciler.cli.task_commands:retry", "Retry settled tasks: run them again."),
         "approve-prune": CommandEntry(
             "reconciler.cli.task_commands:approve_prune",

@@ -18,7 +18,8 @@ def placement_rows(placement: Placement) -> Iterator[Sequence[str]]:
     """Yield host, choice, score and why for every host that was looked at."""
     for candidate in placement.ranked:
         choice = "chosen" if candidate.host == placement.chosen else "would do"
-        yield candidate.host, choice, f"{candidate.score:g}", candidate.why
+        account = f", account {placement.account}" if choice == "chosen" and placement.account else ""
+        yield candidate.host, choice, f"{candidate.score:g}", candidate.why + account
     for host, why in sorted(placement.rejected.items()):
         yield host, "no", "", why
 
@@ -47,6 +48,7 @@ def placement_document(placement: Placement) -> "PlacementShape":
     """Return a placement as `-o json` prints it."""
     return {
         "chosen": placement.chosen,
+        "account": placement.account,
         "ranked": [{"host": each.host, "score": each.score, "why": each.why} for each in placement.ranked],
         "rejected": dict(sorted(placement.rejected.items())),
     }

@@ -30,7 +30,7 @@ def line(step: Step) -> str:
         stand = "gone" if step.after is None else step.after.state
         return _line(step.at, f"host {step.host}", stand, step.reason)
     if isinstance(step, AccountChange):
-        state = "at its limit" if step.after else "usable"
+        state = step.after.state if step.after else "usable"
         return _line(step.at, f"account {step.account}", state, step.reason)
     before = step.before.phase if step.before else "·"
     after = step.after.phase if step.after else "·"

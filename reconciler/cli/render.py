@@ -13,7 +13,15 @@ from reconciler.core.model.specs import Agent, Repo
 from reconciler.core.model.status import HostCli, Phase
 from reconciler.core.runs.failure import FailureSummary
 from reconciler.core.times import Age, format_time
-from reconciler.core.views import AccountView, CampaignView, HostView, RepoView, TaskView, WorkerView
+from reconciler.core.views import (
+    AccountView,
+    AdapterView,
+    CampaignView,
+    HostView,
+    RepoView,
+    TaskView,
+    WorkerView,
+)
 
 if TYPE_CHECKING:
     from reconciler.cli.shapes import (
@@ -116,13 +124,20 @@ AGENT_COLUMNS = (
     Column("EXPIRES", lambda view: format_time(view.spec.expires) if view.spec.expires else "never"),
     Column("SCOPES", lambda view: ",".join(view.spec.scopes), is_wide=True),
 )
+
+
 ADAPTER_COLUMNS = (
-    Column("NAME", lambda adapter: adapter.name),
-    Column("PROGRAM", lambda adapter: adapter.command[0] if adapter.command else DASH),
-    Column("VERSION", lambda adapter: (adapter.version and adapter.version.range) or "any"),
-    Column("PROMPT", lambda adapter: adapter.prompt),
-    Column("RESUMES", lambda adapter: "yes" if adapter.resume else "no"),
-    Column("COMMAND", lambda adapter: " ".join(adapter.command), is_wide=True),
+    Column("NAME", lambda view: view.name),
+    Column("STATE", lambda view: view.state),
+    Column("PROGRAM", lambda view: view.spec.command[0] if view.spec.command else DASH),
+    Column("VERSION", lambda view: (view.spec.version and view.spec.version.range) or "any"),
+    Column("PROMPT", lambda view: view.spec.prompt),
+    Column("RESUMES", lambda view: "yes" if view.spec.resume else "no"),
+    Column("COMMAND", lambda view: " ".join(view.spec.command), is_wide=True),
+    Column(
+        "REASON",
+        lambda view: "; ".join(f"account {name}: {each.reason}" for name, each in view.failing.items()),
+    ),
 )
 REPO_COLUMNS = (
     Column("NAME", lambda view: view.name),
@@ -271,10 +286,12 @@ def account_document(view: AccountView) -> "AccountShape":
     }
 
 
-def spec_document(value: WorkerView | Adapter | RepoView) -> "SpecShape":
+def spec_document(value: WorkerView | AdapterView | RepoView) -> "SpecShape":
     """Return a thing that has no status as `-o json` prints it; of an agent, what it holds too."""
     if isinstance(value, RepoView):
         return {**_spec_document(value.spec), "forge_fault": value.forge_fault}
+    if isinstance(value, AdapterView):
+        return {**_spec_document(value.spec), "failing": sorted(value.failing)}
     if isinstance(value, WorkerView):
         return {**_spec_document(value.spec), "held": list(value.held)}
     return _spec_document(value)

@@ -130,7 +130,7 @@ class AccountShape(TypedDict):
     name: str
     """Its name."""
     state: str
-    """usable, at limit or suspended."""
+    """usable, at limit, failing (out of service) or suspended."""
     runs: list[str]
     """Keys of the live runs with it."""
     spec: dict[str, Any] | None
@@ -156,6 +156,8 @@ class SpecShape(TypedDict):
     Of a repo: why its forge cannot be worked with, such as a right that the token lacks, as who reconciles
     says; null if nothing is known to be wrong.
     """
+    failing: NotRequired[list[str]]
+    """Of an adapter: the accounts with which it is out of service."""
 
 
 @with_config(CLOSED)
@@ -169,7 +171,7 @@ class TransitionShape(TypedDict):
     before: str | None
     """
     Phase before; null at the first transition. Of a host: up, unready, down or unknown; of an account:
-    usable or at limit.
+    usable, at limit or failing.
     """
     after: str | None
     """Phase since; null when the task went. Of a host, as above."""
@@ -235,6 +237,8 @@ class PlacementShape(TypedDict):
 
     chosen: str | None
     """The host; null if none will do."""
+    account: str | None
+    """Account that the run would use there; null for what the adapter has by itself."""
     ranked: list[CandidateShape]
     """Hosts that would do, the best first."""
     rejected: dict[str, str]
@@ -474,7 +478,10 @@ class CostShape(TypedDict):
     sums: list[dict[str, Any]]
     """Per thing: its name, under the word in `by` (null: none), and the fields of `total`."""
     total: dict[str, Any]
-    """input_tokens, output_tokens, cached_tokens, turns, seconds, cost_usd."""
+    """
+    input_tokens, output_tokens, cached_tokens, turns, seconds, cost_usd; how much of that was reckoned
+    by prices (reckoned_usd), and tokens without report or price (unpriced_tokens).
+    """
 
 
 @with_config(CLOSED)

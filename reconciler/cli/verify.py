@@ -219,7 +219,8 @@ async def _adapter_link(fleet: "FleetSession", run: "RunTrace", seen: "RunOnReco
 
     if not (seen.adapter and seen.adapter_blob):
         return Link(name="adapter", is_sound=None, message="none on record")
-    version = f", its CLI {seen.cli_version}" if seen.cli_version else ""
+    tools = {"its CLI": seen.cli_version, "started by reconciler": seen.program_version}
+    version = "".join(f", {name} {value}" for name, value in tools.items() if value)
     path, about = spec_path("adapter", seen.adapter), f"{seen.adapter} ({seen.adapter_blob[:10]}){version}"
     git, revision = fleet.repository.git, run.revision
     there = await git.line("rev-parse", "-q", "--verify", f"{revision}:{path}", codes=(0, 1))

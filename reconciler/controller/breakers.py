@@ -1,61 +1,77 @@
 """
-Circuit breakers: one for the starts of runs on each host, in memory.
+Circuit breakers: two for each host, for the starts of runs and for runs that did start, in memory.
 
-A restart forgets them. What it costs is a few starts that fail again, and
-those count as no attempts.
+A restart forgets them. What it costs is a few runs that fail again; those that
+could not start count as no attempts.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from reconciler.core.events import HostSeen, RunEnded, RunSeen
-from reconciler.core.hosts import HostChange, Starts, after_failed_start, host_change, with_starts
+from reconciler.core.hosts import RUNS, STARTS, HostChange, Starts, after_failure, host_change, with_starts
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.status import HostStatus, Status
 
 
 class Breakers:
-    """What came of the starts on each host since one succeeded."""
+    """What came of the starts and the runs on each host since one succeeded."""
 
     def __init__(self) -> None:
-        self._starts: dict[str, Starts] = {}
+        self._starts: dict[tuple[str, str], Starts] = {}
+        """By host, and by what failed."""
 
     def note(self, fact: RunSeen | RunEnded, status: Status | None, now: datetime) -> str | None:
         """
-        Record a run that started, or could not; idempotent for the same run.
+        Record a run that started or ended, or could not; idempotent for the same run.
 
-        Returns its host if that starts runs again: what is on record of it is out of date.
+        Returns its host if that carries out runs again: what is on record of it is out of date.
         """
         if status is None or status.run_key != fact.run or status.assigned_host is None:
             return None
         host = status.assigned_host
-        if isinstance(fact, RunEnded) and not fact.report.started:
-            message = fact.report.verdict.message
-            self._starts[host] = after_failed_start(self._starts.get(host, Starts()), fact.task, message, now)
-        elif not isinstance(fact, RunEnded) or fact.report.verdict.kind is not FailureClass.HOST:
-            starts = self._starts.pop(host, None)
-            return host if starts and starts.fault else None
-        return None
+        what = _failing(fact)
+        if isinstance(fact, RunEnded) and what is not None:
+            key, message = (host, what), fact.report.verdict.message
+            before = self._starts.get(key, Starts())
+            self._starts[key] = after_failure(before, fact.task, what, message, now)
+        closed = [starts for each in _working(fact) if (starts := self._starts.pop((host, each), None))]
+        return host if any(starts.fault for starts in closed) else None
 
     def seen(self, fact: HostSeen, before: HostStatus | None) -> HostStatus:
-        """Return a probe's status with the breaker's fault: a probe alone may find nothing wrong."""
-        return with_starts(fact.status, before, self._starts.get(fact.host), fact.at)
+        """Return a probe's status with the breakers' fault: a probe alone may find nothing wrong."""
+        return with_starts(fact.status, before, self._open(fact.host), fact.at)
 
     def changes(self, hosts: Mapping[str, HostStatus], now: datetime) -> Sequence[HostChange]:
-        """Return the changes of hosts whose breaker has just opened."""
-        present = [(name, hosts[name]) for name in self._starts if name in hosts]
+        """Return the changes of hosts one of whose breakers has just opened."""
+        present = [(name, hosts[name]) for name in dict.fromkeys(self._hosts()) if name in hosts]
         return [change for name, status in present if (change := self._change(name, status, now))]
 
     def forget(self, hosts: Container[str]) -> None:
         """Forget all hosts but these: the specs have no others any more."""
-        self._starts = {name: starts for name, starts in self._starts.items() if name in hosts}
+        self._starts = {key: starts for key, starts in self._starts.items() if key[0] in hosts}
 
-    def half_open(self, hosts: Mapping[str, HostStatus], now: datetime) -> frozenset[str]:
-        """Return the hosts that may get one trial run: those whose last probe found no fault."""
+    def half_open(
+        self, hosts: Mapping[str, HostStatus], now: datetime, at_work: Iterable[Status] = ()
+    ) -> frozenset[str]:
+        """
+        Return the hosts that may get one trial run: those whose last probe found no fault.
+
+        One of those `at_work` that was given to such a host since is the trial, and there is no other.
+        """
+        opened = {name: starts for name in self._hosts() if (starts := self._open(name))}
+        tried = {
+            status.assigned_host
+            for status in at_work
+            if (starts := opened.get(status.assigned_host or "")) and starts.is_tried_by(status)
+        }
         return frozenset(
             name
-            for name, starts in self._starts.items()
-            if starts.is_half_open(now) and name in hosts and hosts[name].fault == starts.fault
+            for name, starts in opened.items()
+            if starts.is_half_open(now)
+            and name in hosts
+            and hosts[name].fault == starts.fault
+            and name not in tried
         )
 
     def next(self, now: datetime) -> datetime | None:
@@ -63,7 +79,32 @@ class Breakers:
         times = (starts.until for starts in self._starts.values())
         return min((time for time in times if time is not None and time > now), default=None)
 
+    def _hosts(self) -> Iterator[str]:
+        return (host for host, _ in self._starts)
+
+    def _open(self, host: str) -> Starts | None:
+        """Return the breaker of a host that is open, the last one to be tried if both are."""
+        both = (self._starts.get((host, what)) for what in (STARTS, RUNS))
+        opened = [(starts.until, starts) for starts in both if starts and starts.until]
+        return max(opened, key=lambda each: each[0], default=(None, None))[1]
+
     def _change(self, name: str, before: HostStatus, now: datetime) -> HostChange | None:
-        starts = self._starts.get(name)
-        after = with_starts(before, before, starts, now)
+        after = with_starts(before, before, self._open(name), now)
         return host_change(name, before, after, now)
+
+
+def _failing(fact: RunSeen | RunEnded) -> str | None:
+    """Return what a fact shows to have failed by the host; None for nothing."""
+    if isinstance(fact, RunSeen):
+        return None
+    if not fact.report.started:
+        return STARTS
+    return RUNS if fact.report.verdict.kind is FailureClass.HOST else None
+
+
+def _working(fact: RunSeen | RunEnded) -> Iterator[str]:
+    """Yield what a fact shows to work."""
+    if isinstance(fact, RunSeen):
+        yield STARTS
+    elif fact.report.started and fact.report.verdict.kind is not FailureClass.HOST:
+        yield from (STARTS, RUNS)

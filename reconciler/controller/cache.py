@@ -15,6 +15,7 @@ from reconciler.core.model.status import AccountStatus, HostStatus, Phase, Reaso
 from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.incremental import Planner
 from reconciler.core.planning.plan import Plan, needs_attention
+from reconciler.core.runs.accounts import Failing
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class FleetCache:
     """What is on record, by host."""
     accounts: Mapping[str, AccountStatus] = field(default_factory=dict)
     """What is on record of accounts at their limits, by name."""
+    failing: dict[str, Failing] = field(default_factory=dict)
+    """Tasks that fail in a row with each account; a restart begins to count again."""
     damaged: Mapping[str, Problem] = field(default_factory=dict)
     """What is wrong with status files that cannot be read, by task; those are not in `statuses`."""
     head: str = ""

@@ -21,8 +21,10 @@ from reconciler.core.errors import ReconcilerError, Refused, Unavailable
 from reconciler.core.events import Event, WorkerReport
 from reconciler.core.lifecycle import transition
 from reconciler.core.model.runs import Assignment
+from reconciler.core.model.specs import Desired
 from reconciler.core.model.status import AtWorker, LeaseRequest, Status
 from reconciler.core.planning.plan import why_end
+from reconciler.core.prices import reckon
 from reconciler.core.runs.leases import holder, report_event, require_held
 
 log = logging.getLogger(__name__)
@@ -178,7 +180,7 @@ class WorkerLeases:
             report = pending.report
             try:
                 name, status = holder(desired.tasks, current, report.task, report.agent, report.epoch)
-                report = replace(report, task=name)
+                report = _priced(replace(report, task=name), status, desired)
                 following = report_event(desired.tasks.get(name), status, report, now, desired.fleet)
                 after = status
                 for event in following:
@@ -252,6 +254,15 @@ class WorkerLeases:
         statuses = self._cache.in_group("at worker").values()
         runs = [run.key for status in statuses if (run := status.live_run) and status.assigned_agent]
         self.leases = {run: self.leases.get(run, until) for run in runs}
+
+
+def _priced(report: WorkerReport, status: Status, desired: Desired) -> WorkerReport:
+    """Return a report with the tokens of its claim priced, if it has one."""
+    claim = report.claim
+    if claim is None or status.run is None:
+        return report
+    usage = reckon(claim.usage, None, (status.run.model,), desired.prices)
+    return replace(report, claim=claim.model_copy(update={"usage": usage}))
 
 
 def open_requests(

@@ -372,7 +372,7 @@ class Loop:
             lease_requests=open_requests(batch.lease_requests, cache.at_work()),
             leases=beside.leases.leases,
             probed=frozenset(beside.hosts.probed),
-            half_open=stages.hosts.breakers.half_open(hosts, batch.now),
+            half_open=stages.hosts.breakers.half_open(hosts, batch.now, cache.at_work().values()),
             unready=beside.hosts.unready(),
             retry_reasons=self._retry_reasons(batch.now),
             agent_over=self.ports.dispatch.agent_over,

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from reconciler import __version__
 from reconciler.controller.assigned import AssignedSpecs
 from reconciler.controller.breakers import Breakers
 from reconciler.controller.cache import FleetCache
@@ -37,8 +38,10 @@ from reconciler.core.hosts import HostChange, host_change, host_removal
 from reconciler.core.lifecycle import transition
 from reconciler.core.model.specs import Desired, Task
 from reconciler.core.model.status import AccountStatus, HostStatus, Phase, Reason, Status, Waiting
-from reconciler.core.runs.accounts import AccountChange, after_round, after_specs, run_account
+from reconciler.core.prices import reckon, unpriced_reason
+from reconciler.core.runs.accounts import AccountChange, after_round, after_specs, count_failing, run_account
 from reconciler.core.runs.decide import next_event
+from reconciler.core.text import one_line
 
 log = logging.getLogger(__name__)
 RunFact = RunSeen | RunQueued | RunEnded
@@ -151,9 +154,26 @@ def task_event(
         return None
     if isinstance(fact, RunSeen | RunQueued):
         return _started(fact, status, hosts) if isinstance(fact, RunSeen) else _queued(fact, status)
-    account = run_account(status.live_run, desired) if status.live_run else None
-    event = next_event(task, status, fact, now, desired.fleet, account=account)
-    return attribute(desired, event) if event else None
+    return _ended(fact, status, task, desired, now)
+
+
+def _ended(
+    fact: RunEnded, status: Status, task: Task | None, desired: Desired, now: datetime
+) -> Event | None:
+    """Return what the end of a live run leads to, with its tokens priced."""
+    run, verdict = status.last_run, fact.report.verdict
+    adapter = desired.adapters.get(run.adapter or "")
+    usage = reckon(verdict.usage, adapter, (verdict.model, run.model), desired.prices)
+    report = fact.report.model_copy(update={"verdict": verdict.model_copy(update={"usage": usage})})
+    account = run_account(run, desired)
+    event = next_event(task, status, replace(fact, report=report), now, desired.fleet, account=account)
+    if event is None:
+        return None
+    if lacks := unpriced_reason(usage, verdict.model or run.model):
+        event = replace(
+            event, origin=replace(event.origin, reason=one_line(f"{event.origin.reason}; {lacks}"))
+        )
+    return attribute(desired, event)
 
 
 def is_about(fact: RunFact, status: Status) -> bool:
@@ -210,6 +230,7 @@ def _started(fact: RunSeen, status: Status, hosts: Mapping[str, HostStatus]) -> 
         prompt_sha256=fact.prompt_sha256,
         adapter_blob=fact.adapter_blob,
         cli_version=cli.version if cli else None,
+        program_version=__version__,
     )
 
 
@@ -313,7 +334,8 @@ def _take_end(fact: RunEnded, cache: FleetCache, observation: AccountObservation
     account = run_account(status.last_run, cache.desired)
     if account is not None:
         before = observation.accounts.get(account)
-        change = after_round(before, account, status, fact, cache.desired)
+        failing = cache.failing[account] = count_failing(cache.failing.get(account, frozenset()), fact)
+        change = after_round(before, account, status, fact, cache.desired, failing=failing)
         _take_all([change] if change else [], observation)
 
 

@@ -140,7 +140,9 @@ class Output(Frozen):
     cached_tokens: Text | None = None
     """Input tokens that came from a cache."""
     cost_usd: Text | None = None
-    """Cost in US dollars."""
+    """Cost in US dollars; without this rule it is reckoned from the tokens, by the price of the model."""
+    model: Text | None = None
+    """Model that was used, for its price; that of the task if left out."""
     turns: Text | None = None
     """Turns the agent took."""
     notes: Text | None = None
@@ -170,7 +172,7 @@ class Output(Frozen):
 
 RULES = (
     *("session_id", "text", "terminal", "success", "error", "error_class", "error_status", "denials"),
-    *("structured", "input_tokens", "output_tokens", "cached_tokens", "cost_usd", "turns", "notes"),
+    *("structured", "input_tokens", "output_tokens", "cached_tokens", "cost_usd", "model", "turns", "notes"),
 )
 """Fields of `Output` that are evaluated over the output: JMESPath on events, patterns on text."""
 
@@ -182,7 +184,7 @@ class Budget(Frozen):
     """What may be spent; a missing limit is no limit."""
 
     cost_usd: Annotated[float, Field(gt=0, le=10**9)] | None = None
-    """Most US dollars, as the agent's CLI reports them."""
+    """Most US dollars: as the agent's CLI reports them, else by the [prices](prices.md) of its tokens."""
     tokens: Annotated[int, Field(gt=0, le=10**15)] | None = None
     """Most input and output tokens together, cached ones not counted."""
 
@@ -205,6 +207,8 @@ class AdapterSpec(Frozen):
     """Arguments of a new session; `{session_id}` is an id made for it."""
     resume: Strings = ()
     """Arguments that continue a session, with `{session_id}`; empty if the CLI cannot."""
+    attach: Strings = ()
+    """Command with which a person goes on with a session in a terminal, with `{session_id}`."""
     prompt: Literal["stdin", "file", "argument"] = "stdin"
     """How the prompt reaches the CLI."""
     template: Text | None = None
@@ -267,6 +271,11 @@ class Usage(Frozen):
     output_tokens: Whole = 0
     cached_tokens: Whole = 0
     cost_usd: Fraction = 0.0
+    """As the CLI reports it, or reckoned from its tokens."""
+    reckoned_usd: Fraction = 0.0
+    """How much of `cost_usd` was reckoned by prices."""
+    unpriced_tokens: Whole = 0
+    """Tokens of every kind for which there is neither report nor price: no budget of money counts them."""
     turns: Whole = 0
     seconds: Fraction = 0.0
     """Wall clock of the agent's process."""
@@ -277,6 +286,8 @@ class Usage(Frozen):
             output_tokens=self.output_tokens + other.output_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
             cost_usd=round(self.cost_usd + other.cost_usd, 6),
+            reckoned_usd=round(self.reckoned_usd + other.reckoned_usd, 6),
+            unpriced_tokens=self.unpriced_tokens + other.unpriced_tokens,
             turns=self.turns + other.turns,
             seconds=round(self.seconds + other.seconds, 3),
         )
@@ -287,6 +298,8 @@ class Usage(Frozen):
             output_tokens=self.output_tokens - other.output_tokens,
             cached_tokens=self.cached_tokens - other.cached_tokens,
             cost_usd=round(self.cost_usd - other.cost_usd, 6),
+            reckoned_usd=round(self.reckoned_usd - other.reckoned_usd, 6),
+            unpriced_tokens=self.unpriced_tokens - other.unpriced_tokens,
             turns=self.turns - other.turns,
             seconds=round(self.seconds - other.seconds, 3),
         )

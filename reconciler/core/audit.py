@@ -80,6 +80,7 @@ class RunOnRecord:
     adapter: str | None
     adapter_blob: str | None
     cli_version: str | None
+    program_version: str | None
     model: str | None
     prompt_sha256: str | None
     opinion: str | None
@@ -230,6 +231,7 @@ def _on_record(status: Status, seen: RunOnRecord | None) -> RunOnRecord:
         adapter=run.adapter,
         adapter_blob=run.adapter_blob,
         cli_version=run.cli_version,
+        program_version=run.program_version,
         model=run.model,
         prompt_sha256=status.prompt_sha256,
         opinion=status.opinion.mark if status.opinion else None,

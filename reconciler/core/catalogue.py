@@ -220,6 +220,13 @@ _WAITING = (
         "reconciler explain TASK",
     ),
     _waiting(
+        "Circuit",
+        "Runs of three tasks in a row failed with its account, or that which its adapter has: the login, the "
+        "settings, a silent provider. One run tries it again after a minute, then after twice the time.",
+        "Repair what the message says (an edit of its spec has it tried at once), or use another account.",
+        "reconciler describe account/ACCOUNT",
+    ),
+    _waiting(
         "NotBefore",
         "`not_before` in its spec is still to come.",
         "Wait, or change the time.",
@@ -295,7 +302,7 @@ _HOSTS = (
         "unready",
         "It answers, but no run can start: git is missing, the working folder or TMPDIR cannot be "
         "written to, the disk is nearly full, no `sh` starts under its `env`, its scheduler takes no "
-        "jobs, or runs of three tasks in a row could not start.",
+        "jobs, or runs of three tasks in a row could not start, or were ended by its fault.",
         "Do what the message says; it is back with the next probe.",
         "reconciler host check HOST",
     ),

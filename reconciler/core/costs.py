@@ -79,3 +79,10 @@ def _dearness(usage: Usage) -> tuple[float, int]:
 def total(sums: Sums) -> Usage:
     """Return the sum of the sums."""
     return sum(sums.values(), start=Usage())
+
+
+def money(usage: Usage) -> str:
+    """Return what was spent, as text: how much of it is reckoned, and what has no price."""
+    reckoned = f" (reckoned: {usage.reckoned_usd:.2f})" if usage.reckoned_usd else ""
+    unpriced = f" and {usage.unpriced_tokens:,} tokens without a price" if usage.unpriced_tokens else ""
+    return f"{usage.cost_usd:.2f} USD{reckoned}{unpriced}"

@@ -95,6 +95,32 @@ def answering(
     return {"answer": {"to": waiting.id, "text": text}}
 
 
+GIVEN_BACK = (
+    "A person took this task over and worked in your workspace, perhaps in your session too. It is yours "
+    "again: look at what changed there, and finish the task."
+)
+
+
+def attaching(name: str, spec: TaskSpec, status: Status | None) -> FieldChanges | str:
+    """Hold a task for a person, whose run on a host can be gone on with. Raises UsageError if it cannot."""
+    if status is None or status.run is None or status.assigned_host is None:
+        raise UsageError(f"{name} has no run on a host, so that there is nothing to take over")
+    if spec.held:
+        return f"{name} is held already"
+    return {"held": True}
+
+
+def releasing(name: str, spec: TaskSpec, status: Status | None, text: str = "") -> FieldChanges | str:
+    """Give a task back to its agent, with a text that says what was done."""
+    if not spec.held:
+        return f"{name} is not held"
+    question = status.question if status else None
+    if question is None:
+        return {"held": None}
+    answer = harmless(text).strip()[:ANSWER_LENGTH] or GIVEN_BACK
+    return {"held": None, "answer": {"to": question.id, "text": answer}}
+
+
 def _last_answer(status: Status | None) -> str:
     """Return how the last question was answered, to be added to a sentence; empty if none was."""
     if status is None or not status.answers:

@@ -210,6 +210,8 @@ class Started(RunEvent):
     """Of the prompt it was given."""
     adapter_blob: str | None = None
     """Of the adapter by which it was started."""
+    program_version: str | None = None
+    """Version of the reconciler that started it."""
     cli_version: str | None = None
     """Version of its CLI, as the host was last asked; None if nothing asks for it."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from reconciler.core.model.status import HostStatus
+from reconciler.core.model.status import HostStatus, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +23,23 @@ class HostChange:
 
 
 FAILED_STARTS = 3
-"""After failed starts of this many tasks in a row the breaker opens: the host gets no runs for a while."""
+"""After failures of this many tasks in a row a breaker opens: the host gets no runs for a while."""
 _FIRST_REST, _LONGEST_REST = timedelta(minutes=1), timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Starts:
     """
-    Circuit breaker: how the last starts of runs on one host went.
+    Circuit breaker: how the last starts of runs on one host went, or the last runs that did start.
 
     After failures of several tasks in a row it opens until a time, twice as
     long after each failed trial; then it is half open and lets one run through.
     """
 
     failed: frozenset[str] = frozenset()
-    """Tasks whose run could not start since the last start that succeeded."""
+    """Tasks whose run failed by the host since the last that did not."""
     fault: str = ""
-    """Why no run starts there; unchanged until one succeeds. Empty while it is closed."""
+    """Why the host gets no run; unchanged until one succeeds. Empty while it is closed."""
     rest: timedelta = _FIRST_REST
     until: datetime | None = None
     """When it becomes half open; None while it is closed."""
@@ -48,9 +48,17 @@ class Starts:
         """Return whether one trial run may start."""
         return self.until is not None and self.until <= now
 
+    def is_tried_by(self, status: Status) -> bool:
+        """Return whether the live run of a task began since it was half open."""
+        return status.live_run is not None and self.until is not None and status.since >= self.until
 
-def after_failed_start(starts: Starts, task: str, why: str, now: datetime) -> Starts:
-    """Return the breaker after one more failed start."""
+
+STARTS, RUNS = "could not start", "were ended by a fault of the host"
+"""What failed, as the text of a fault."""
+
+
+def after_failure(starts: Starts, task: str, what: str, why: str, now: datetime) -> Starts:
+    """Return the breaker after one more failed start, or run."""
     failed = starts.failed | {task}
     if starts.until is not None:
         if starts.until > now:  # it was under way when the others failed
@@ -59,7 +67,7 @@ def after_failed_start(starts: Starts, task: str, why: str, now: datetime) -> St
         return replace(starts, failed=failed, rest=rest, until=now + rest)
     if len(failed) < FAILED_STARTS:
         return replace(starts, failed=failed)
-    message = f"the runs of {FAILED_STARTS} tasks in a row could not start: {why}"
+    message = f"the runs of {FAILED_STARTS} tasks in a row {what}: {why}"
     return replace(starts, failed=failed, fault=message, until=now + starts.rest)
 
 

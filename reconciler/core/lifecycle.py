@@ -329,6 +329,7 @@ def _cleared(status: Status) -> StatusChanges:
     """
     return {
         "session": None,
+        "began_at": None,
         "failures": 0,
         "uncounted": 0,
         "failed_starts": 0,
@@ -344,6 +345,7 @@ def _cleared(status: Status) -> StatusChanges:
         "opinion_rounds": 0,
         "questions": (),
         "summary": "",
+        "outputs": (),
     }
 
 
@@ -408,6 +410,7 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
     return {
         "session": status.session_at(on.host, spec.adapter, event.account) if on else None,
         **_identity(spec),
+        "began_at": status.began_at or event.origin.at,
         "attempt": status.attempt + 1,
         "waiting": None,
         "opinion_rounds": 0,
@@ -437,7 +440,11 @@ def _tools(event: Started, status: Status) -> StatusChanges:
     """Name the adapter and the CLI of a run of ours."""
     if status.run is None or event.adapter_blob is None:
         return {}
-    tools = {"adapter_blob": event.adapter_blob, "cli_version": event.cli_version}
+    tools = {
+        "adapter_blob": event.adapter_blob,
+        "cli_version": event.cli_version,
+        "program_version": event.program_version,
+    }
     return {"run": status.run.model_copy(update=tools)}
 
 
@@ -453,7 +460,7 @@ def _fix_requested(event: FixRequested, status: Status) -> StatusChanges:
 
 @_changes.register
 def _submitted(event: Submitted, status: Status) -> StatusChanges:
-    return {**_done(status, event, event.report), "failure": None}
+    return {**_done(status, event, event.report), "failure": None, "began_at": None}
 
 
 @_changes.register
@@ -466,7 +473,12 @@ def _done(status: Status, event: Event, report: Report | None) -> StatusChanges:
     if report is None:
         return {}
     summary = head(report.verdict.text, characters=SUMMARY_LENGTH)
-    return {**_reported(status, event, report), "uncounted": 0, "summary": summary}
+    return {
+        **_reported(status, event, report),
+        "uncounted": 0,
+        "summary": summary,
+        "outputs": report.outputs,
+    }
 
 
 @_changes.register
@@ -572,6 +584,7 @@ def _touched(event: BranchTouched, status: Status) -> StatusChanges:
         "head_commit": event.head,
         "last_activity_at": event.origin.at,
         "waiting": waiting,
+        "began_at": None,
     }
 
 

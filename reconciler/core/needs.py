@@ -9,7 +9,10 @@ class Need(NamedTuple):
     """One thing that needs a person."""
 
     what: str
-    """`task NAME`, `host NAME`, a file, `record`, `specs`, `reconciler`, `notifications`."""
+    """`task NAME`, `host NAME`, `account NAME`, a file, `record`, `specs`, `reconciler`, `notifications`."""
     why: str
-    """A word: Escalated, Failed, Stalled, Question, Approval, Broken, Down, Rewound, Error, Unsent."""
+    """
+    A word: Escalated, Failed, Stalled, Question, Approval, Broken, Down, Circuit, Rewound, Error,
+    Unsent.
+    """
     message: str

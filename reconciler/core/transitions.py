@@ -44,7 +44,7 @@ class TransitionRecord:
     before: str | None = None
     """
     Phase before; None at the first transition of a task. Of a host: up, unready, down or unknown;
-    of an account: usable or at limit.
+    of an account: usable, at limit or failing.
     """
     after: str | None = None
     """Phase since; None when the status went. Of a host, as above."""
@@ -75,6 +75,8 @@ class TransitionRecord:
     """Version of the agent's CLI, where it is new."""
     opinion: str | None = None
     """What a second agent made of the work, where it is new: adapter, verdict, commit."""
+    program_version: str | None = None
+    """Version of the reconciler that started the run, where it is new."""
     previous: str | None = None
     """Commit of the task's previous transition."""
     commit: str = ""
@@ -109,6 +111,7 @@ def task_record(step: "Transition", *, revision: str = "", previous: str | None 
         adapter_blob=_if_new("adapter_blob", before and before.run, status and status.run),
         cli_version=_if_new("cli_version", before and before.run, status and status.run),
         opinion=_opinion(before, after),
+        program_version=_if_new("program_version", before and before.run, status and status.run),
         previous=previous,
     )
 
@@ -141,7 +144,7 @@ def host_record(change: "HostChange", *, revision: str = "") -> TransitionRecord
 
 def account_record(change: "AccountChange", *, revision: str = "") -> TransitionRecord:
     """Return the record of news of an account."""
-    before, after = ("at limit" if status else "usable" for status in (change.before, change.after))
+    before, after = (status.state if status else "usable" for status in (change.before, change.after))
     return TransitionRecord(
         at=change.at,
         before=before,

@@ -13,6 +13,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from reconciler.core.adapter import Adapter
 from reconciler.core.conditions import Condition, conditions, needs_a_person
 from reconciler.core.errors import Problem
 from reconciler.core.figures import FiguresOf, LiveFigures
@@ -42,7 +43,7 @@ from reconciler.core.model.status import (
 from reconciler.core.needs import Need
 from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.placement import reachable_runs, slots_in_use
-from reconciler.core.runs.accounts import run_account
+from reconciler.core.runs.accounts import run_account, serves
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
 
 BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
@@ -291,11 +292,26 @@ class AccountView:
     """Keys of the live runs with it."""
 
     @property
-    def state(self) -> Literal["usable", "at limit", "suspended"]:
+    def state(self) -> Literal["usable", "at limit", "failing", "suspended"]:
         """Whether new runs may take it, in words."""
         if self.spec and self.spec.desired == "suspended":
             return "suspended"
-        return "at limit" if self.status else "usable"
+        return self.status.state if self.status else "usable"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterView:
+    """One adapter: what the specs say, and with which accounts it is out of service."""
+
+    name: str
+    spec: Adapter
+    failing: Mapping[str, AccountStatus]
+    """Accounts that serve it and whose circuit is open, by name."""
+
+    @property
+    def state(self) -> Literal["usable", "failing"]:
+        """Whether its runs work with all of its accounts, as far as is known."""
+        return "failing" if self.failing else "usable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,6 +470,20 @@ class ReadModel:
             for name, campaign in campaigns
         }
 
+    def adapters(self) -> Mapping[str, AdapterView]:
+        """Return every adapter, by name."""
+        failing = {
+            name: status for name, status in self.observed.accounts.items() if status.state == "failing"
+        }
+        return {
+            name: AdapterView(
+                name,
+                adapter,
+                {each: failing[each] for each in failing if serves(each, name, self.desired)},
+            )
+            for name, adapter in self.desired.adapters.items()
+        }
+
     def workers(self) -> Mapping[str, WorkerView]:
         """Return every outside agent of the specs, by name."""
         held: dict[str, list[str]] = defaultdict(list)
@@ -482,6 +512,9 @@ class ReadModel:
         for name, host in self.hosts().items():
             if host.state == "down" and host.status:
                 yield Need(f"host {name}", "Down", host.status.message)
+        for name, account in self.observed.accounts.items():
+            if account.state == "failing":
+                yield Need(f"account {name}", "Circuit", f"{account.reason} ({account.run})")
 
 
 def task_need(view: TaskView) -> tuple[str, str] | None:

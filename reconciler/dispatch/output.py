@@ -29,6 +29,7 @@ from reconciler.core.runs.outcome import (
     EXIT_CODES,
     SIGNALS,
     OutputFacts,
+    classify,
     retry_time,
     run_usage,
     verdict,
@@ -100,6 +101,7 @@ def verdict_as_json(verdict: Verdict) -> dict[str, Any]:
         "text": verdict.text,
         "usage": tokens,
         "cost_usd": verdict.usage.cost_usd,
+        "model": verdict.model,
         "turns": verdict.usage.turns,
         "retry_at": verdict.model_dump(mode="json", include={"retry_at"})["retry_at"],
         "notes": list(verdict.notes),
@@ -251,6 +253,7 @@ def _masked(facts: OutputFacts, mask: Mask) -> OutputFacts:
         error=hide(facts.error[:MOST_TEXT]),
         session_id=session if session and hide(session) == session else None,
         denials=tuple(map(hide, facts.denials)),
+        model=hide(facts.model) if facts.model else None,
         notes=tuple(map(hide, facts.notes)),
     )
 
@@ -259,9 +262,10 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
     """
     Return the facts in a text output.
 
-    Without rules there is nothing but the exit code to go by: the words may be
-    about anything. Of an error and a success, the later one counts. Secrets are
-    masked before lines are cut.
+    Without rules there is nothing but the exit code to go by, for the words may
+    be about anything; but where they say, as errors do, that the provider's
+    limit is reached, they are believed. Of an error and a success, the later one
+    counts. Secrets are masked before lines are cut.
     """
     code = round_output.exit_code
     printed, complained = (mask.hide(_end(stream)) for stream in (round_output.stdout, round_output.stderr))
@@ -272,7 +276,7 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
     own_class = _meaning(rules.exit_codes.get(str(code)))
     totals = _usage(rules, partial(_value, lines=lines))
     session = _session(_value(rules.session_id, lines))
-    return OutputFacts(
+    facts = OutputFacts(
         exit_code=code,
         complete=_find(rules.terminal, lines)[0] >= 0 if rules.terminal else code not in SIGNALS,
         succeeded=code == 0 and not has_failed,
@@ -286,8 +290,12 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
         session_id=session,
         wanted_session=request.session,
         totals=totals,
+        model=_value(rules.model, lines),
         usage=run_usage(request.totals if session == request.session else Usage(), totals, rules.cumulative),
     )
+    by_text = replace(facts, error_class=own_class)
+    is_quota = code != 0 and classify(by_text) is FailureClass.QUOTA
+    return by_text if is_quota else facts
 
 
 def _find(pattern: str | None, lines: Sequence[str]) -> tuple[int, str]:
@@ -351,6 +359,7 @@ def _event_facts(rules: Output, round_output: RoundOutput, request: OutputReques
         started=has_begun,
         was_cut=transcript.was_cut,
         totals=totals if totals != Usage() else before,
+        model=_text(ask(rules.model)),
         usage=run_usage(before, totals, rules.cumulative),
         notes=(*_texts(ask(rules.notes)), *transcript.notes),
     )

@@ -162,6 +162,8 @@ DECLARATIONS: Mapping[Literal["question", "blocked", "released"], str] = {
     "released": "RECONCILER_RELEASED_FILE",
 }
 """What an agent can declare → the variable that names the file to write; the first that it wrote counts."""
+OUTPUTS = "RECONCILER_OUTPUT_DIR"
+"""Variable that names the folder for what an agent hands down to other tasks."""
 
 
 def declared_folder(run_folder: str) -> str:
@@ -187,6 +189,7 @@ def agent_job(
     job, and tells that the agent could not be started.
     """
     files = {variable: f"{declared}/{kind}" for kind, variable in DECLARATIONS.items()} if declared else {}
+    files |= {OUTPUTS: declared} if declared else {}
     lines = _setting({**env, **files}, folder)
     if declared:
         lines.append(f"rm -rf {shlex.quote(declared)}; mkdir {shlex.quote(declared)}")

@@ -7,7 +7,7 @@ was done is found on the host under its name, and is not done twice.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,10 +18,12 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.fields import format_duration
 from reconciler.core.masking import Mask
 from reconciler.core.model.runs import (
+    OUTPUT_LENGTH,
     STOPPED,
     Check,
     Declaration,
     FailureClass,
+    NamedOutput,
     Opinion,
     Report,
     RunRequest,
@@ -36,6 +38,7 @@ from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.merging import MergeConflict
 from reconciler.dispatch.output import give_up_verdict
 from reconciler.dispatch.protocol import (
+    OUTPUTS,
     RunState,
     Stage,
     agent_id,
@@ -48,7 +51,7 @@ from reconciler.dispatch.protocol import (
 )
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed, retry_until_reachable
-from reconciler.dispatch.runs import GAVE_UP, QUEUE, Bounds, RunEnding
+from reconciler.dispatch.runs import DECLARED_BYTES, GAVE_UP, QUEUE, Bounds, RunEnding
 from reconciler.dispatch.schedulers.base import Scheduler
 from reconciler.dispatch.secret_gate import LeaksFound
 from reconciler.dispatch.secrets import WITHHELD, InjectedSecrets, find_known, find_secrets
@@ -497,6 +500,8 @@ class Round:
             return Report(verdict=verdict, checks=(check,), base_commit=prepared.base)
         checks = await self._validate(prepared, mask, queued)
         report = Report(verdict=verdict, checks=checks, base_commit=prepared.base)
+        if self.order.outputs and not report.failed_check:
+            report = await self._with_outputs(report, mask)
         if report.failed_check or taken is None or self.repository is None:
             return report
         return await self._hand_over(report, taken, prepared, self.repository, mask)
@@ -569,6 +574,19 @@ class Round:
         # Cut after masking, far before the end of what was read: no half of a secret is left.
         text = head(text, characters=DECLARED_CHARACTERS)
         return declared.model_copy(update={"text": text}) if text else None
+
+    async def _with_outputs(self, report: Report, mask: Mask) -> Report:
+        """Return the report with what the agent wrote for other tasks; what is lacking is a failed check."""
+        outputs, lacks = list[NamedOutput](), list[str]()
+        for name in self.order.outputs:
+            read = partial(self.host_session.runs.output, self._agent, name, DECLARED_BYTES)
+            text = await asyncio.to_thread(_as_output, await retry_until_reachable(read), mask)
+            if text is None or len(text) > OUTPUT_LENGTH:
+                lacks.append(f"{name} {'was not written' if text is None else 'is too long'}")
+            else:
+                outputs.append(NamedOutput(name=name, text=text))
+        checks = (*report.checks, *([_lacking(lacks)] if lacks else []))
+        return report.model_copy(update={"outputs": tuple(outputs), "checks": checks})
 
     async def _keep_work(self, prepared: Prepared, verdict: Verdict, mask: Mask) -> Verdict:
         """Commit, on the host, what an agent left without a result; a failure to do so is only noted."""
@@ -825,6 +843,24 @@ class Round:
     @property
     def _most_output(self) -> int:
         return self.order.adapter.limits.output_mb * _MEBIBYTE
+
+
+def _as_output(data: bytes | None, mask: Mask) -> str | None:
+    """Return what an agent wrote as text without secrets; None if it wrote nothing."""
+    return None if data is None else mask.withhold(data.decode(errors="replace"))
+
+
+def _lacking(lacks: Sequence[str]) -> Check:
+    """Return the failed check by which an agent is told what other tasks still need of it."""
+    need = f"each with at most {OUTPUT_LENGTH} characters, to the folder that {OUTPUTS} names"
+    text = "; ".join(lacks)
+    return Check(
+        command="outputs",
+        exit_code=1,
+        seconds=0.0,
+        output=f"{text}; write them, {need}",
+        summary=f"outputs: {text}",
+    )
 
 
 class HookFailed(StepFailed):

@@ -181,6 +181,11 @@ class Runs:
         with self._naming_the_host():
             return parse_declaration(answer)
 
+    async def output(self, run_id: str, name: str, most: int) -> bytes | None:
+        """Return the beginning of a file that the agent of a run that is over wrote; None: it did not."""
+        first, _, text = (await self._call("declared", run_id, str(most), name)).partition(b"\n")
+        return None if first == b"S none" else text
+
     async def means(self) -> tuple[str, ...]:
         """Return the means by which the processes of a run are found there: `cgroup`, `reaper`, `mark`."""
         return tuple((await self._call("means")).decode().split()[1:])

@@ -386,6 +386,7 @@ class Builder:
             campaigns=dict(self._campaigns),
             unreadable_campaigns=frozenset(self._unreadable),
             is_bare=not self._files,
+            prices=shared.prices,
             broken=dict(self._broken),
             problems=tuple(sorted(problems)),
             warnings=tuple(sorted(doubtful)),

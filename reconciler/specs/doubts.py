@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import singledispatch
 
-from reconciler.core.adapter import AdapterSpec, Budget
+from reconciler.core.adapter import Adapter, AdapterSpec, Budget
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import (
     AccountSpec,
@@ -25,6 +25,8 @@ from reconciler.core.model.specs import (
     TaskDefaults,
     TaskSpec,
 )
+from reconciler.core.prices import price_of, reports_money
+from reconciler.core.runs.accounts import fallback_task
 from reconciler.core.text import one_line
 from reconciler.specs.parse import nearest
 from reconciler.specs.rules import Mistake
@@ -269,6 +271,7 @@ def doubts_of_task(
     else:
         yield from _no_host(task, shared)
         yield from _no_model(task, shared)
+        yield from _no_price(task, shared)
     for preference in task.prefer:
         if not _somebody_has(shared, preference):
             yield Mistake(("prefer",), f"no host and no agent has the label or name {preference!r}")
@@ -283,7 +286,7 @@ def doubts_of_task(
 def _unused(task: Task, shared: SharedSpecs) -> Iterator[tuple[str, str]]:
     """Yield the fields that nothing asks for in a task as it is, and why."""
     if task.execution_mode is ExecutionMode.HTTP_PULL:
-        for field in ("adapter", "model", "script", "stall_timeout", "disconnect", "fix_attempts"):
+        for field in ("adapter", "model", "script", "stall_timeout", "disconnect", "fix_attempts", "outputs"):
             yield field, "an agent that takes tasks over HTTP runs its own CLI, and is heard by its lease"
     if task.review == "none":
         yield "max_reviews", "it needs a `review`"
@@ -308,7 +311,8 @@ def _uncounted(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
     if task.budget is None or adapter is None or task.execution_mode is ExecutionMode.HTTP_PULL:
         return
     rules = adapter.output
-    counts = {"cost_usd": rules.cost_usd, "tokens": rules.input_tokens or rules.output_tokens}
+    tokens = rules.input_tokens or rules.output_tokens
+    counts = {"cost_usd": rules.cost_usd or tokens, "tokens": tokens}
     for limit, rule in counts.items():
         if getattr(task.budget, limit) is not None and rule is None:
             why = f"adapter {task.adapter!r} has no rule that finds what a run took of it"
@@ -381,6 +385,43 @@ def _no_model(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
     adapter = shared.adapters.get(task.adapter)
     if task.model is not None and adapter is not None and adapter.command and not adapter.model:
         yield _no_effect(("model",), f"adapter {task.adapter!r} has no arguments that choose a model")
+
+
+def _no_price(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
+    """Yield why a budget of US dollars does not count what a task takes: its tokens have no price."""
+    for each in filter(None, (task, fallback_task(task))):
+        adapter = shared.adapters.get(each.adapter)
+        if adapter is None or not _is_reckoned(adapter) or not _limits_money(each, shared):
+            continue
+        if price_of(each.model, shared.prices) or (each.model is None and adapter.output.model):
+            continue
+        why = (
+            f"model {each.model!r} has no price: give it one in specs/prices.yaml"
+            if each.model
+            else f"adapter {each.adapter!r} reports no money, and no `model` says by which price to reckon it"
+        )
+        message = f"{why}; without that its tokens are in no budget of US dollars"
+        yield Mistake(("model",) if each is task else ("fallback",), message)
+
+
+def _is_reckoned(adapter: Adapter) -> bool:
+    """Return whether a CLI counts tokens and reports no money."""
+    rules = adapter.output
+    return not reports_money(adapter) and bool(rules.input_tokens or rules.output_tokens)
+
+
+def _limits_money(task: Task, shared: SharedSpecs) -> bool:
+    """Return whether a budget of US dollars bounds a task, or may."""
+    repo, adapter = shared.repos.get(task.repo or ""), shared.adapters.get(task.adapter)
+    accounts = [account for account in shared.accounts.values() if task.adapter in account.adapters]
+    budgets = (
+        task.budget,
+        shared.fleet.daily_budget,
+        *(spec.daily_budget for spec in (repo, adapter) if spec),
+        *(host.daily_budget for host in shared.hosts.values()),
+        *(budget for each in accounts for budget in (each.daily_budget, each.weekly_budget)),
+    )
+    return any(budget is not None and budget.cost_usd is not None for budget in budgets)
 
 
 def _fits(host: Host, task: Task) -> bool:

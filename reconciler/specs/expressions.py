@@ -52,11 +52,11 @@ def check_rule(field: str, text: str) -> None:
 
 
 _CONDITIONS = frozenset({"terminal", "success"})
-_MAY_BE_CONSTANT = frozenset({"session_id", "text", "error", "error_class", *_CONDITIONS})
+_MAY_BE_CONSTANT = frozenset({"session_id", "text", "error", "error_class", "model", *_CONDITIONS})
 """A constant text stands in for what a CLI does not say; the others would say it of every run."""
 _NUMBER = frozenset({"number", "string"})
 _WANTED: Mapping[str, Kinds] = {
-    **dict.fromkeys(("session_id", "text", "error", "error_class"), frozenset({"string"})),
+    **dict.fromkeys(("session_id", "text", "error", "error_class", "model"), frozenset({"string"})),
     **dict.fromkeys(("error_status", "input_tokens", "output_tokens", "cached_tokens"), _NUMBER),
     **dict.fromkeys(("cost_usd", "turns"), _NUMBER),
     **dict.fromkeys(("denials", "notes"), _ARRAYS),

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from reconciler.core.adapter import Adapter, AdapterSpec
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import FleetSpec, RepoSpec, Task, TaskDefaults, TaskSpec, work_id
+from reconciler.core.prices import PricesSpec
 from reconciler.specs import yaml
 
 Model = TypeVar("Model", bound=Frozen)
@@ -50,6 +51,13 @@ def resolve_adapter(name: str, spec: AdapterSpec | None, blob: str = "") -> Adap
     base = builtin_adapters().get(name, AdapterSpec())
     adapter = with_name(Adapter, overlay(base, spec) if spec else base, name)
     return adapter.model_copy(update={"blob": blob if spec else builtin_blobs().get(name, "")})
+
+
+@cache
+def builtin_prices() -> PricesSpec:
+    """Return the prices that are there without a file."""
+    value, _ = yaml.load_yaml(Path(__file__).with_name("prices.yaml").read_bytes(), "prices.yaml")
+    return PricesSpec.model_validate(value)
 
 
 @cache

@@ -29,6 +29,7 @@ from reconciler.core.model.specs import (
     TaskSpec,
 )
 from reconciler.core.names import check_name
+from reconciler.core.prices import PRICES_FILE, PricesSpec
 from reconciler.core.text import one_line
 from reconciler.specs import layers, yaml
 from reconciler.specs.campaigns import Cell, campaign_mistakes, read_cells
@@ -46,6 +47,7 @@ MODELS: Mapping[Kind, type[Frozen]] = {
     "account": AccountSpec,
     "agent": AgentSpec,
     "repo": RepoSpec,
+    "prices": PricesSpec,
 }
 FOLDERS: Mapping[str, Kind] = {
     "tasks": "task",
@@ -58,6 +60,11 @@ FOLDERS: Mapping[str, Kind] = {
 }
 ROOT = "specs"
 FLEET_FILE = f"{ROOT}/fleet.yaml"
+SINGLE_FILES: Mapping[str, tuple[Kind, str]] = {
+    FLEET_FILE: ("fleet", "fleet"),
+    PRICES_FILE: ("prices", "prices"),
+}
+"""Kind and name of what a fleet has one of, by path."""
 
 
 class File(NamedTuple):
@@ -148,14 +155,15 @@ def is_ignored(path: str) -> bool:
 
 def locate(path: str) -> tuple[Kind, str] | Problem:
     """Return the kind and the name of a file by its path, or why it has none."""
-    if path == FLEET_FILE:
-        return "fleet", "fleet"
+    if single := SINGLE_FILES.get(path):
+        return single
     shown = _printable(path)
     folder, _, rest = path.removeprefix(f"{ROOT}/").partition("/")
     kind = FOLDERS.get(folder)
     if kind is None or not rest:
-        expected = f"expected fleet.yaml or a file in {', '.join(FOLDERS)}"
-        hint = nearest(folder, FOLDERS) if rest else nearest(folder, ["fleet.yaml", "fleet.yml"], 0.8)
+        expected = f"expected fleet.yaml, prices.yaml or a file in {', '.join(FOLDERS)}"
+        singles = ["fleet.yaml", "fleet.yml", "prices.yaml", "prices.yml"]
+        hint = nearest(folder, FOLDERS) if rest else nearest(folder, singles, 0.8)
         return Problem(shown, 1, 1, f"not a place for a spec; {expected}", hint=hint.replace(".yml", ".yaml"))
     if not rest.endswith(".yaml"):
         hint = f"{shown.removesuffix('.yml')}.yaml" if path.endswith(".yml") else ""

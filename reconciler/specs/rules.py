@@ -5,7 +5,7 @@ Rules within one file that a field's type cannot express.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import singledispatch
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from reconciler.core.model.specs import (
 )
 from reconciler.core.patterns import constant_of
 from reconciler.core.planning.schedule import next_due, read_window, zone
+from reconciler.core.prices import PricesSpec
 from reconciler.specs.sshkeys import check_host_key
 from reconciler.specs.yaml import Path, quoted_excerpt
 
@@ -102,6 +103,7 @@ def _task(spec: TaskSpec) -> Iterator[Mistake]:
         yield Mistake(("goal",), "must not be empty")
     if spec.model is not None and not spec.model.strip():
         yield Mistake(("model",), "must not be empty")
+    yield from _outputs(spec)
     if spec.validate_on is not None and spec.repo is None:
         yield Mistake(("validate_on",), "needs a `repo`: there is nothing to validate without one")
     if spec.schedule is not None:
@@ -261,6 +263,34 @@ def _account(spec: AccountSpec) -> Iterator[Mistake]:
         yield from secret_mistakes(("secrets", name), secret)
     if spec.pace == "even" and spec.weekly_budget is None:
         yield Mistake(("pace",), "needs a `weekly_budget`: that is what is spent evenly")
+
+
+_OUTPUT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MOST_OUTPUTS = 5
+_DECLARATIONS = frozenset({"question", "blocked", "released"})
+"""Files of the same folder by which an agent declares something."""
+
+
+def _outputs(spec: TaskSpec) -> Iterator[Mistake]:
+    for at, name in enumerate(spec.outputs):
+        if _OUTPUT.fullmatch(name) is None or name in _DECLARATIONS:
+            yield Mistake(("outputs", at), f"{name!r} is no name for a file, such as `api.json`")
+    if len(spec.outputs) > _MOST_OUTPUTS:
+        yield Mistake(("outputs",), f"has {len(spec.outputs)} names, and there may be {_MOST_OUTPUTS}")
+
+
+@_mistakes.register
+def _prices(spec: PricesSpec) -> Iterator[Mistake]:
+    if spec.date is not None:
+        try:
+            date.fromisoformat(spec.date)
+        except ValueError:
+            yield Mistake(("date",), f'expected a day such as "2026-11-01", not {spec.date}')
+    for model, price in spec.models.items():
+        if price.cached_input is not None and price.cached_input > price.input:
+            yield Mistake(
+                ("models", model, "cached_input"), f"is more than `input`, {price.input:g}: are they swapped?"
+            )
 
 
 @_mistakes.register

@@ -25,6 +25,7 @@ from reconciler.core.model.specs import (
     Task,
     TaskDefaults,
 )
+from reconciler.core.prices import Price, PricesSpec
 from reconciler.core.references import remedy
 from reconciler.specs import layers
 from reconciler.specs.layers import default_task, with_name
@@ -45,6 +46,7 @@ class SharedSpecs:
     accounts: Mapping[str, Account] = field(default_factory=dict)
     agents: Mapping[str, Agent] = field(default_factory=dict)
     repos: Mapping[str, Repo] = field(default_factory=dict)
+    prices: Mapping[str, Price] = field(default_factory=dict)
     blanks: Mapping[str | None, Task] = field(default_factory=dict)
     """What each repo's tasks inherit; None: tasks without a repo."""
     faults: Mapping[str | None, tuple[Problem, ...]] = field(default_factory=dict)
@@ -110,6 +112,7 @@ def shared_specs(files: Iterable[Parsed]) -> SharedSpecs:
         accounts=_named(Account, _good(by_kind, "account")),
         agents=_named(Agent, _good(by_kind, "agent")),
         repos=repos,
+        prices=_prices(by_kind),
         blanks={None: default_task(settings, None)}
         | {name: default_task(settings, repo) for name, repo in repos.items()},
         broken=_broken(by_kind),
@@ -151,6 +154,13 @@ def _adapters(by_kind: _ByKind) -> Mapping[str, Adapter]:
         if isinstance(parsed.spec, AdapterSpec):
             adapters[name] = layers.resolve_adapter(name, parsed.spec, parsed.file.blob)
     return adapters
+
+
+def _prices(by_kind: _ByKind) -> Mapping[str, Price]:
+    """Return the built-in prices with the fleet's own over them."""
+    own = next(iter(_good(by_kind, "prices").values()), None)
+    models = own.spec.models if own and isinstance(own.spec, PricesSpec) else {}
+    return {**layers.builtin_prices().models, **models}
 
 
 def _broken(by_kind: _ByKind) -> Mapping[tuple[Kind, str], Problem]:

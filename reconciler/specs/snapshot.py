@@ -100,6 +100,7 @@ def _models() -> "Mapping[str, type[Frozen]]":
     """Return the model of each mapping of what is desired."""
     from reconciler.core.adapter import Adapter
     from reconciler.core.model.specs import Account, Agent, Campaign, Host, Repo, Task
+    from reconciler.core.prices import Price
 
     return {
         "tasks": Task,
@@ -109,6 +110,7 @@ def _models() -> "Mapping[str, type[Frozen]]":
         "agents": Agent,
         "repos": Repo,
         "campaigns": Campaign,
+        "prices": Price,
     }
 
 

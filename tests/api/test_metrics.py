@@ -250,7 +250,7 @@ async def test_a_fleet_at_work_is_measured(world):
     assert counted["reconciler_dispatch_duration_seconds_count", "ssh_cli"] == 2
     assert counted["reconciler_round_duration_seconds_sum", "script"] == 12
     assert counted["reconciler_tokens_total", "script", "input"] == 10
-    assert counted["reconciler_cost_dollars_total", "script"] == 0.5
+    assert counted["reconciler_cost_dollars_total", "script", "reported"] == 0.5
     assert counted["reconciler_state_commits_total",] == len(state.log) + len(state.host_log)
     assert counted["reconciler_look_duration_seconds_count", "ok"] >= 1
     assert counted["reconciler_last_look_timestamp_seconds",] > START.timestamp()

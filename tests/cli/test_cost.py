@@ -73,7 +73,8 @@ def test_the_shape_of_the_document_is_a_promise():
     assert json.loads(json.dumps(document)) == document
     assert list(document) == ["by", "since", "sums", "total"]
     assert document["since"] == "2030-01-01T23:30:00Z"
-    fields = ["input_tokens", "output_tokens", "cached_tokens", "cost_usd", "turns", "seconds"]
+    fields = ["input_tokens", "output_tokens", "cached_tokens", "cost_usd", "reckoned_usd", "unpriced_tokens"]
+    fields += ["turns", "seconds"]
     assert list(document["sums"][0]) == ["repo", *fields]
     assert document["sums"][0]["repo"] is None
     assert list(document["total"]) == fields
@@ -115,6 +116,29 @@ def test_it_is_told_by_model_and_host_as_json(paid):
     assert [(each["model"], each["cost_usd"]) for each in by_model["sums"]] == [("small", 0.25)]
     assert [each["host"] for each in by_host["sums"]] == ["local"]
     assert by_model["total"] == by_host["total"]
+
+
+def test_tokens_of_a_cli_that_reports_no_money_are_priced_and_stop_a_task_at_its_budget(fleet):
+    fleet.write("specs/adapters/counting.yaml", COUNTING.replace('  cost_usd: "[-1].usd"\n', ""))
+    fleet.write("specs/prices.yaml", "models: {small: {input: 1000, output: 2000}}\n")
+    task = "goal: Say hello.\nadapter: counting\nvalidation: 'false'\nbudget: {cost_usd: 1}\n"
+    fleet.write("specs/tasks/priced.yaml", task + "model: small-2030-01-01\n")
+    fleet.write("specs/tasks/unpriced.yaml", task + "model: new\nfix_attempts: 0\nretries: 0\n")
+    warned = fleet.run("validate").stdout
+    fleet.commit("Pay for it")
+    fleet.run("run", "--until-idle")
+
+    assert "unpriced.yaml:5:8: warning: model: model 'new' has no price" in warned
+    assert "priced.yaml:5:8" not in warned.replace("unpriced.yaml", "")
+    by_task = fleet.run("cost").stdout.splitlines()
+    assert by_task[0].split()[-3:] == ["USD", "RECKONED", "UNPRICED"]
+    assert by_task[1].split()[0] == "priced"
+    assert by_task[1].split()[-3:] == ["1.10", "1.10", "0"]
+    assert by_task[2].split()[-3:] == ["0.00", "0.00", "1050"]
+    assert "budget spent: 1.1 of 1 US dollars" in fleet.run("describe", "task/priced").stdout
+    assert "1.10 USD (reckoned: 1.10)" in fleet.run("describe", "task/priced").stdout
+    assert "0.00 USD and 1,050 tokens without a price" in fleet.run("describe", "task/unpriced").stdout
+    assert "1050 tokens of model new have no price" in fleet.run("history", "unpriced").stdout
 
 
 def test_where_nothing_was_spent_there_is_nothing_to_show(fleet):

@@ -316,4 +316,4 @@ def test_the_shape_of_a_plans_document_is_a_promise():
     assert list(document) == ["revision", "changes", "actions", "waiting", "placements", "problems"]
     assert set(document["actions"][0]) == {"action", "task", "host", "reason"}
     assert set(document["waiting"][0]) == {"task", "reason", "message"}
-    assert set(document["placements"]["a"]) == {"chosen", "ranked", "rejected"}
+    assert set(document["placements"]["a"]) == {"chosen", "account", "ranked", "rejected"}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from reconciler import __version__
 from reconciler.cli.exits import ExitCode
 
 BRANCH = "fleet-state"
@@ -492,3 +493,11 @@ def test_specs_beside_the_record_cannot_be_required_to_be_signed(fleet, tmp_path
     done = fleet.run("run", "--once", "--allowed-signers", str(tmp_path / "signers"))
 
     assert done.exit_code != ExitCode.OK
+
+
+def test_the_record_of_a_run_names_the_version_of_the_program_that_started_it(fleet):
+    fleet.write("specs/tasks/hello.yaml", "goal: x\nscript: 'true'\n")
+    fleet.commit("Ask for it")
+    fleet.reconcile()
+
+    assert f"Program-Version: {__version__}" in fleet.git("log", "fleet-state")

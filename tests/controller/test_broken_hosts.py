@@ -113,6 +113,22 @@ async def test_a_task_that_alone_cannot_start_fails_in_the_end_and_its_host_goes
     assert stage.state.hosts["bad"].fault == ""
 
 
+async def test_a_host_that_ends_the_runs_of_three_tasks_in_a_row_takes_down_no_more(stage):
+    killed = Verdict(outcome="failed", kind=FailureClass.HOST, message="ended by SIGKILL")
+    names = [f"t{number}" for number in range(9)]
+    stage.dispatch.reports = {name: [Report(verdict=killed)] * 9 for name in names}
+    one = {"bad": Host(name="bad", address="192.0.2.1", slots=1)}
+    stage.specs.push(make_desired(*(make_task(name, retries=0) for name in names), hosts=one))
+
+    await until_hour(stage, stage.loop(), 0.05)
+
+    failed = [name for name, status in stage.state.statuses.items() if status.phase is Phase.FAILED]
+    assert len(failed) == FAILED_STARTS + 1, "three, and the one that tried it a minute later"
+    assert stage.state.hosts["bad"].fault == (
+        "the runs of 3 tasks in a row were ended by a fault of the host: ended by SIGKILL"
+    )
+
+
 async def test_a_start_that_succeeds_makes_the_count_begin_anew(stage):
     names = ("a", "b", "c", "d")
     stage.dispatch.reports = {name: [UNSTARTED] for name in names if name != "c"}

@@ -2,6 +2,7 @@
 Whose credential a run uses, and what becomes of tasks when it is at its limit.
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -369,3 +370,117 @@ def test_an_account_has_no_other_defaults_than_that_nothing_limits_it():
     spec = AccountSpec(provider="anthropic", adapters=("claude",))
 
     assert (spec.max_running, spec.daily_budget, spec.weekly_budget, spec.pace) == (None, None, None, "free")
+
+
+# --- Circuits ----------------------------------------------------------------
+
+
+def broken(kind=FailureClass.AUTH, seconds=1.0, message="Invalid API key") -> Report:
+    usage = Usage(seconds=seconds)
+    return Report(verdict=Verdict(outcome="failed", kind=kind, message=message, usage=usage))
+
+
+def after_three_failures(kind=FailureClass.AUTH, **fields):
+    """Return a world in which the runs of three tasks in a row failed with the one account, and two wait."""
+    world = a_world(*claude_tasks(*"abcde"), accounts=[account("one")], hosts={"local": 1}, **fields)
+    for _ in range(3):
+        world.look()
+        [name] = [name for name, status in world.statuses.items() if status.phase.is_live]
+        world.end(name, broken(kind))
+    return world
+
+
+def live(world):
+    return [name for name, status in world.statuses.items() if status.phase.is_live]
+
+
+@pytest.mark.parametrize("kind", [FailureClass.AUTH, FailureClass.CONFIG])
+def test_an_account_with_which_three_tasks_in_a_row_fail_takes_down_no_more(kind):
+    world = after_three_failures(kind)
+
+    world.look()
+
+    assert live(world) == []
+    assert world.accounts["one"].state == "failing"
+    assert {wait.reason for wait in waits(world).values()} == {Reason.CIRCUIT}
+    assert waits(world)["d"].message == (
+        f"account one is out of service: runs of 3 tasks in a row failed ({kind}): Invalid API key; "
+        "one run tries it 2030-01-01T09:01:00Z"
+    )
+
+
+def test_one_run_tries_it_after_a_while_however_long_it_takes_and_is_followed_once_it_was_served():
+    world = after_three_failures()
+    world.now += timedelta(minutes=1)
+    world.look()
+    assert len(live(world)) == 1
+
+    world.now += timedelta(hours=1)
+    world.look()
+    assert len(live(world)) == 1
+
+    world.end(live(world)[0], SUCCESS)
+    world.look()
+    assert (world.accounts, len(live(world))) == ({}, 1)
+
+
+def test_a_try_that_fails_doubles_the_wait_and_the_first_reason_stays():
+    world = after_three_failures()
+    world.now += timedelta(minutes=1)
+    world.look()
+
+    world.end(live(world)[0], broken(message="still"))
+    world.look()
+
+    assert (live(world), world.accounts["one"].refusals) == ([], 2)
+    assert world.accounts["one"].until == world.now + timedelta(minutes=2)
+    assert world.accounts["one"].reason.endswith("Invalid API key")
+
+
+def test_one_task_that_fails_again_and_again_says_nothing_of_its_account():
+    world = a_world(*claude_tasks("a", retries=9), accounts=[account("one")], hosts={"local": 1})
+    for _ in range(5):
+        world.look()
+        world.end("a", broken(FailureClass.STALL))
+        world.now += timedelta(hours=1)
+
+    assert (world.statuses["a"].failures, world.accounts) == (5, {})
+
+
+@pytest.mark.parametrize(
+    "between", [SUCCESS, failed(FailureClass.AGENT)], ids=["success", "a failure of the agent's own"]
+)
+def test_a_run_that_was_served_in_between_begins_the_count_anew(between):
+    world = a_world(*claude_tasks(*"abcde"), accounts=[account("one")], hosts={"local": 1})
+    for report in (broken(), broken(), between, broken()):
+        world.look()
+        world.end(live(world)[0], report)
+
+    assert world.accounts == {}
+
+
+def test_what_failed_before_the_cli_was_started_says_nothing_of_its_account():
+    world = a_world(*claude_tasks(*"abcd"), accounts=[account("one")], hosts={"local": 1})
+    for _ in range(3):
+        world.look()
+        world.end(live(world)[0], broken(FailureClass.CONFIG, seconds=0.0))
+
+    assert world.accounts == {}
+
+
+def test_another_account_or_the_fallback_takes_over_from_one_that_fails():
+    world = after_three_failures()
+    world.desired = replace(world.desired, accounts={**world.desired.accounts, "two": account("two")})
+    world.look()
+    assert run_of(world, live(world)[0]).account == "two"
+
+
+def test_an_adapter_without_accounts_goes_out_of_service_by_the_credential_that_it_has():
+    world = a_world(*claude_tasks(*"abcd"), hosts={"near": 1, "far": 1})
+    for _ in range(6):
+        world.look()
+        for name in live(world)[:1]:
+            world.end(name, broken())
+
+    assert set(world.accounts) <= {"adapter/claude/near", "adapter/claude/far"}
+    assert live(world) == []

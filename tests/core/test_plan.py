@@ -17,12 +17,12 @@ from reconciler.core.events import (
     SpecRemoved,
     WaitingChanged,
 )
-from reconciler.core.model.runs import FailureClass, run_key
+from reconciler.core.model.runs import FailureClass, Report, run_key
 from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, FleetSpec, Host, Task
 from reconciler.core.model.status import Failure, Observed, Phase, Reason, Waiting
 from reconciler.core.planning.plan import FollowRun, RecordEvent, StartRun, StopRun, prune_digest
 from tests.statuses import changed, make_status
-from tests.strategies import NOW, SUCCESS, World, blob, failed, plan
+from tests.strategies import NOW, STOPPED, SUCCESS, World, blob, failed, plan
 
 SOON = NOW + timedelta(minutes=7)
 LOCAL = {"local": Host(name="local")}
@@ -644,3 +644,48 @@ def settled(name, phase, **fields):
 def kinds(planned):
     """Return what a plan does, a type each: of the event where something goes on record."""
     return [type(a.event) if isinstance(a, RecordEvent) else type(a) for a in planned.actions]
+
+
+# --- Deadlines ----------------------------------------------------------------
+
+
+def test_a_deadline_ends_a_live_run_and_then_asks_for_a_person():
+    world = World(make_desired(make_task("t", deadline=timedelta(hours=1), retries=9)))
+    world.look()
+    assert world.look().due == NOW + timedelta(hours=1)
+
+    world.now = NOW + timedelta(hours=1)
+    [stop] = [action for action in world.look().actions if isinstance(action, StopRun)]
+    world.end(stop.task, STOPPED)
+    world.look()
+
+    assert stop.reason == "the deadline of 1h for all its attempts is over"
+    assert world.statuses["t"].phase is Phase.ESCALATED
+
+
+def test_a_deadline_counts_over_all_attempts_and_what_is_waited_for_between_them():
+    world = World(make_desired(make_task("t", deadline=timedelta(hours=1), retries=9)))
+    world.look()
+    world.now += timedelta(minutes=59)
+    world.end("t", failed(FailureClass.AGENT))
+    world.look()
+    assert world.statuses["t"].phase is Phase.CREATED
+
+    world.now = NOW + timedelta(hours=1)
+    world.look()
+
+    assert world.statuses["t"].phase is Phase.ESCALATED
+    assert "the deadline of 1h" in world.history[-1].event.origin.reason
+
+
+SUBMITTED = Report(verdict=SUCCESS.verdict, head_commit="a" * 40, commits=1)
+
+
+def test_a_deadline_does_not_count_while_work_waits_for_its_review():
+    world = World(make_desired(make_task("t", deadline=timedelta(hours=1), review="merge", repo="shop")))
+    world.look()
+    world.end("t", SUBMITTED)
+    world.now += timedelta(days=3)
+    world.look()
+
+    assert (world.statuses["t"].phase, world.statuses["t"].began_at) == (Phase.REVIEW_PENDING, None)

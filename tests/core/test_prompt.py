@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.core.errors import SpecError
-from reconciler.core.model.runs import Check, FailureClass
+from reconciler.core.model.runs import Check, FailureClass, NamedOutput
 from reconciler.core.model.specs import Repo, Task
 from reconciler.core.model.status import Failure, Phase, Predecessor
 from reconciler.core.runs.prompt import PROMPT_LIMIT, Quote, check_template, quoted, render, sha256
@@ -293,3 +293,21 @@ def test_a_template_of_ones_own_is_followed_by_what_came_before_but_not_where_a_
 
     assert own.startswith("Write a note.\n\n# What was done before")
     assert "What was done before" not in resumed
+
+
+# --- Outputs -------------------------------------------------------------------
+
+
+def test_outputs_are_asked_for_and_those_of_tasks_before_are_quoted_whole():
+    long = "\n".join(f"line {number}" for number in range(500))
+    before = Predecessor(task="api", outputs=(NamedOutput(name="api.json", text=long),))
+    task = TASK.model_copy(update={"outputs": ("client.json",)})
+
+    prompt = render(task, status(predecessors=(before,)), REPO)
+
+    assert (
+        "write these files to the folder that the environment variable RECONCILER_OUTPUT_DIR names" in prompt
+    )
+    assert "`client.json`" in prompt
+    assert "data (output api.json of task api)" in prompt
+    assert long in prompt

@@ -35,15 +35,15 @@ from reconciler.core.model.specs import (
     Host,
 )
 from reconciler.core.model.status import HostStatus, LeaseRequest, Observed, Phase, Question, Reason
-from reconciler.core.planning.plan import FollowRun
+from reconciler.core.planning.plan import FollowRun, StopRun
 from reconciler.core.requesters import Requester
 from reconciler.core.runs.command import ANSWER_VARIABLE, assignment, build_prompt, build_run_request
 from reconciler.core.runs.decide import MOST_QUESTIONS, may_declare, next_event
 from reconciler.core.runs.leases import report_event
 from reconciler.core.views import ReadModel, task_need
-from tests.fakes import make_task
+from tests.fakes import make_desired, make_task
 from tests.statuses import changed, make_status
-from tests.strategies import NOW, PULL, RED, SUCCESS, plan, sample_events
+from tests.strategies import NOW, PULL, RED, STOPPED, SUCCESS, World, plan, sample_events
 
 FLEET = FleetSpec(lost_after=timedelta(minutes=30))
 HOSTS = {
@@ -605,3 +605,44 @@ def test_an_assignment_of_another_run_is_no_next_round():
 
 def test_a_success_without_a_declaration_is_judged_as_ever():
     assert not isinstance(meaning(running(), SUCCESS), QuestionAsked)
+
+
+# --- Taken over by a person ------------------------------------------------------
+
+
+def test_a_task_that_a_person_takes_over_ends_its_run_and_goes_on_where_it_was_once_it_is_given_back():
+    world = World(make_desired(make_task("t")))
+    world.look()
+    key = world.statuses["t"].run_key
+    hold(world, held=True)
+    [stop] = [action for action in world.look().actions if isinstance(action, StopRun)]
+    world.end("t", STOPPED)
+    world.now += timedelta(days=2)
+    world.look()
+
+    status = world.statuses["t"]
+    assert stop.reason == "a person takes it over (reconciler attach)"
+    assert (status.phase, status.waiting.reason, status.uncounted) == (Phase.CREATED, Reason.PERSON, 0)
+
+    hold(world, answer=Answer(to=status.question.id, text="I fixed the login"))
+    world.look()
+
+    run = world.statuses["t"].run
+    assert world.statuses["t"].phase is Phase.ASSIGNED
+    assert (run.key, run.round) == (key, 2)
+
+
+def test_what_is_held_starts_nothing_and_answers_nothing_by_default():
+    ask = Ask(default="Go on", after=timedelta(hours=1))
+    world = World(make_desired(make_task("t", held=True, ask=ask)))
+    world.look()
+    world.now += timedelta(days=2)
+    world.look()
+
+    assert world.statuses["t"].waiting.message == "a person has it: `reconciler release t` gives it back"
+
+
+def hold(world, **fields):
+    """Let a person edit the one task."""
+    task = world.desired.tasks["t"].model_copy(update={"held": False, **fields})
+    world.desired = replace(world.desired, tasks={"t": task})

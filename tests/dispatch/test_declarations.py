@@ -135,3 +135,39 @@ async def test_the_file_is_in_the_folder_of_the_run_and_gone_with_it(world):
     )
 
     assert f"/runs/{RUN.replace('/', '+')}.r1/declared/question" in report.declared.text
+
+
+# --- Outputs -------------------------------------------------------------------
+
+
+async def test_what_an_agent_writes_for_other_tasks_is_reported_without_secrets_and_not_delivered(
+    world, monkeypatch
+):
+    monkeypatch.setenv("SECRET_OF_A_TEST", "a-secret-of-ours")
+    adapter = {"secrets": {"TOKEN": Secret(env="SECRET_OF_A_TEST")}}
+    script = 'echo "v1 $TOKEN" >"$RECONCILER_OUTPUT_DIR/api.json"; echo x >x'
+    order = world.order(script, adapter=adapter, outputs=("api.json",))
+
+    report = await world.carry_out(order)
+
+    assert [each.name for each in report.outputs] == ["api.json"]
+    assert "v1" in report.outputs[0].text
+    assert "a-secret-of-ours" not in report.outputs[0].text
+    assert "api.json" not in git(world.code, "ls-tree", "--name-only", "task/web/fix")
+
+
+@pytest.mark.parametrize(
+    ("script", "lacks"),
+    [
+        ("true", "api.json was not written"),
+        ('head -c 9000 /dev/zero | tr "\\0" x >"$RECONCILER_OUTPUT_DIR/api.json"', "api.json is too long"),
+        ('ln -s /etc/passwd "$RECONCILER_OUTPUT_DIR/api.json"', "api.json was not written"),
+    ],
+)
+async def test_an_output_that_is_not_there_whole_fails_the_round(world, script, lacks):
+    order = world.order(f"echo x >x; {script}", outputs=("api.json",))
+
+    report = await world.carry_out(order)
+
+    assert report.failed_check.summary == f"outputs: {lacks}"
+    assert (report.outputs, report.head_commit) == ((), None)

@@ -460,6 +460,7 @@ def test_a_verdict_prints_as_json():
         "text": "Done.",
         "usage": {"input_tokens": 0, "output_tokens": 0, "cached_tokens": 0},
         "cost_usd": 0.25,
+        "model": None,
         "turns": 3,
         "retry_at": None,
         "notes": ["denied on the way: Bash"],

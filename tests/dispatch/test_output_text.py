@@ -105,3 +105,22 @@ def test_what_the_exit_code_of_a_cli_means_can_be_said():
 @given(st.binary(max_size=300), st.binary(max_size=300), st.integers(0, 255))
 def test_any_bytes_give_a_verdict(stdout, stderr, exit_code):
     assert judge(stdout, stderr=stderr, exit_code=exit_code).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "exit_code", "kind"),
+    [
+        (b"", b"Error: 429 Too Many Requests, try again in 90s\n", 1, FailureClass.QUOTA),
+        (b"Error: You've hit your usage limit. Try again in 90s\n", b"", 1, FailureClass.QUOTA),
+        (b"the test of the rate limit says 429\n", b"", 1, FailureClass.AGENT),
+        (b"", b"Error: Invalid API key\n", 1, FailureClass.AGENT),
+        (b"Error: 429 Too Many Requests\n", b"", 0, None),
+    ],
+)
+def test_a_limit_that_a_failed_cli_tells_in_plain_text_is_one_without_any_rule(
+    stdout, stderr, exit_code, kind
+):
+    verdict = judge(stdout, stderr=stderr, exit_code=exit_code, rules=Output())
+
+    assert verdict.kind == kind
+    assert verdict.retry_at == (NOW + timedelta(seconds=90) if kind is FailureClass.QUOTA else None)

@@ -233,6 +233,29 @@ BAD = [
         b"token_hash: abc\n",
         ["1:13: error: token_hash: expected a SHA-256 in hex: 64 digits, lower case"],
     ),
+    # --- Outputs ---
+    (
+        "specs/tasks/bad.yaml",
+        b"goal: x\nscript: x\noutputs: [a.json, ../b, question]\n",
+        [
+            "3:19: error: outputs.1: '../b' is no name for a file, such as `api.json`",
+            "3:25: error: outputs.2: 'question' is no name for a file, such as `api.json`",
+        ],
+    ),
+    # --- Prices ---
+    (
+        "specs/prices.yaml",
+        b"date: 2026-13-01\nmodels:\n  m: {input: 1, cached_input: 2, output: -3}\n",
+        ["3:42: error: models.m.output: must be at least 0.0, not -3"],
+    ),
+    (
+        "specs/prices.yaml",
+        b"date: 2026-13-01\nmodels:\n  m: {input: 1, cached_input: 2, output: 3}\n",
+        [
+            '1:7: error: date: expected a day such as "2026-11-01", not 2026-13-01',
+            "3:31: error: models.m.cached_input: is more than `input`, 1: are they swapped?",
+        ],
+    ),
     # --- Places ---
     (
         "specs/tasks/bad.yml",
@@ -243,7 +266,7 @@ BAD = [
         "specs/task/bad.yaml",
         b"goal: x\n",
         [
-            "1:1: error: not a place for a spec; expected fleet.yaml or a file in tasks, campaigns, hosts, adapters, accounts, agents, repos (did you mean 'tasks'?)",
+            "1:1: error: not a place for a spec; expected fleet.yaml, prices.yaml or a file in tasks, campaigns, hosts, adapters, accounts, agents, repos (did you mean 'tasks'?)",
         ],
     ),
     (

@@ -55,6 +55,7 @@ async def cost_page(visit: Visit) -> View:
         "none": NONE,
         "bars": bars(sums_by_name(spent, "day"), since, days, is_money=is_money),
         "is_money": is_money,
+        "is_reckoned": any(each.usage.reckoned_usd for each in spent),
         "peak": peak(sums_by_name(spent, "day"), is_money=is_money),
         "size": (WIDTH, HEIGHT),
         "budgets": budget_rows(fleet.view.desired, await fleet.spent_today()),

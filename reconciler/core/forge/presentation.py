@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from reconciler.core.costs import money
 from reconciler.core.forge.markdown import code, fenced
 from reconciler.core.forge.pull_request import first_wait, may_merge
 from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
@@ -166,7 +167,7 @@ def _facts(task: Task, status: Status, host: HostStatus | None) -> Iterator[str]
     usage = status.usage
     yield (
         f"Tokens: {usage.input_tokens:,} in, {usage.cached_tokens:,} cached, {usage.output_tokens:,} out"
-        f"; cost: {usage.cost_usd:.2f} USD"
+        f"; cost: {money(usage)}"
     )
 
 

@@ -69,6 +69,18 @@ class Declaration(Frozen):
     """The question, or why; masked, and of limited length."""
 
 
+OUTPUT_LENGTH = 8_000
+"""Most characters of an output: it stands on record and in the prompts of other tasks."""
+
+
+class NamedOutput(Frozen):
+    """What an agent hands down to the tasks that depend on its own."""
+
+    name: str
+    text: str
+    """Masked; whole."""
+
+
 class Claim(Frozen):
     """What a pull agent says came of its work: a claim until it is checked."""
 
@@ -143,6 +155,8 @@ class Verdict(Frozen):
     text: str = ""
     """The agent's last words."""
     usage: Usage = Usage.model_construct()
+    model: str | None = None
+    """Model that the CLI says it used."""
     session_totals: Usage = Usage.model_construct()
     """The CLI's running totals of the session; what `usage` of its next run is counted from."""
     retry_at: Time | None = None
@@ -161,6 +175,8 @@ class Report(Frozen):
     """Head of the delivered branch; None if there is none. What it was if a review round changed nothing."""
     commits: Total = 0
     """Commits on the branch that the base does not have; 0 if together they change nothing."""
+    outputs: tuple[NamedOutput, ...] = ()
+    """What the task's `outputs` name, of a round that succeeded."""
     touched: str | None = None
     """Head that somebody else pushed to the branch meanwhile; nothing was delivered."""
     opinion: Opinion | None = None
@@ -224,6 +240,8 @@ class RunRequest(Frozen):
     validation: tuple[str, ...] = ()
     reviewer: Reviewer | None = None
     """Who reviews the work before it is delivered."""
+    outputs: tuple[str, ...] = ()
+    """Names of the files that the agent is to write for other tasks."""
     hooks: RunHooks = RunHooks.model_construct()
     """Those of the host, and then those of the repo."""
     requires: tuple[str, ...] = ()

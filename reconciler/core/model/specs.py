@@ -33,6 +33,7 @@ from reconciler.core.fields import (
     Total,
     Word,
 )
+from reconciler.core.prices import Price
 from reconciler.core.requesters import Requester
 
 FLEET_FORGE = ".fleet"
@@ -155,6 +156,12 @@ class TaskDefaults(Frozen):
     """Higher starts first; equal ones in turns by repo, in the order in which they came."""
     timeout: Period = timedelta(hours=2)
     """Longest time the agent may take for one round; it is stopped after that."""
+    deadline: Period | None = None
+    """
+    Longest time for the whole task, from its first start until its work is delivered: all attempts and
+    what is waited for between them. Then a live run is stopped and a person must act; each review
+    round begins anew.
+    """
     stall_timeout: Period = timedelta(minutes=15)
     """Longest silence: without any output for so long the agent is stopped."""
     retries: Count = 1
@@ -230,7 +237,7 @@ class TaskSpec(TaskDefaults):
     """Issue of the forge that this task answers, by number or address."""
     depends_on: Names = ()
     """
-    Tasks that must be completed first; the prompt tells branch, commit and last words of
+    Tasks that must be completed first; the prompt tells branch, commit, last words and `outputs` of
     each. The task still starts from the base branch; see `start_from`.
     """
     start_from: Name | None = None
@@ -242,12 +249,23 @@ class TaskSpec(TaskDefaults):
     """Branch the work goes to; `task/<name>` if left out."""
     pr_title: Text | None = None
     """Title of the pull request and of commits made in the agent's name; the title if left out."""
+    outputs: Strings = ()
+    """
+    Names of files that the agent is to write to the folder in `RECONCILER_OUTPUT_DIR`, such as
+    `api.json`: five at most, of 8000 characters. They stand in the prompts of tasks that depend on
+    this one; a round without them has failed, as by its validation.
+    """
     desired: Annotated[DesiredState, Field(strict=False)] = DesiredState.ACTIVE
     """`active`: do it. `suspended`: not now. `cancelled`: never."""
     answer: Answer | None = None
     """
     `{to: q1-1, text: "…"}`: the answer to the question that the agent asked last;
     `reconciler answer` writes it.
+    """
+    held: bool = False
+    """
+    Whether a person has taken the task over: its run is ended, its workspace and session stay, and it
+    starts no other. `reconciler attach` and `reconciler release` write it.
     """
     rerun: Count = 0
     """Raise it to run a settled task once more; `reconciler retry` does."""
@@ -759,7 +777,7 @@ class FleetSpec(TaskDefaults):
     """Written by `reconciler approve-prune`: the removal that a person allowed."""
 
 
-Kind = Literal["fleet", "task", "campaign", "host", "adapter", "account", "agent", "repo"]
+Kind = Literal["fleet", "task", "campaign", "host", "adapter", "account", "agent", "repo", "prices"]
 LOCAL = "local"
 """The host that is there without a file: the machine of the reconciler, two slots."""
 
@@ -782,6 +800,8 @@ class Desired:
     """Campaigns whose file is there, and of which no good version is: what their tasks are is not known."""
     is_bare: bool = False
     """Whether there is no spec file at all."""
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    """Price by model: the fleet's over the built-in ones."""
     broken: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
     """Tasks that a person must fix before they may start, by name; they may be absent in `tasks`."""
     problems: tuple[Problem, ...] = ()

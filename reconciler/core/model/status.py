@@ -24,7 +24,7 @@ from reconciler.core.fields import (
     Time,
     Total,
 )
-from reconciler.core.model.runs import Check, Claim, FailureClass, Opinion, ReviewNote
+from reconciler.core.model.runs import Check, Claim, FailureClass, NamedOutput, Opinion, ReviewNote
 from reconciler.core.text import one_line
 
 
@@ -74,6 +74,8 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     BACKOFF = "Backoff"
     QUOTA = "Quota"
+    CIRCUIT = "Circuit"
+    """Its account or adapter is out of service: runs of different tasks failed with it in a row."""
     NOT_BEFORE = "NotBefore"
     SCHEDULE = "Schedule"
     WINDOW = "Window"
@@ -200,6 +202,7 @@ class Predecessor(Frozen):
     """Head of its branch as delivered; None if it delivered nothing."""
     summary: str = ""
     """Its agent's last words."""
+    outputs: tuple[NamedOutput, ...] = ()
 
 
 class Run(Frozen):
@@ -220,6 +223,8 @@ class Run(Frozen):
     """Git blob id of the file of the adapter; of the built-in one, if the fleet has none."""
     cli_version: str | None = None
     """Version of the agent's CLI when the round began, as the host was last asked; None if unknown."""
+    program_version: str | None = None
+    """Version of the reconciler that started it last."""
     model: str | None = None
     repo: str | None = None
     branch: str
@@ -267,6 +272,7 @@ FLAT: dict[str, Mapping[str, str]] = {
         "account": "account",
         "adapter_blob": "adapter_blob",
         "cli_version": "cli_version",
+        "program_version": "program_version",
         "model": "model",
         "repo": "repo",
         "branch": "branch_name",
@@ -301,6 +307,8 @@ class Status(Frozen):
     """Number of the last attempt; never goes back."""
     run: Annotated[Run | None, Field(strict=False)] = None
     """The last run; None if there was none."""
+    began_at: Time | None = None
+    """First start of work that is not delivered yet: its `deadline` counts from then."""
     failures: Total = 0
     """Attempts that failed since the work, or changes to it, were asked for."""
     uncounted: Total = 0
@@ -326,6 +334,8 @@ class Status(Frozen):
     """What the agent asked about this work, the last one without an answer as long as it waits for it."""
     summary: str = ""
     """The agent's last words on work that was delivered or completed."""
+    outputs: tuple[NamedOutput, ...] = ()
+    """What the work hands down to tasks that depend on it."""
     usage: Usage = Usage.model_construct()
     """All runs together."""
     prompt_sha256: str | None = None
@@ -501,21 +511,23 @@ class HostStatus(Frozen):
 
 class AccountStatus(Frozen):
     """
-    Limit of an account: one file under `fleet-state/accounts/` from the run that met it to one that did not.
+    Why an account is not used: one file under `fleet-state/accounts/`, from a run that met it to one served.
 
     An account without one can be used as far as is known.
     """
 
+    state: Literal["at limit", "failing"] = "at limit"
+    """`failing`: its circuit is open, because runs of different tasks failed with it one after the other."""
     until: Time
     """When one run tries it again."""
     since: Time
-    """When a run met the limit first."""
+    """When a run met the limit first, or the circuit opened."""
     reason: str
     """What the provider said, or the CLI."""
     run: str
-    """Key of the run that met it last."""
+    """Key of the run that met the limit last, or failed last."""
     refusals: Total = 1
-    """Times in a row that it was met: before, and by each run that tried it again."""
+    """Times in a row that it was so: before, and for each run that tried it again."""
     models: tuple[str, ...] = ()
     """Models whose runs met it; empty for the CLI's default. A `fallback` to another may be tried."""
     spec: str

@@ -324,6 +324,16 @@ def _quota(view: TaskView, message: str) -> Cause:
     )
 
 
+def _circuit(_: TaskView, message: str) -> Cause:
+    return Cause(
+        key=f"Circuit/{message.partition(';')[0]}",
+        headline="an account is out of service",
+        message=message,
+        page="/tasks?phase=created",
+        command="reconciler get accounts",
+    )
+
+
 def _repo(view: TaskView, message: str) -> Cause:
     return Cause(
         key=f"Repo/{view.repo}",
@@ -350,6 +360,7 @@ _SHARED: Mapping[Reason, Callable[[TaskView, str], Cause]] = {
     Reason.APPROVAL: _approval,
     Reason.BUDGET: _budget,
     Reason.QUOTA: _quota,
+    Reason.CIRCUIT: _circuit,
     Reason.REPO: _repo,
     Reason.FAULT: _fault,
 }

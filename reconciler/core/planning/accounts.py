@@ -17,7 +17,7 @@ from reconciler.core.times import format_time
 PROOF = timedelta(minutes=5)
 """How long one run tries an account again before others may use it too, if it does not end before."""
 
-_ORDER = (Reason.SLOT, Reason.QUOTA, Reason.BUDGET, Reason.SUSPENDED)
+_ORDER = (Reason.SLOT, Reason.QUOTA, Reason.CIRCUIT, Reason.BUDGET, Reason.SUSPENDED)
 """Which wait counts where accounts cannot be had for several."""
 
 
@@ -127,10 +127,12 @@ class AccountPool:
     def _wait(self, name: str, model: str | None) -> Wait | None:
         """Return what has to come first before an account can be had; None: nothing."""
         limit, account = self._observed.accounts.get(name), self._desired.accounts.get(name)
-        if limit and not self._may_try(name, limit) and (model is None or model in limit.models):
-            # The same words while one run tries it: others wait as if it were at its limit still.
-            message = f"account {name} is at its limit; one run tries it {format_time(limit.until)}"
-            return Wait(Reason.QUOTA, message, limit.until if limit.until > self._now else None)
+        if limit and _is_closed_to(model, limit) and not self._may_try(name, limit):
+            # The same words while one run tries it: others wait as if it were so still.
+            reason, why = _CLOSED[limit.state]
+            closed = f"account {name} {why.format(limit.reason)}"
+            until = limit.until if limit.until > self._now else None
+            return Wait(reason, f"{closed}; one run tries it {format_time(limit.until)}", until)
         return None if account is None else self._own_limit(account)
 
     def _own_limit(self, account: Account) -> Wait | None:
@@ -155,7 +157,20 @@ class AccountPool:
         if limit.until > self._now and limit.since - self._now <= JUMP:
             return False
         begun = self._tries.get(name)
-        return begun is None or begun + PROOF <= self._now
+        # A quota refuses at once; what fails may do so after a long silence.
+        return begun is None or (limit.state == "at limit" and begun + PROOF <= self._now)
+
+
+def _is_closed_to(model: str | None, limit: AccountStatus) -> bool:
+    """Return whether an account is closed to a model; a limit may be only of others."""
+    return limit.state == "failing" or model is None or model in limit.models
+
+
+_CLOSED: Mapping[str, tuple[Reason, str]] = {
+    "at limit": (Reason.QUOTA, "is at its limit"),
+    "failing": (Reason.CIRCUIT, "is out of service: {}"),
+}
+"""State of an account that is not used → what its tasks wait for, and that as text."""
 
 
 def _among(names: Sequence[str], only: str | None) -> Sequence[str]:

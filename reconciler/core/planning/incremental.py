@@ -13,6 +13,7 @@ from reconciler.core.model.specs import Desired, Task
 from reconciler.core.model.status import Observed, Phase, Status
 from reconciler.core.planning.backlog import Backlog, Lane, Parked, recorded_wait, turn
 from reconciler.core.planning.context import Wait
+from reconciler.core.planning.liveness import deadline_end
 from reconciler.core.planning.plan import PartialPlan, Plan, is_known, needs_attention, plan, plan_some
 from reconciler.core.planning.resting import may_rest
 from reconciler.core.planning.schedule import JUMP
@@ -95,12 +96,13 @@ def _parked(spec: Task, status: Status, wait: Wait | None, now: datetime) -> Par
     Return the place in the backlog of a task about which there is nothing to record; None if it has none.
 
     `wait` is what it waits for that no slot would help. While the clock is behind the one by which
-    its status was recorded, other rules hold, and they end by themselves. Answers are few, and have
-    times of their own.
+    its status was recorded, other rules hold, and they end by themselves. Answers and deadlines are
+    few, and have times of their own.
     """
     is_out_of_times = spec.schedule is not None and status.due_at is None
     is_asking = status.question is not None or status.interrupted_run is not None
-    if status.removed or is_out_of_times or is_asking or status.since - now > JUMP:
+    has_time = is_asking or deadline_end(spec, status) is not None
+    if status.removed or is_out_of_times or has_time or status.since - now > JUMP:
         return None
     others = _others(spec)
     if status.phase is Phase.CREATED and wait is None:

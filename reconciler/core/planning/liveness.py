@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from reconciler.core.events import Event
+from reconciler.core.fields import format_duration
 from reconciler.core.model.specs import Task
-from reconciler.core.model.status import Status
+from reconciler.core.model.status import Phase, Status
 from reconciler.core.planning.context import PlanContext
 from reconciler.core.runs.decide import host_lost
 from reconciler.core.runs.leases import lease_end, lease_lost
@@ -40,6 +41,22 @@ def worker_loss(context: PlanContext, name: str, spec: Task | None, status: Stat
     if ends is None or ends > context.now:
         return None
     return lease_lost(name, spec, status, context.now, context.desired.fleet, began=began)
+
+
+def deadline_end(spec: Task | None, status: Status) -> datetime | None:
+    """Return when the deadline of a task that was started is over; None: it has none, or was not."""
+    is_open = status.phase is Phase.CREATED or status.phase.is_live
+    if spec is None or spec.deadline is None or status.began_at is None or not is_open:
+        return None
+    return status.began_at + spec.deadline
+
+
+def deadline_reached(spec: Task | None, status: Status, now: datetime) -> str | None:
+    """Return, as text, that the deadline of a task is over; None if it is not."""
+    end = deadline_end(spec, status)
+    if spec is None or spec.deadline is None or end is None or end > now:
+        return None
+    return f"the deadline of {format_duration(spec.deadline)} for all its attempts is over"
 
 
 def silence_deadlines(context: PlanContext) -> Iterator[datetime]:

@@ -55,7 +55,14 @@ from reconciler.core.model.status import (
 from reconciler.core.planning.backlog import Backlog
 from reconciler.core.planning.context import PlanContext, Wait, waiting
 from reconciler.core.planning.limits import budget_scopes, spent_today
-from reconciler.core.planning.liveness import host_loss, host_silence, silence_deadlines, worker_loss
+from reconciler.core.planning.liveness import (
+    deadline_end,
+    deadline_reached,
+    host_loss,
+    host_silence,
+    silence_deadlines,
+    worker_loss,
+)
 from reconciler.core.planning.placement import Placement, goes_on
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
 from reconciler.core.planning.scheduler import Schedule, due, schedule
@@ -411,10 +418,17 @@ def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | Non
         return SpecChanged(task=name, origin=Origin(now, f"the spec is {spec.generation[:8]} now"), spec=spec)
     if spec.desired is DesiredState.CANCELLED and status.phase in {Phase.CREATED, Phase.REVIEW_PENDING}:
         return Cancelled(task=name, origin=Origin(now, "cancelled in the spec"), spec=spec)
-    if answered := _question_answered(spec, status, now):
-        return answered
-    if status.phase is Phase.CREATED and (spent := overspent(spec.budget, status.usage)):
-        return Escalated(task=name, origin=Origin(now, f"{spent}; raise the budget, then retry"))
+    if status.phase is not Phase.CREATED:
+        return None
+    return _question_answered(spec, status, now) or _exhausted(spec, status, now)
+
+
+def _exhausted(spec: Task, status: Status, now: datetime) -> Event | None:
+    """Return that a task has no money or no time left; None if it has."""
+    if spent := overspent(spec.budget, status.usage):
+        return Escalated(task=spec.name, origin=Origin(now, f"{spent}; raise the budget, then retry"))
+    if late := deadline_reached(spec, status, now):
+        return Escalated(task=spec.name, origin=Origin(now, f"{late}; raise `deadline`, then retry", "clock"))
     return None
 
 
@@ -422,11 +436,11 @@ def _question_answered(spec: Task, status: Status, now: datetime) -> Event | Non
     """Return that the question of a task is answered: by a person, or by default once that is due."""
     question = status.question
     cause: Cause
-    if question is None or status.phase is not Phase.CREATED:
+    if question is None:
         return None
     if spec.answer and spec.answer.to == question.id:
         text, how, cause = spec.answer.text, "is answered", "person"
-    elif spec.ask and question.asked_at + spec.ask.after <= now:
+    elif spec.ask and not spec.held and question.asked_at + spec.ask.after <= now:
         text, cause = spec.ask.default, "clock"
         how = f"is answered by default after {format_duration(spec.ask.after)}"
     else:
@@ -586,6 +600,8 @@ def _why_stop(context: PlanContext, name: str, status: Status, host: Host) -> st
     spec = context.spec(name)
     if why := _why_evicted(host, context.now) or why_end(spec, status):
         return why
+    if late := deadline_reached(spec, status, context.now):
+        return late
     return _why_over_budget(context, spec, status) if spec and spec.over_budget == "stop" else None
 
 
@@ -597,6 +613,8 @@ def why_end(spec: Task | None, status: Status) -> str | None:
         return None
     if spec.desired is not DesiredState.ACTIVE:
         return f"{spec.desired} in the spec"
+    if spec.held:
+        return "a person takes it over (reconciler attach)"
     if spec.on_change == "restart" and spec.generation != status.generation:
         return "the spec changed (on_change: restart)"
     return None
@@ -873,6 +891,15 @@ def _times(context: PlanContext, waits: Mapping[str, Wait]) -> Iterator[datetime
     """Yield when something may change by itself."""
     yield from (wait.until for wait in waits.values() if wait.until is not None)
     yield from silence_deadlines(context)
+    yield from _deadlines(context)
     for _, _, host in _within_reach(context):
         if host.drain_until is not None and host.drain_until > context.now:
             yield host.drain_until
+
+
+def _deadlines(context: PlanContext) -> Iterator[datetime]:
+    """Yield when the deadlines of tasks that are under way will be over."""
+    for name in context.names & context.statuses.keys():
+        end = deadline_end(context.desired.tasks.get(name), context.statuses[name])
+        if end is not None and end > context.now:
+            yield end

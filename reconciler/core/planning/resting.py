@@ -100,7 +100,7 @@ class Resting:
 
 def may_rest(spec: Task, status: Status, desired: Desired, observed: Observed) -> bool:
     """Return whether a task may be left alone about which a plan found nothing to do or to say."""
-    if status.waiting is not None or status.removed or status.run is None:
+    if status.waiting is not None or status.removed or status.run is None or spec.deadline is not None:
         return False
     if status.phase is Phase.REVIEW_PENDING:
         return True

@@ -165,6 +165,8 @@ def _blockers(context: PlanContext, spec: Task, status: Status) -> Iterator[Wait
     """Yield what keeps a task from running wherever there is a place; what a person decides first."""
     if spec.desired is DesiredState.SUSPENDED:
         yield Wait(Reason.SUSPENDED, "suspended in the spec")
+    if spec.held and not status.question:
+        yield Wait(Reason.PERSON, f"a person has it: `reconciler release {spec.name}` gives it back")
     if status.question:
         yield Wait(Reason.PERSON, status.question.line, default_due(spec, status))
     open_ends = [end for name in spec.depends_on if (end := _open_end(context, name))]
@@ -195,7 +197,7 @@ def _close(context: PlanContext, line: _Line) -> None:
 def default_due(spec: Task, status: Status) -> datetime | None:
     """Return when the question of a task is answered by default; None: never, or there is none."""
     question = status.question
-    return question.asked_at + spec.ask.after if question and spec.ask else None
+    return question.asked_at + spec.ask.after if question and spec.ask and not spec.held else None
 
 
 def _open_end(context: PlanContext, name: str) -> str | None:

@@ -30,6 +30,15 @@ QUOTA_MOST = timedelta(hours=6)
 QUOTA_LEAST = timedelta(minutes=1)
 """Shortest wait for a quota: a time that has passed already must not make a tight loop."""
 
+FAILED_TASKS = 3
+"""After failed runs of this many tasks in a row, with none in between that was served, the circuit opens."""
+
+CIRCUIT_WAIT, CIRCUIT_MOST = timedelta(minutes=1), timedelta(hours=1)
+"""First and longest wait before one run tries an account whose circuit is open; doubles with each failure."""
+
+_SIGNS = frozenset({FailureClass.AUTH, FailureClass.CONFIG, FailureClass.STALL})
+"""Failures of a CLI that speak of its credential, its settings or its provider, and not of the work."""
+
 _PROOFS = frozenset({FailureClass.AGENT, FailureClass.BUDGET, FailureClass.TIMEOUT})
 """Failures of rounds in which the provider served the agent all the same."""
 
@@ -70,6 +79,13 @@ def own_account(adapter: Adapter | None, host: str) -> str | None:
     return f"{OWN}{adapter.name}" if is_everywhere else f"{OWN}{adapter.name}/{host}"
 
 
+def serves(account: str, adapter: str, desired: Desired) -> bool:
+    """Return whether an account is one with which runs of an adapter may be, its own ones included."""
+    spec = desired.accounts.get(account)
+    own = f"{OWN}{adapter}"
+    return adapter in spec.adapters if spec else account == own or account.startswith(f"{own}/")
+
+
 def run_account(run: Run, desired: Desired) -> str | None:
     """Return the account of a run; None for one of a worker, or of a script without one."""
     if not isinstance(run.holder, OnHost) or run.adapter is None:
@@ -107,10 +123,43 @@ def quota_end(verdict: Verdict, refusals: int, now: datetime) -> datetime:
     return max(verdict.retry_at, now + QUOTA_LEAST) if verdict.retry_at else now + wait
 
 
+Failing = frozenset[str]
+"""Tasks whose runs with an account failed by a sign that it does not work, since one was served."""
+
+
+def count_failing(failing: Failing, ended: "RunEnded") -> Failing:
+    """Return the tasks that fail in a row with an account after one more of its rounds."""
+    if is_served(ended):
+        return frozenset()
+    return failing | {ended.task} if _is_sign(ended) else failing
+
+
+def is_served(ended: "RunEnded") -> bool:
+    """Return whether a round shows that its agent could work."""
+    verdict = ended.report.verdict
+    return ended.report.started and (verdict.outcome == "success" or verdict.kind in _PROOFS)
+
+
+def _is_sign(ended: "RunEnded") -> bool:
+    """Return whether a round failed by its CLI: what failed before it was started took none of its time."""
+    verdict = ended.report.verdict
+    return verdict.outcome == "failed" and verdict.kind in _SIGNS and verdict.usage.seconds > 0
+
+
 def after_round(
-    before: AccountStatus | None, account: str, status: Status, ended: "RunEnded", desired: Desired
+    before: AccountStatus | None,
+    account: str,
+    status: Status,
+    ended: "RunEnded",
+    desired: Desired,
+    *,
+    failing: Failing = frozenset(),
 ) -> AccountChange | None:
-    """Return what the end of a live round says of its account; None if that is nothing new."""
+    """
+    Return what the end of a live round says of its account; None if that is nothing new.
+
+    Circuit breaker: it opens once `failing`, this round counted, are of several tasks.
+    """
     verdict, run = ended.report.verdict, status.last_run
     is_try = before is not None and status.since >= before.until
     if verdict.kind is FailureClass.QUOTA and verdict.outcome == "failed":
@@ -119,10 +168,30 @@ def after_round(
             return None  # it ran into the limit that is on record
         reason = f"run {run.key} met its limit: {after.reason}; one run tries it {format_time(after.until)}"
         return AccountChange(account, before, after, ended.at, one_line(reason), run.key)
-    is_served = verdict.outcome == "success" or verdict.kind in _PROOFS
-    if is_try and is_served and ended.report.started:
+    if is_try and is_served(ended):
         return AccountChange(account, before, None, ended.at, f"run {run.key} was served", run.key)
+    if _is_sign(ended) and (is_try or (before is None and len(failing) >= FAILED_TASKS)):
+        opened = _opened(before, run, verdict, account_identity(account, desired), ended.at)
+        reason = f"{opened.reason}; one run tries it {format_time(opened.until)}"
+        return AccountChange(account, before, opened, ended.at, one_line(reason), run.key)
     return None
+
+
+def _opened(
+    before: AccountStatus | None, run: Run, verdict: Verdict, identity: str, now: datetime
+) -> AccountStatus:
+    """Return an account out of service: its first reason stays, and each failed try doubles the wait."""
+    refusals = before.refusals + 1 if before else 1
+    message = f"runs of {FAILED_TASKS} tasks in a row failed ({verdict.kind}): {verdict.message}"
+    return AccountStatus(
+        state="failing",
+        until=now + min(CIRCUIT_WAIT * 2 ** min(refusals - 1, 16), CIRCUIT_MOST),
+        since=before.since if before else now,
+        reason=before.reason if before else one_line(message),
+        run=run.key,
+        refusals=refusals,
+        spec=identity,
+    )
 
 
 def _is_same(before: AccountStatus, after: AccountStatus) -> bool:
@@ -157,7 +226,7 @@ def account_identity(account: str, desired: Desired) -> str:
     if not account.startswith(OWN) or adapter is None or not _is_own(account, adapter, desired):
         return ""
     secrets = {name: secret.model_dump_json() for name, secret in adapter.secrets.items()}
-    return hashlib.sha256(repr(sorted(secrets.items())).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr((adapter.blob, sorted(secrets.items()))).encode()).hexdigest()[:12]
 
 
 def _is_own(account: str, adapter: Adapter, desired: Desired) -> bool:

@@ -27,6 +27,7 @@ VALUES: Mapping[str, frozenset[str]] = {
     "turns": frozenset({"turns"}),
     "fresh": frozenset({"session_id"}),
     "resume": frozenset({"session_id"}),
+    "attach": frozenset({"session_id"}),
 }
 """What may stand in the elements of each field."""
 
@@ -77,6 +78,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         session_totals=status.session.totals if session and status.session else Usage(),
         validation=task.validation,
         reviewer=_reviewer(task, status, desired) if repo else None,
+        outputs=task.outputs,
         hooks=host.hooks.followed_by(repo.hooks) if repo else host.hooks,
         requires=task.requires,
         timeout=min(task.timeout, adapter.limits.time or task.timeout),
@@ -319,6 +321,11 @@ def _session(adapter: Adapter, status: Status) -> Iterator[str]:
     if session:
         return _fill(adapter.resume, {"session_id": session})
     return _fill(adapter.fresh, {"session_id": fresh_session(status)})
+
+
+def attach_argv(adapter: Adapter, session: str | None) -> tuple[str, ...]:
+    """Return the command with which a person goes on with a session; empty if the CLI has none."""
+    return tuple(_fill(adapter.attach, {"session_id": session})) if session else ()
 
 
 def fresh_session(status: Status) -> str:

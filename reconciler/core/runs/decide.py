@@ -313,6 +313,8 @@ def _stopped(case: _EndedRound, failure: Failure) -> Event:
         return Cancelled(task=case.name, origin=case.origin(failure.message), report=case.report)
     if case.status.claim:
         return _given_back(case, failure)
+    if case.task is not None and case.task.held and not case.status.assigned_agent:
+        return _taken_over(case)
     is_wanted = (
         case.task is None
         or case.task.desired is not DesiredState.ACTIVE
@@ -326,6 +328,21 @@ def _stopped(case: _EndedRound, failure: Failure) -> Event:
         is_wanted=is_wanted,
     )
     return released if is_wanted else bounded(released, case.status)
+
+
+TAKEN_OVER = "A person has taken this task over, and works in its workspace."
+"""What stands as the question while a person has a task; its answer gives it back."""
+
+
+def _taken_over(case: _EndedRound) -> Event:
+    """Let the run wait for the person who goes on with it, as for an answer: it goes on where it was."""
+    return QuestionAsked(
+        task=case.name,
+        origin=case.origin("its run was ended: a person takes it over"),
+        run=case.run,
+        question=TAKEN_OVER,
+        report=case.report,
+    )
 
 
 def _is_changed(task: Task, status: Status) -> bool:

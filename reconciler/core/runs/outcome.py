@@ -77,6 +77,8 @@ class OutputFacts:
     """As the CLI reports it."""
     usage: Usage = NOTHING
     """What this run alone took."""
+    model: str | None = None
+    """Model that it used."""
     notes: tuple[str, ...] = ()
 
 
@@ -91,6 +93,7 @@ def verdict(facts: OutputFacts, now: datetime) -> Verdict:
         session_id=None if failure and _session_is_gone(facts) else facts.session_id or facts.wanted_session,
         text=tail(facts.text, lines=200, characters=20_000),
         usage=facts.usage,
+        model=one_line(facts.model) if facts.model else None,
         session_totals=facts.totals,
         retry_at=retry_time(_error_text(facts), now) if kind is FailureClass.QUOTA else None,
         notes=tuple(one_line(note) for note in (*facts.notes, *_notes(facts, failed=failure is not None))),

@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel
 
 from reconciler.core.errors import Problem, SpecError
-from reconciler.core.model.runs import Check, FailureClass
+from reconciler.core.model.runs import OUTPUT_LENGTH, Check, FailureClass
 from reconciler.core.model.specs import ExecutionMode, Repo, Task
 from reconciler.core.model.status import Failure, Predecessor, Status
 from reconciler.core.text import harmless, one_line, tail
@@ -192,7 +192,7 @@ def render(
     try:
         prompt = _print(_compile(template or TEMPLATE), values)
         before = "" if resumed else _predecessors(status)
-        return f"{prompt}{before}{_answers(status, resumed=resumed)}"
+        return f"{prompt}{before}{_outputs(task)}{_answers(status, resumed=resumed)}"
     except (TemplateError, TypeError, ValueError) as error:
         message = f"template: {one_line(str(error))}"
         raise SpecError([Problem(f"specs/tasks/{task.name}.yaml", 1, 1, message)]) from error
@@ -217,7 +217,22 @@ def _predecessor(done: Predecessor) -> str:
     else:
         what = f"delivered no commit{where}"
     last = f"\n\n{quoted(done.summary, 'the last words of its agent')}\n" if done.summary else "\n"
-    return f"- Task `{done.task}` {what}.{last}"
+    outputs = "".join(
+        f"\n{whole_quote(each.text, f'output {each.name} of task {done.task}')}\n" for each in done.outputs
+    )
+    return f"- Task `{done.task}` {what}.{last}{outputs}"
+
+
+def _outputs(task: Task) -> str:
+    """Return which files the agent is to write for other tasks; empty if none."""
+    if not task.outputs or task.execution_mode is ExecutionMode.HTTP_PULL:
+        return ""
+    names = ", ".join(f"`{name}`" for name in task.outputs)
+    return (
+        "\n# What other tasks need\n\nBefore you end, write these files to the folder that the environment "
+        f"variable RECONCILER_OUTPUT_DIR names, each at most {OUTPUT_LENGTH} characters: {names}. "
+        "Tasks that depend on this one are given what stands in them.\n"
+    )
 
 
 def _answers(status: Status, *, resumed: bool) -> str:

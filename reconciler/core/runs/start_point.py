@@ -59,4 +59,5 @@ def _predecessor(name: str, status: Status) -> Predecessor:
         branch=run.branch if run and commit else None,
         commit=commit,
         summary=status.summary,
+        outputs=status.outputs,
     )
