@@ -266,11 +266,13 @@ def _verdict_block(verdict: "Verdict") -> str:
 # --- adapter check ---------------------------------------------------------
 
 
-@adapter.command(epilog=examples("reconciler adapter check", "reconciler adapter check my-agent -o json"))
+@adapter.command(
+    "check", epilog=examples("reconciler adapter check", "reconciler adapter check my-agent -o json")
+)
 @click.argument("name", type=NameParam("adapter"), required=False)
 @output_option("text")
 @click.pass_obj
-def check(context: Context, name: str | None, output: OutputFormat) -> int:
+def check_recordings(context: Context, name: str | None, output: OutputFormat) -> int:
     """
     Hold adapters to their recordings.
 
@@ -329,7 +331,7 @@ def _judged_document(judged: "Judged") -> Document:
 @adapter.command(
     epilog=examples(
         "reconciler adapter record codex quota --task web/fix-login",
-        "reconciler adapter record my-agent refused --from out.jsonl --rc 1",
+        "reconciler adapter record my-agent refused --from recorded.jsonl --rc 1",
     )
 )
 @click.argument("name", type=NameParam("adapter"))

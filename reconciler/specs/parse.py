@@ -209,7 +209,7 @@ def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None
     return None, tuple(sorted(problems)[:MAX_MISTAKES])
 
 
-def read_model(model: type[Spec], data: bytes, path: str) -> tuple[Spec | None, tuple[Problem, ...]]:
+def read_data_file(model: type[Spec], data: bytes, path: str) -> tuple[Spec | None, tuple[Problem, ...]]:
     """Return the model of a kind of file that is no spec, or None and every mistake in it."""
     try:
         value, problems = yaml.load_yaml(data, path)

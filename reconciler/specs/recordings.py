@@ -10,7 +10,7 @@ from reconciler.core.errors import Problem
 from reconciler.core.model.specs import Desired
 from reconciler.core.references import no_such
 from reconciler.core.runs.recording import Recording
-from reconciler.specs.parse import ROOT, File, is_recording, read_model
+from reconciler.specs.parse import ROOT, File, is_recording, read_data_file
 from reconciler.specs.yaml import MAX_BYTES
 
 ENDINGS = ("yaml", "stdout", "stderr")
@@ -45,7 +45,7 @@ def read_recordings(
         if wrong := _misplaced(path, place, files, desired):
             problems.append(Problem(path, 1, 1, wrong))
         elif place is not None and place["ending"] == "yaml":
-            recording, mistakes = read_model(Recording, files[path].data, path)
+            recording, mistakes = read_data_file(Recording, files[path].data, path)
             problems += mistakes
             if recording is not None:
                 cases.append(_case(place["adapter"], place["case"], recording, files))
