@@ -20,6 +20,7 @@ from reconciler.api.metrics import TABLE
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import COMMANDS
 from reconciler.cli.shapes import SHAPES
+from reconciler.core.adapter import HealthCheck, Output, RoundLimits, Secret, StopSignal, Streamed, Version
 from reconciler.core.catalogue import ENTRIES
 from reconciler.core.lifecycle import diagram
 from reconciler.core.model.specs import Kind, NotifyRule, NotifySpec, RunHooks, SlurmSpec, TaskDefaults
@@ -38,6 +39,18 @@ from reconciler.core.notifications.rules import REASONS
 from reconciler.specs.schema import json_schema
 
 DOCS = Path(__file__).parent
+PARTS: Mapping[Kind, Mapping[str, type[BaseModel]]] = {
+    "adapter": {
+        "output": Output,
+        "streamed": Streamed,
+        "version": Version,
+        "health": HealthCheck,
+        "secrets": Secret,
+        "limits": RoundLimits,
+        "stop": StopSignal,
+    }
+}
+"""Parts of a kind that have a table of their own."""
 KINDS: tuple[Kind, ...] = (
     "task",
     "campaign",
@@ -94,10 +107,15 @@ def fields(kind: Kind) -> Iterator[str]:
     for name, about in own.items():
         if name not in inherited:
             default = "required" if name in required else shown(about)
+            if name in PARTS.get(kind, {}):
+                default = f"see [below](#{name})"
             yield f"| `{name}` | {one_line(about)} | {default} |\n"
     if inherited:
         names = ", ".join(f"`{name}`" for name in inherited)
         yield f"\nDefaults for tasks, with the meaning they have in [a task](task.md): {names}.\n"
+    for name, model in PARTS.get(kind, {}).items():
+        yield f"\n### `{name}`\n\n"
+        yield from table(model)
 
 
 def notifications() -> Iterator[str]:

@@ -1,5 +1,5 @@
 """
-Prompts and adapters: `prompt`, `adapter test`, `adapter parse`.
+Prompts and adapters: `prompt`, `adapter test`, `adapter parse`, `adapter check`, `adapter record`.
 """
 
 import asyncio
@@ -16,18 +16,21 @@ from reconciler import clock
 from reconciler.cli.context import Context
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.help import examples
-from reconciler.cli.output import Document, OutputFormat, output_option, print_document
+from reconciler.cli.output import Document, OutputFormat, output_option, print_document, print_table
 from reconciler.cli.pager import paged
 from reconciler.cli.references import NameParam, one_task, task_name
 from reconciler.cli.terminal import value_block
+from reconciler.core.errors import UsageError
 from reconciler.core.model.specs import LOCAL
 
 if TYPE_CHECKING:
+    from reconciler.cli.recordings import Judged
     from reconciler.core.adapter import Adapter
     from reconciler.core.model.runs import Verdict
-    from reconciler.core.model.specs import Task
+    from reconciler.core.model.specs import Desired, Task
     from reconciler.core.model.status import Status
     from reconciler.dispatch.adapter_check import CheckResult
+    from reconciler.specs.parse import File
 
 
 @click.command(
@@ -101,7 +104,12 @@ def next_round(task: "Task", statuses: "Mapping[str, Status]", now: datetime) ->
 
 
 @click.group(
-    epilog=examples("reconciler adapter test codex", "reconciler adapter parse codex recorded.jsonl --rc 0")
+    epilog=examples(
+        "reconciler adapter test codex",
+        "reconciler adapter parse codex recorded.jsonl --rc 0",
+        "reconciler adapter record codex quota --task web/fix-login",
+        "reconciler adapter check",
+    )
 )
 def adapter() -> None:
     """Test adapters: on a host, or on recorded output."""
@@ -253,3 +261,122 @@ def _verdict_block(verdict: "Verdict") -> str:
         ("text", verdict.text),
     ]
     return value_block((name, value) for name, value in rows if value)
+
+
+# --- adapter check ---------------------------------------------------------
+
+
+@adapter.command(
+    "check", epilog=examples("reconciler adapter check", "reconciler adapter check my-agent -o json")
+)
+@click.argument("name", type=NameParam("adapter"), required=False)
+@output_option("text")
+@click.pass_obj
+def check_recordings(context: Context, name: str | None, output: OutputFormat) -> int:
+    """
+    Hold adapters to their recordings.
+
+    Reads every recording in specs/adapters/NAME/recordings with its adapter and
+    compares the verdict with the expected one. Exits 5 if one is another.
+    """
+    from reconciler.cli.recordings import judge_recordings
+
+    files, desired = asyncio.run(_specs(context))
+    judged, problems = judge_recordings(files, desired, clock.now())
+    chosen = [each for each in judged if name in {None, each.case.adapter}]
+    wrong = [each for each in problems if name is None or each.path.startswith(f"specs/adapters/{name}/")]
+    documents = [_judged_document(each) for each in chosen]
+    if not print_document({"recordings": documents, "problems": [str(each) for each in wrong]}, output):
+        rows = [_judged_row(each) for each in chosen]
+        print_table(("ADAPTER", "RECORDING", "VERDICT", "OK"), rows, empty="no recordings")
+        for problem in (*wrong, *(problem for each in chosen for problem in each.problems)):
+            click.echo(str(problem), err=True)
+    return ExitCode.ENDED_BADLY if wrong or any(each.problems for each in chosen) else ExitCode.OK
+
+
+async def _specs(context: Context) -> "tuple[Mapping[str, File], Desired]":
+    """Return the files of the work tree's specs, else of the branch's, and what they ask for."""
+    from reconciler.cli.session import spec_files
+    from reconciler.specs.build import build
+
+    revision, files = await spec_files(context)
+    return files, build(files, revision=revision)
+
+
+def _judged_row(judged: "Judged") -> tuple[str, ...]:
+    verdict = judged.verdict
+    return (
+        judged.case.adapter,
+        judged.case.name,
+        verdict.outcome if verdict.kind is None else f"{verdict.outcome} ({verdict.kind})",
+        "no" if judged.problems else "yes",
+    )
+
+
+def _judged_document(judged: "Judged") -> Document:
+    from reconciler.dispatch.output import verdict_as_json
+
+    return {
+        "adapter": judged.case.adapter,
+        "recording": judged.case.name,
+        "ok": not judged.problems,
+        "differences": [problem.message for problem in judged.problems],
+        "verdict": verdict_as_json(judged.verdict),
+    }
+
+
+# --- adapter record --------------------------------------------------------
+
+
+@adapter.command(
+    epilog=examples(
+        "reconciler adapter record codex quota --task web/fix-login",
+        "reconciler adapter record my-agent refused --from recorded.jsonl --rc 1",
+    )
+)
+@click.argument("name", type=NameParam("adapter"))
+@click.argument("recording")
+@click.option("--task", type=NameParam("task"), metavar="TASK", help="Record the last run of a task.")
+@click.option("--round", "number", type=click.IntRange(min=1), help="Round of it; the last if left out.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Record what the CLI printed by hand, with a .stderr of the same name beside it.",
+)
+@click.option("--rc", "exit_code", type=click.IntRange(-64, 255), help="How the CLI exited, with --from.")
+@click.pass_obj
+def record(
+    context: Context,
+    name: str,
+    recording: str,
+    *,
+    task: str | None,
+    number: int | None,
+    source: Path | None,
+    exit_code: int | None,
+) -> None:
+    """
+    Keep an output beside its adapter, as a test of it.
+
+    Writes specs/adapters/NAME/recordings/RECORDING.stdout, .stderr and .yaml: what
+    was printed, and the verdict that the adapter gives on it now. Read them
+    before you commit them. Secrets of the adapter are masked as far as they can
+    be looked up here, and what looks like a well-known token is masked too.
+    """
+    from reconciler.cli.recording import Printed, mask_of, printed_by, write_recording
+    from reconciler.cli.session import pick
+
+    if (task is None) is (source is None) or (source is not None) is (exit_code is None):
+        raise UsageError("give either --task, or --from and --rc")
+    _, desired = asyncio.run(_specs(context))
+    adapter = pick(desired, "adapter", desired.adapters, name)
+    mask = asyncio.run(mask_of(adapter, desired.accounts.values(), is_whole=source is None))
+    if source is not None and exit_code is not None:
+        beside = source.with_suffix(".stderr")
+        stderr = beside.read_bytes() if beside != source and beside.is_file() else b""
+        printed = Printed(source.read_bytes(), stderr, exit_code)
+    else:
+        printed = asyncio.run(printed_by(context, task or "", number))
+    for path in write_recording(context.work_tree(), adapter, recording, printed, mask=mask, now=clock.now()):
+        click.echo(path)

@@ -54,12 +54,14 @@ def validate(context: Context, paths: tuple[Path, ...], output: OutputFormat) ->
     """
     Report every mistake in the specs.
 
-    Warnings are about specs that are valid but probably not meant so. Reads the files
+    Warnings are about specs that are valid but probably not meant so. Adapters are held
+    to the recordings beside them (specs/adapters/NAME/recordings). Reads the files
     as they are now, committed or not, and needs no repository: a folder with
     specs/ will do. With PATHs, only mistakes in these files and folders are
     shown. Of a URL, or a repository without a work tree, the branch is read.
     Exits 1 if there are any.
     """
+    from reconciler.cli.recordings import recording_problems
     from reconciler.cli.shell_syntax import unreadable_commands
     from reconciler.specs.build import build
 
@@ -67,7 +69,8 @@ def validate(context: Context, paths: tuple[Path, ...], output: OutputFormat) ->
     desired = build(files)
     missing = _missing_repositories(root, files, desired) if root.is_absolute() else ()
     unreadable = unreadable_commands(files, desired)
-    mistakes = sorted((*desired.problems, *desired.warnings, *missing, *unreadable))
+    misread = recording_problems(files, desired, clock.now())
+    mistakes = sorted((*desired.problems, *desired.warnings, *missing, *unreadable, *misread))
     shown = [each for each in mistakes if _is_below(root / each.path, paths)]
     problems = [each for each in shown if each.severity == "error"]
     if not print_document([problem_document(problem) for problem in shown], output):

@@ -75,12 +75,17 @@ async def specs_here(context: Context) -> "Desired":
     """
     from reconciler.specs.build import build
 
+    revision, files = await spec_files(context)
+    return build(files, revision=revision)
+
+
+async def spec_files(context: Context) -> "tuple[str, Mapping[str, File]]":
+    """Return the revision and the files of the specs: of the work tree, else of the branch."""
     try:
         async with open_fleet(context) as fleet:
-            revision, files = await fleet.files(None)
+            return await fleet.files(None)
     except UsageError:
-        revision, files = "", _uncommitted(context)
-    return build(files, revision=revision)
+        return "", _uncommitted(context)
 
 
 def _uncommitted(context: Context) -> "Mapping[str, File]":

@@ -14,13 +14,15 @@ from typing import Any
 from jmespath.exceptions import JMESPathError
 from jmespath.visitor import TreeInterpreter
 
+from reconciler.core.rule_functions import RULE_OPTIONS
+
 Node = Mapping[str, Any]
 """An expression, parsed by jmespath."""
 Evaluate = Callable[[Any], Any]
 Literals = frozenset[str] | None
 """Pieces of JSON of which a line has one at least if its event meets a condition; None if that is unknown."""
 
-_INTERPRETER = TreeInterpreter()
+_INTERPRETER = TreeInterpreter(RULE_OPTIONS)
 _EMPTY: Sequence[object] = ("", [], {})
 _ESCAPED = re.compile(r"\\u00[2-7]")
 """A letter by its number: a literal may be written with it."""

@@ -24,6 +24,7 @@ from reconciler.files import parse_json, replace_atomically, sync_file, sync_fol
 StreamName = Literal["out", "err"]
 _PROOF = "secrets"
 _FIGURES = "figures"
+_EXIT_CODE = "exit_code"
 _COUNTS = ("turns", "input_tokens", "output_tokens", "cached_tokens")
 _PARTS: Mapping[str, str] = {
     "b": "hooks before",
@@ -89,6 +90,17 @@ class LogFolder:
         """Write what was counted of a run so far, for who looks: not synced. Raises OSError."""
         counts = {name: getattr(figures, name) for name in _COUNTS}
         replace_atomically(self._folder / run_id / _FIGURES, json.dumps(counts).encode(), mode=0o600)
+
+    def write_exit_code(self, run_id: str, exit_code: int) -> None:
+        """Write how an agent ended, for who records it: not synced. Raises OSError."""
+        replace_atomically(self._folder / run_id / _EXIT_CODE, f"{exit_code}\n".encode(), mode=0o600)
+
+    def exit_code(self, run_id: str) -> int | None:
+        """Return how an agent ended; None if that is not known."""
+        try:
+            return int((self._folder / run_id / _EXIT_CODE).read_text("ascii"))
+        except (OSError, ValueError):
+            return None
 
     def read(self, run_id: str, stream: StreamName) -> bytes:
         """Return all of it; empty if there is none."""

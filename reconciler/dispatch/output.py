@@ -25,6 +25,7 @@ from reconciler.core.adapter import RULES, Adapter, Output, Usage
 from reconciler.core.masking import Mask
 from reconciler.core.model.runs import FailureClass, RunRequest, Verdict
 from reconciler.core.patterns import chosen, lines_of, matches
+from reconciler.core.rule_functions import RULE_OPTIONS
 from reconciler.core.runs.outcome import (
     EXIT_CODES,
     SIGNALS,
@@ -434,7 +435,7 @@ def ask_rule(expression: str | None, events: list[OutputEvent] | OutputEvent) ->
     if expression is None:
         return None
     try:
-        return _compiled(expression).search(events)
+        return _compiled(expression).search(events, RULE_OPTIONS)
     except (JMESPathError, TypeError, ValueError, ArithmeticError, RecursionError):
         return None
 

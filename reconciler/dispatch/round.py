@@ -8,6 +8,7 @@ was done is found on the host under its name, and is not done twice.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -362,6 +363,8 @@ class Round:
         """Return the agent's verdict, corrected by what the host knows."""
         if state.exit_code is None:
             return failed(Verdict(outcome="failed"), self._unknown(state))
+        with suppress(OSError):  # only a recording of it needs that
+            self.logs.write_exit_code(self._agent, state.exit_code)
         with self.logs.open(self._agent, "out") as stdout, self.logs.open(self._agent, "err") as stderr:
             verdict = self.read_output(
                 self.order.adapter,

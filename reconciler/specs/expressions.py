@@ -13,12 +13,12 @@ from typing import Any, get_args
 
 import jmespath
 from jmespath.exceptions import JMESPathError
-from jmespath.functions import Functions
 from jmespath.lexer import Lexer
 
 from reconciler.core.adapter import Meaning
+from reconciler.core.rule_functions import RuleFunctions
 
-_TABLE = Functions.FUNCTION_TABLE
+_TABLE = RuleFunctions.FUNCTION_TABLE
 
 Node = Mapping[str, Any]
 Kinds = frozenset[str]
@@ -295,7 +295,7 @@ def _gives(kind: str, *names: str) -> dict[str, Kinds]:
 
 
 _GIVES: Mapping[str, Kinds] = {
-    **_gives("number", "abs", "avg", "ceil", "floor", "length", "sum"),
+    **_gives("number", "abs", "avg", "ceil", "floor", "length", "subtract", "sum"),
     **_gives("boolean", "contains", "ends_with", "starts_with"),
     **_gives("string", "join", "to_string", "type"),
     **_gives("array", "keys", "values", "map", "sort", "sort_by", "to_array"),

@@ -150,7 +150,16 @@ def _key(kind: Kind | None, name: str, file: File) -> _Key:
 def is_ignored(path: str) -> bool:
     """Tell whether a file below `specs/` is for people or tools only."""
     name = path[path.rfind("/") + 1 :]
-    return name == "README.md" or name.endswith(".example") or "/." in f"/{path}"
+    is_for_people = name == "README.md" or name.endswith(".example") or "/." in f"/{path}"
+    return is_for_people or is_recording(path)
+
+
+def is_recording(path: str) -> bool:
+    """Tell whether a file is part of a recording beside an adapter: nothing that runs depends on it."""
+    return "/recordings/" in path and _RECORDING.match(path) is not None
+
+
+_RECORDING = re.compile(rf"{ROOT}/adapters/[^/]+/recordings/(?!README\.md$)")
 
 
 def locate(path: str) -> tuple[Kind, str] | Problem:
@@ -224,6 +233,17 @@ def _parse(kind: Kind, name: str, data: bytes, path: str) -> tuple[Frozen | None
     taken = {(problem.line, problem.column) for problem in problems}
     problems += [problem for problem in placed if (problem.line, problem.column) not in taken]
     return None, tuple(sorted(problems)[:MAX_MISTAKES])
+
+
+def read_data_file(model: type[Spec], data: bytes, path: str) -> tuple[Spec | None, tuple[Problem, ...]]:
+    """Return the model of a kind of file that is no spec, or None and every mistake in it."""
+    try:
+        value, problems = yaml.load_yaml(data, path)
+    except SpecError as error:
+        return None, tuple(error.problems)
+    made, mistakes = _validate(model, {} if value is None else value)
+    problems += locate_mistakes(mistakes, path, data)
+    return (None, tuple(sorted(problems))) if problems or not isinstance(made, model) else (made, ())
 
 
 def read_task(path: str, text: str) -> TaskSpec:

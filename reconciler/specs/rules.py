@@ -28,6 +28,7 @@ from reconciler.core.model.specs import (
 from reconciler.core.patterns import constant_of
 from reconciler.core.planning.schedule import next_due, read_window, zone
 from reconciler.core.prices import PricesSpec
+from reconciler.core.runs.recording import Recording
 from reconciler.specs.sshkeys import check_host_key
 from reconciler.specs.yaml import Path, quoted_excerpt
 
@@ -111,6 +112,14 @@ def _task(spec: TaskSpec) -> Iterator[Mistake]:
     if spec.review == "merge" and spec.repo is None:
         yield Mistake(("review",), "merge needs a `repo`: there is nothing to merge without one")
     yield from _defaults(spec, has_repo=spec.repo is not None)
+
+
+@_mistakes.register
+def _recording(spec: Recording) -> Iterator[Mistake]:
+    if spec.expect.outcome == "failed" and spec.expect.kind is None:
+        yield Mistake(("expect",), "has no `class`: a failure has one")
+    if spec.expect.outcome == "success" and spec.expect.kind is not None:
+        yield Mistake(("expect", "class"), "a success has none")
 
 
 def _defaults(spec: TaskDefaults, *, has_repo: bool = True) -> Iterator[Mistake]:

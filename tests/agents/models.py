@@ -1,5 +1,5 @@
 """
-A model server on loopback that speaks enough of two protocols for real agents.
+A model server on loopback that speaks enough of four protocols for real agents.
 
 It answers a prompt with one reply and the result of a tool with another; what
 it was asked is kept.
@@ -8,7 +8,7 @@ it was asked is kept.
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -36,6 +36,8 @@ class Model:
     """After the result of a tool."""
     asked: list[dict[str, Any]] = field(default_factory=list)
     was_asked: threading.Event = field(default_factory=threading.Event)
+    tool_is_running: threading.Event = field(default_factory=threading.Event)
+    """The command of a tool has called `/wait`, and goes on only when all is over."""
     is_over: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, request: dict[str, Any], *, is_result: bool) -> Reply:
@@ -70,27 +72,40 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        if self.path == "/wait":
+            self.model.tool_is_running.set()
+            self.model.is_over.wait()
         self._json(200, {"data": [], "models": []})
 
     def do_HEAD(self):
         self._json(200, {})
 
     def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        request = json.loads(self._body() or b"{}")
         path = self.path.split("?")[0]
-        if path.endswith("/v1/messages"):
-            self._answer(Anthropic(request))
-        elif path.endswith("/responses"):
-            self._answer(OpenAI(request))
-        else:
-            self._json(200, {"input_tokens": 1})
+        for end, protocol in PROTOCOLS.items():
+            if path.endswith(end):
+                return self._answer(protocol(request))
+        return self._json(200, {"input_tokens": 1, "totalTokens": 1})
 
-    def _answer(self, call: "Anthropic | OpenAI"):
+    def _body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def _answer(self, call: "Call"):
         reply = self.model.answer(call.request, is_result=call.is_result)
         if reply.hang:
             self.model.is_over.wait()
         elif reply.status != 200:
             self._json(reply.status, call.error(reply.status))
+        elif not call.is_streamed:
+            self._json(200, call.whole(reply))
         else:
             self._stream(list(call.events(reply)), cut=reply.cut)
 
@@ -100,7 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        with suppress(ConnectionError):  # who called was ended
+            self.wfile.write(body)
 
     def _stream(self, events: list[dict[str, Any]], *, cut: bool):
         self.send_response(200)
@@ -108,14 +124,36 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         for event in events[: len(events) // 2] if cut else events:
-            self.wfile.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
+            name = f"event: {event['type']}\n" if "type" in event else ""
+            self.wfile.write(f"{name}data: {json.dumps(event)}\n\n".encode())
 
 
-class Anthropic:
-    """One call of the Messages API."""
+class Call:
+    """One call of a model; a class for each protocol."""
+
+    is_streamed = True
 
     def __init__(self, request: dict[str, Any]):
         self.request = request
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it brings the result of a tool."""
+        raise NotImplementedError
+
+    def error(self, status: int) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def events(self, reply: Reply) -> Iterator[dict[str, Any]]:
+        raise NotImplementedError
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        """Return the answer to a call that does not stream."""
+        raise NotImplementedError
+
+
+class Anthropic(Call):
+    """One call of the Messages API."""
 
     @property
     def is_result(self) -> bool:
@@ -148,11 +186,8 @@ class Anthropic:
         yield {"type": "message_stop"}
 
 
-class OpenAI:
+class OpenAI(Call):
     """One call of the Responses API."""
-
-    def __init__(self, request: dict[str, Any]):
-        self.request = request
 
     @property
     def is_result(self) -> bool:
@@ -204,3 +239,121 @@ class OpenAI:
             for tool in place.get("tools") or []:
                 inner = tool.get("tools") if tool.get("type") == "namespace" else [tool]
                 yield from ((one.get("name", ""), one.get("type", "")) for one in inner)
+
+
+class Chat(Call):
+    """One call of the Chat Completions API."""
+
+    @property
+    def is_streamed(self) -> bool:
+        return bool(self.request.get("stream"))
+
+    @property
+    def is_result(self) -> bool:
+        return bool(self.request.get("messages")) and self.request["messages"][-1]["role"] == "tool"
+
+    def error(self, status: int) -> dict[str, Any]:
+        kind, code, message = {
+            401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided: sk-test."),
+            429: ("requests", "rate_limit_exceeded", "Rate limit reached for fake-model."),
+        }.get(status, ("server_error", None, "The server had an error while processing your request."))
+        return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+    def events(self, reply: Reply) -> Iterator[dict[str, Any]]:
+        call = self._call(reply.command) if reply.command else None
+        yield self._chunk({"role": "assistant", "content": ""})
+        yield self._chunk({"content": reply.text})
+        if call:
+            yield self._chunk({"tool_calls": [{"index": 0, **call}]})
+        yield self._chunk({}, "tool_calls" if call else "stop")
+        yield {**self._base("chat.completion.chunk"), "choices": [], "usage": self.USAGE}
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        call = self._call(reply.command) if reply.command else None
+        message = {"role": "assistant", "content": reply.text, **({"tool_calls": [call]} if call else {})}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if call else "stop"}
+        return {**self._base("chat.completion"), "choices": [choice], "usage": self.USAGE}
+
+    USAGE = {  # noqa: RUF012 - nobody changes it
+        "prompt_tokens": 1000,
+        "prompt_tokens_details": {"cached_tokens": 600},
+        "completion_tokens": 50,
+        "completion_tokens_details": {"reasoning_tokens": 10},
+        "total_tokens": 1050,
+    }
+
+    def _base(self, kind: str) -> dict[str, Any]:
+        return {"id": "chatcmpl-1", "object": kind, "created": 1, "model": self.request.get("model")}
+
+    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return {**self._base("chat.completion.chunk"), "choices": [choice]}
+
+    def _call(self, command: str) -> dict[str, Any] | None:
+        """Return a call of whichever tool runs commands, with the parameters it has; None if it has none."""
+        tools = [tool["function"] for tool in self.request.get("tools") or []]
+        tool = next((tool for tool in tools if tool["name"] in SHELLS), None)
+        if tool is None:
+            return None
+        name, properties = tool["name"], tool.get("parameters", {}).get("properties", {})
+        given = {"command": command, "commands": [command], "description": "Run it", "is_background": False}
+        arguments = {field: value for field, value in given.items() if field in properties}
+        function = {"name": name, "arguments": json.dumps(arguments)}
+        return {"id": f"call_{id(self)}", "type": "function", "function": function}
+
+
+SHELLS = frozenset({"bash", "Bash", "run_commands", "run_shell_command"})
+"""Names of the tools that run a command, by whichever CLI."""
+
+
+class Gemini(Call):
+    """One call of the Gemini API."""
+
+    @property
+    def is_result(self) -> bool:
+        last = (self.request.get("contents") or [{}])[-1]
+        return any("functionResponse" in part for part in last.get("parts", []))
+
+    def error(self, status: int) -> dict[str, Any]:
+        kinds = {401: "UNAUTHENTICATED", 429: "RESOURCE_EXHAUSTED"}
+        kind = kinds.get(status, "INTERNAL")
+        return {"error": {"code": status, "message": f"fake {status}", "status": kind}}
+
+    def events(self, reply: Reply) -> Iterator[dict[str, Any]]:
+        yield self._part({"text": reply.text})
+        if reply.command and self.request.get("tools"):
+            arguments = {"command": reply.command, "description": "Run it"}
+            yield self._part({"functionCall": {"name": "run_shell_command", "args": arguments}})
+        yield self._part({"text": ""}, "STOP")
+
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        return self._part({"text": reply.text}, "STOP")
+
+    def _part(self, part: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        candidate = {"content": {"role": "model", "parts": [part]}, "index": 0}
+        usage = {
+            "promptTokenCount": 1000,
+            "cachedContentTokenCount": 600,
+            "candidatesTokenCount": 50,
+            "thoughtsTokenCount": 10,
+            "totalTokenCount": 1060,
+        }
+        if finish:
+            candidate["finishReason"] = finish
+        return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "fake"}
+
+
+class GeminiAtOnce(Gemini):
+    """One that does not stream."""
+
+    is_streamed = False
+
+
+PROTOCOLS: dict[str, type[Call]] = {
+    "/v1/messages": Anthropic,
+    "/responses": OpenAI,
+    "/chat/completions": Chat,
+    ":streamGenerateContent": Gemini,
+    ":generateContent": GeminiAtOnce,
+}
+"""Protocols by the end of the path that is called."""

@@ -5,7 +5,7 @@ import json
 import pytest
 from ruamel.yaml import YAML
 
-from tests.agents.conftest import INSTALLED
+from tests.agents.clis import INSTALLED
 from tests.agents.models import Reply
 from tests.dispatch.sshd import needs_sshd, yard
 from tests.e2e.conftest import playground  # noqa: F401 - a fixture

@@ -308,3 +308,91 @@ def test_an_unknown_adapter_is_not_found(fleet, recording):
 
     assert found.exit_code == 3
     assert "did you mean 'claude-code'" in found.stderr
+
+
+# --- adapter record, adapter check -----------------------------------------
+
+
+RECORDINGS = "specs/adapters/parrot/recordings"
+SECRETIVE = PARROT + "secrets: {PARROT_KEY: {command: [echo, cracker-cracker-cracker]}}\n"
+
+
+@pytest.fixture
+def parrot(fleet, recording):
+    """Return a fleet with an adapter and one recording of it."""
+    fleet.write("specs/adapters/parrot.yaml", SECRETIVE)
+    recording.write_text('{"k": "bye", "words": "cracker-cracker-cracker"}\n')
+    recording.with_suffix(".stderr").write_text("squawk\n")
+    made = fleet.run("adapter", "record", "parrot", "bye", "--from", str(recording), "--rc", "0")
+    assert made.exit_code == 0, made.stderr
+    return fleet
+
+
+def test_a_recording_is_kept_without_secrets_and_with_the_verdict_on_it(parrot):
+    assert "cracker" not in parrot.read(f"{RECORDINGS}/bye.stdout")
+    assert parrot.read(f"{RECORDINGS}/bye.stderr") == "squawk\n"
+    assert "exit_code: 0\nexpect:\n  outcome: success\n" in parrot.read(f"{RECORDINGS}/bye.yaml")
+
+
+def test_adapters_are_held_to_their_recordings(parrot):
+    held, valid = parrot.run("adapter", "check"), parrot.run("validate")
+    parrot.write("specs/adapters/parrot.yaml", PARROT.replace("bye", "see you"))
+    missed, broken = parrot.run("adapter", "check", "parrot", "-o", "json"), parrot.run("validate")
+    other = parrot.run("adapter", "check", "codex")
+
+    assert (held.exit_code, valid.exit_code, other.exit_code) == (0, 0, 0)
+    assert held.stdout.split()[4:] == ["parrot", "bye", "success", "yes"]
+    assert (missed.exit_code, broken.exit_code) == (5, 1)
+    assert [each["ok"] for each in json.loads(missed.stdout)["recordings"]] == [False]
+    assert f"{RECORDINGS}/bye.yaml:3:12: error: expect.outcome: adapter parrot reads it" in broken.stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        (f"{RECORDINGS}/lone.stderr", "", "no lone.yaml beside it"),
+        (f"{RECORDINGS}/lone.yaml", "exit_code: 0\nexpect: {outcome: success}\n", "no lone.stdout beside it"),
+        (f"{RECORDINGS}/bye.yaml", "exit_code: 0\nexpect: {outcome: failed}\n", "expect: has no `class`"),
+        (f"{RECORDINGS}/bye.yaml", "exit_code: 0\nexpect: {outcome: succes}\n", "did you mean 'success'?"),
+        (f"{RECORDINGS}/notes.txt", "", "not a part of a recording"),
+        (f"{RECORDINGS}/bye.stdout", "x" * 300_000, "too long"),
+        ("specs/adapters/parot/recordings/bye.yaml", "", "did you mean 'parrot'?"),
+    ],
+)
+def test_what_is_wrong_with_a_recording_is_told_where_it_is(parrot, path, content, message):
+    parrot.write(path, content)
+
+    told = parrot.run("validate")
+
+    assert told.exit_code == 1
+    assert message in told.stdout
+
+
+def test_recordings_change_nothing_of_what_runs(parrot):
+    parrot.write(f"{RECORDINGS}/notes.txt", "")
+    parrot.commit()
+
+    parrot.reconcile()
+
+    assert "completed" in parrot.run("get", "tasks").stdout
+
+
+def test_the_run_of_a_task_is_recorded(fleet):
+    fleet.reconcile()
+
+    made = fleet.run("adapter", "record", "script", "hello", "--task", "hello")
+    checked = fleet.run("adapter", "check", "script")
+
+    assert made.exit_code == 0, made.stderr
+    assert fleet.read("specs/adapters/script/recordings/hello.yaml").startswith("exit_code: 0\n")
+    assert checked.exit_code == 0
+
+
+def test_only_one_source_of_a_recording_is_taken_and_none_is_overwritten(parrot, recording):
+    neither = parrot.run("adapter", "record", "parrot", "hello")
+    again = parrot.run("adapter", "record", "parrot", "bye", "--from", str(recording), "--rc", "0")
+    unknown = parrot.run("adapter", "record", "parrot", "hello", "--task", "hello")
+
+    assert [each.exit_code for each in (neither, again, unknown)] == [64, 64, 3]
+    assert "is there already" in again.stderr
+    assert "has not run yet" in unknown.stderr

@@ -99,7 +99,7 @@ def completed(fleet, *args):
         (["get", "ho"], ["hosts"]),
         (["wait", "hello", "web/"], ["web/fix"]),
         (["host", "drain", "g"], ["gpu1"]),
-        (["adapter", "test", "co"], ["codex"]),
+        (["adapter", "test", "cod"], ["codex"]),
         (["get", "-o", "js"], ["json", "jsonpath="]),
         (["wai"], ["wait"]),
     ],

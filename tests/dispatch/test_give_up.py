@@ -40,6 +40,7 @@ async def test_a_cli_that_only_waits_for_its_model_is_ended_with_what_that_said(
     [
         ("codex/json_connrefused", 3, FailureClass.HOST, "waiting for network (Connection failed"),
         ("opencode/json_truncated", 1, FailureClass.QUOTA, "call its model again"),
+        ("kimi-2.1/err429", 1, FailureClass.QUOTA, "429 Rate limit reached"),
     ],
 )
 async def test_a_cli_that_does_not_count_its_calls_is_ended_after_as_many_as_its_adapter_says(
@@ -47,7 +48,7 @@ async def test_a_cli_that_does_not_count_its_calls_is_ended_after_as_many_as_its
 ):
     (world.folder / "said").write_bytes(round_output(recording(recorded)).stdout * times)
 
-    output = built_in(recorded.partition("/")[0], None).output
+    output = built_in(recording(recorded)["adapter"], None).output
     found = await carry_out(world, f"cat '{world.folder}/said'; exec sleep 600", output)
 
     assert (found.outcome, found.kind) == ("failed", kind)

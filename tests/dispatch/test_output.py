@@ -95,6 +95,10 @@ ENDS = {
     "opencode": b'"reason":"stop"',
     "gemini": b'"status":"success"',
     "qwen": b'"type":"result"',
+    "pi": b'"type":"agent_settled"',
+    "copilot": b'"type":"result"',
+    "cline": b'"type":"run_result"',
+    "kimi": b'"type":"session.resume_hint"',
 }
 WHOLE = [
     row

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from reconciler.cli.main import cli
 from reconciler.core.model.status import Status
+from reconciler.core.runs.recording import Recording
 from reconciler.specs.parse import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,8 @@ def test_every_example_of_a_kind_is_a_good_spec(kind):
 
     for example in examples:
         document = YAML(typ="safe", pure=True).load(example)
-        MODELS[kind].model_validate_json(json.dumps(document))
+        model = Recording if "expect" in document else MODELS[kind]
+        model.model_validate_json(json.dumps(document))
     assert examples or kind in {"agent", "fleet"}
 
 

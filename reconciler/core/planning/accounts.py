@@ -3,7 +3,7 @@ Accounts of new runs: which one can be had, on which host, and what is waited fo
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from reconciler.core.model.specs import Account, Desired, Task

@@ -1,0 +1,33 @@
+"""Every CLI in every scenario that takes it seconds; `python -m tests.agents.record` has the others too."""
+
+import pytest
+
+from tests.agents.agent import at_work
+from tests.agents.clis import CLIS
+from tests.agents.scenarios import CLASSES, SCENARIOS
+
+pytestmark = [pytest.mark.real_agent, pytest.mark.timeout(180)]
+
+RETRIES = {"err429", "err500"}
+"""Scenarios in which most CLIs call their model again and again, for a minute and more."""
+ELSEWHERE = frozenset({"claude-code", "codex"})
+"""CLIs that `test_real_agents` has in all of them, and more."""
+CELLS = [
+    (name, scenario)
+    for name, cli in CLIS.items()
+    for scenario in SCENARIOS
+    if name not in ELSEWHERE and cli.has(scenario) and scenario not in RETRIES
+]
+
+
+@pytest.mark.parametrize(("name", "scenario"), CELLS)
+def test_what_happens_to_an_agent_is_read_the_same_of_every_cli(name, scenario, tmp_path):
+    cli = CLIS[name]
+    if not cli.path.exists():
+        pytest.skip(f"{cli.program} is not installed: see tests/agents/all/package.json")
+
+    with at_work(name, tmp_path) as agent:
+        verdict = SCENARIOS[scenario](agent)
+
+    assert verdict.kind in cli.otherwise.get(scenario, CLASSES[scenario]), verdict.message
+    assert (verdict.outcome == "success") is (verdict.kind is None)
