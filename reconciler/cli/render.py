@@ -292,9 +292,7 @@ def spec_document(value: WorkerView | AdapterView | RepoView) -> "SpecShape":
         return {**_spec_document(value.spec), "forge_fault": value.forge_fault}
     if isinstance(value, AdapterView):
         return {**_spec_document(value.spec), "failing": sorted(value.failing)}
-    if isinstance(value, WorkerView):
-        return {**_spec_document(value.spec), "held": list(value.held)}
-    return _spec_document(value)
+    return {**_spec_document(value.spec), "held": list(value.held)}
 
 
 def _spec_document(value: Agent | Adapter | Repo) -> "SpecShape":
