@@ -78,7 +78,9 @@ def test_commands_are_those_of_the_original(page):
 
 def test_a_change_of_the_original_is_told_with_the_line_to_write(tmp_path):
     page = tmp_path / "README.md"
-    page.write_text("# reconciler\n<!-- en README.md: Promises @ 00000000 -->\n\n## b\n<!-- en README.md: Gone -->\n")
+    page.write_text(
+        "# reconciler\n<!-- en README.md: Promises @ 00000000 -->\n\n## b\n<!-- en README.md: Gone -->\n"
+    )
 
     changed, gone = stale(page)
 

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn
+from zipfile import is_zipfile
 
 import click
 
@@ -207,7 +208,13 @@ def _serve(place: Path, listen: str) -> NoReturn:
     """Serve the fleet until it is interrupted; this process becomes that one."""
     sys.stdout.flush()
     args = ("--repo", place / "fleet", "--data-dir", place / "state", "serve", "--listen", listen)
-    os.execv(sys.executable, [sys.executable, "-m", "reconciler", *map(str, args)])  # noqa: S606 - no shell
+    os.execv(sys.executable, [*_program(), *map(str, args)])  # noqa: S606 - no shell
+
+
+def _program() -> tuple[str, ...]:
+    """Return how this program is started once more: a zipapp is no module that Python finds."""
+    own = (sys.argv[0],) if is_zipfile(sys.argv[0]) else ("-m", "reconciler")
+    return sys.executable, *own
 
 
 def _token() -> tuple[str, str]:
@@ -225,9 +232,7 @@ def _show(place: Path) -> None:
     fleet, project = place / "fleet", Checkout(place / "calculator")
     _heading("Nothing is left to do", "reconciler plan")
     args = ("--repo", fleet, "--data-dir", place / "state", "plan")
-    plan = subprocess.run(
-        [sys.executable, "-m", "reconciler", *args], capture_output=True, text=True, check=False
-    )
+    plan = subprocess.run([*_program(), *args], capture_output=True, text=True, check=False)
     _print(plan.stdout + plan.stderr)
     _heading("The branch that makes the test pass", f"git -C calculator diff main {FIX}")
     _print(project.diff("main", FIX))
