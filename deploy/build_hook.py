@@ -4,6 +4,7 @@ Hook of the build: manual pages and completions of shells, made of the commands,
 An installation puts them where it has its `share/`: of a user (`~/.local`), of pipx, of an environment.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,8 +38,11 @@ class SharedFiles(BuildHookInterface):  # type: ignore[type-arg]
         build_data["shared_data"].update({str(path): str(path.relative_to(folder)) for path in files})
 
     def _reconciler(self, *words: str | Path) -> str:
+        # The folder is not always on the path by itself: pipx sets PYTHONSAFEPATH.
+        paths = [self.root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         command = [sys.executable, "-m", "reconciler", *words]
-        return subprocess.run(command, cwd=self.root, stdout=subprocess.PIPE, text=True, check=True).stdout
+        return subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
         """Remove the files."""
