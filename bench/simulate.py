@@ -261,7 +261,7 @@ class Hosts:
     # --- Dispatch ---
 
     @property
-    def delivering(self) -> frozenset[str]:
+    def agent_over(self) -> frozenset[str]:
         """Deliver at once: no run waits for a repository."""
         return frozenset()
 

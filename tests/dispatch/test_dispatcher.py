@@ -88,7 +88,7 @@ async def test_the_agent_knows_its_task_and_gets_the_environment_in_order(world)
     host = Host(name="local", env={"A": "host", "B": "host", "C": "host"})
     adapter = {"env": {"B": "adapter", "C": "adapter"}}
     order = world.order(
-        'echo "$A $B $C"; env | grep ^RECONCILER_ | grep -v -e RUN_DIR -e _FILE= | sort; cat',
+        'echo "$A $B $C"; env | grep ^RECONCILER_ | grep -v -e _DIR= -e _FILE= | sort; cat',
         host=host,
         adapter=adapter,
         env={"C": "it's $HOME"},

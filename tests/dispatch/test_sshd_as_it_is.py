@@ -379,7 +379,7 @@ async def test_what_keeps_us_out_is_told_from_what_was_seen(servers: Yard, optio
         ("trap 'echo bye' EXIT\n", r"prints text after each command \('bye'\)"),
         ("sh() { echo no; }\n", r"did not run `sh -s` \(exit code 0: 'no'\)"),
         ("echo oops >&2\n", "^hi\n$"),
-        ("exec zsh\n", "^hi\n$|ended"),
+        ("exec zsh\n", "^hi\n$|ended|exec: zsh: not found"),
         ("stty erase ^H\n", "^hi\n$"),
         ("trap 'exit 3' EXIT\n", r"ends each command with exit code 3, whatever that was"),
         ("exec 1>&2\n", r"lead its output elsewhere \(`exec >…`\)"),
