@@ -234,7 +234,7 @@ class TaskSpec(TaskDefaults):
     labels: Strings = ()
     """Words to select tasks by, such as `team=web`: `reconciler get -l`. They say nothing of hosts."""
     issue: Text | None = None
-    """Issue of the forge that this task answers, by number or address."""
+    """Issue of the forge that this task answers: its address, or its number in quotes ("12")."""
     depends_on: Names = ()
     """
     Tasks that must be completed first; the prompt tells branch, commit, last words and `outputs` of
