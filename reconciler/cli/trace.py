@@ -50,10 +50,24 @@ class RunSteps:
 
     @property
     def specs(self) -> frozenset[str]:
-        """Where its spec was; more than one path if the task was renamed meanwhile."""
-        tasks = {step.task for step in self.steps if step.task}
-        campaigns = {f"specs/campaigns/{task.partition('/')[0]}.yaml" for task in tasks if "/" in task}
-        return frozenset(f"specs/tasks/{task}.yaml" for task in tasks) | campaigns
+        """Where its spec may have been: in files of its own, or of campaigns."""
+        return self.own_specs | self.campaigns
+
+    @property
+    def own_specs(self) -> frozenset[str]:
+        """Files that the task would have for itself; more than one if it was renamed meanwhile."""
+        return frozenset(f"specs/tasks/{task}.yaml" for task in self._names)
+
+    @property
+    def campaigns(self) -> frozenset[str]:
+        """Files of the campaigns that it would be of."""
+        return frozenset(
+            f"specs/campaigns/{name.partition('/')[0]}.yaml" for name in self._names if "/" in name
+        )
+
+    @property
+    def _names(self) -> frozenset[str]:
+        return frozenset(step.task for step in self.steps if step.task)
 
     @property
     def revisions(self) -> Sequence[str]:
@@ -179,19 +193,27 @@ async def _spec_history(fleet: "FleetSession", runs: Sequence[RunSteps]) -> "Fil
     from reconciler.git.file_history import read_file_history
 
     tips = {revision: None for run in runs for revision in (*run.revisions, run.before) if revision}
-    return await read_file_history(fleet.repository.git, [*tips], spec_folder("task"))
+    return await read_file_history(
+        fleet.repository.git, [*tips], spec_folder("task"), spec_folder("campaign")
+    )
 
 
 def _spec_changes(specs: "FileHistory", run: RunSteps) -> "Sequence[FileCommit]":
     """Return the commits that changed a run's spec since the task's run before, the newest first."""
-    return specs.changes(run.specs, run.revisions, run.before)
+    return specs.changes(_spec_files(specs, run), run.revisions, run.before)
+
+
+def _spec_files(specs: "FileHistory", run: RunSteps) -> frozenset[str]:
+    """Return where a run's spec was: in a file of its own if there ever was one, else in its campaign's."""
+    return run.own_specs if specs.changes(run.own_specs, run.revisions) else run.campaigns
 
 
 def _traced(specs: "FileHistory", run: RunSteps, status: "Status | None") -> RunTrace:
     last, first = run.steps[-1], run.steps[0]
     revision = first.revision or ""
-    spec = specs.changes(run.specs, [revision])
-    newer = specs.changes(run.specs, run.revisions, revision) if revision else []
+    files = _spec_files(specs, run)
+    spec = specs.changes(files, [revision])
+    newer = specs.changes(files, run.revisions, revision) if revision else []
     is_last = status is not None and status.run is not None and status.run.key == run.run
     pull = status.review.pull_request if status and is_last else None
     return RunTrace(

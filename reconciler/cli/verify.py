@@ -167,7 +167,7 @@ async def _proofs(
                 await _delivered_link(code, run, deliveries),
                 _run_link(run, audited),
                 *([await _adapter_link(fleet, run, seen)] if seen else []),
-                _spec_link(run, audited),
+                await _spec_link(fleet, run, audited),
                 await _asked_link(fleet, run, sources.allowed_signers),
             ],
         )
@@ -240,14 +240,21 @@ async def _adapter_link(fleet: "FleetSession", run: "RunTrace", seen: "RunOnReco
     )
 
 
-def _spec_link(run: "RunTrace", audited: "Audited") -> Link:
+async def _spec_link(fleet: "FleetSession", run: "RunTrace", audited: "Audited") -> Link:
     """Return the spec that a run answers; that it is the one named was looked at with the record."""
+    from reconciler.cli.session import spec_path
+    from reconciler.specs.parse import campaign_path
+
+    path, campaign = spec_path("task", run.task), campaign_path(run.task)
+    name = f"{run.revision}:{path}"
+    if campaign and not await fleet.repository.git.line("rev-parse", "-q", "--verify", name, codes=(0, 1)):
+        path = campaign
     seen = audited.audit.runs.get(run.run)
     blob = seen.generation[:10] if seen else "?"
     return Link(
         name="spec",
         is_sound=bool(seen) and not audited.flaws,
-        message=f"specs/tasks/{run.task}.yaml ({blob}), as it was in {run.revision[:10] or '?'}",
+        message=f"{path} ({blob}), as it was in {run.revision[:10] or '?'}",
     )
 
 

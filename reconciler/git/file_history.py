@@ -84,22 +84,22 @@ def _is_change(commit: _Commit, files: frozenset[str]) -> bool:
     return not any(files.isdisjoint(changed) for changed in commit.changed)
 
 
-async def read_file_history(git: Git, tips: Collection[str], folder: str) -> FileHistory:
+async def read_file_history(git: Git, tips: Collection[str], *folders: str) -> FileHistory:
     """
-    Return the history of the files below a folder, back from some commits.
+    Return the history of the files below some folders, back from some commits.
 
     Commits that are not there any more are passed over. Raises Unavailable.
     """
     options = ("--full-history", "--sparse", *_FILES, "--format=%H%x00%P%x00%an: %s")
     stdin = "".join(f"{tip}\n" for tip in tips).encode()
-    log = await git.run("log", "--ignore-missing", "--stdin", *options, "--", folder, stdin=stdin)
-    entries = re.finditer(_ENTRY % re.escape(folder), log.decode("utf-8", "replace"))
+    log = await git.run("log", "--ignore-missing", "--stdin", *options, "--", *folders, stdin=stdin)
+    entries = re.finditer(_ENTRY % "|".join(map(re.escape, folders)), log.decode("utf-8", "replace"))
     commits = {entry[1]: _Commit(entry[3], entry[2].split(), [_names(entry[4])]) for entry in entries}
     merges = {name: each for name, each in commits.items() if len(each.parents) > 1}
-    return FileHistory({**commits, **await _compared(git, merges, folder)} if merges else commits)
+    return FileHistory({**commits, **await _compared(git, merges, folders)} if merges else commits)
 
 
-_ENTRY = r"([0-9a-f]+)\0([0-9a-f ]*)\0([^\0]*)\0((?:\n?%s[^\0]*\0)*)\0?"
+_ENTRY = r"([0-9a-f]+)\0([0-9a-f ]*)\0([^\0]*)\0((?:\n?(?:%s)[^\0]*\0)*)\0?"
 """Id, parents, subject and files of a commit; a subject may have anything in it but NUL."""
 
 
@@ -107,11 +107,11 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.strip("\n\0").split("\0"))
 
 
-async def _compared(git: Git, merges: Mapping[str, _Commit], folder: str) -> Mapping[str, _Commit]:
+async def _compared(git: Git, merges: Mapping[str, _Commit], folders: Sequence[str]) -> Mapping[str, _Commit]:
     """Return merges with the files that differ from each of their parents, which `git log` does not name."""
     pairs = [f"{name} {parent}\n" for name, each in merges.items() for parent in each.parents]
     options = ("--stdin", "--always", "-r", *_FILES)
-    text = await git.run("diff-tree", *options, "--", folder, stdin="".join(pairs).encode())
+    text = await git.run("diff-tree", *options, "--", *folders, stdin="".join(pairs).encode())
     changed: dict[str, list[set[str]]] = {name: [] for name in merges}
     name = ""
     for token in text.decode("utf-8", "replace").split("\0")[:-1]:

@@ -36,6 +36,29 @@ def test_every_end_leads_to_the_whole_way(worked):
     assert worked.run("trace", way["run"]).stdout.startswith(f"asked by: {asked[:10]} Test: Submit it\n")
 
 
+def test_a_task_of_a_campaign_leads_to_the_campaigns_file_and_one_with_its_own_to_that(fleet):
+    fleet.write("specs/campaigns/up.yaml", "matrix: {n: [a]}\ntask: {goal: 'Do {{n}}.', script: 'true'}\n")
+    fleet.commit("Begin a campaign")
+    asked = fleet.git("rev-parse", "HEAD")
+    fleet.write("specs/tasks/up/own.yaml", "goal: x\nscript: 'true'\n")
+    fleet.commit("Add a task in a folder of its name")
+    own = fleet.git("rev-parse", "HEAD")
+    fleet.run("run", "--until-idle")
+
+    for task, commit, path in [
+        ("up/a", asked, "specs/campaigns/up.yaml"),
+        ("up/own", own, "specs/tasks/up/own.yaml"),
+    ]:
+        (way,) = json.loads(fleet.run("trace", task, "-o", "json").stdout)
+        assert (way["spec_commit"], way["task"]) == (commit, task)
+        assert [each["task"] for each in json.loads(fleet.run("trace", commit, "-o", "json").stdout)] == [
+            task
+        ]
+        proof = fleet.run("verify", task).stdout
+        assert f"ok: {path} (" in proof
+        assert f"asked by:  ok: {commit[:10]}" in proof
+
+
 ASKS = """goal: x
 script: if [ -z "$RECONCILER_ANSWER" ]; then echo Which? >"$RECONCILER_QUESTION_FILE"; else echo so; fi
 """

@@ -55,6 +55,15 @@ def test_what_a_script_lacks_is_no_matter_of_its_adapter():
     assert found.next[1] == "fix specs/tasks/x.yaml, or install on gpu1 what it calls"
 
 
+@pytest.mark.parametrize(
+    "kind", [FailureClass.BUDGET, FailureClass.TIMEOUT, FailureClass.STALL, FailureClass.CONFIG]
+)
+def test_what_to_change_of_a_task_of_a_campaign_is_in_the_file_of_the_campaign(kind):
+    found = summarize_failure("node22/web", status(kind, campaign="node22", adapter="script"))
+
+    assert "specs/campaigns/node22.yaml" in found.next[1]
+
+
 def test_a_task_that_goes_on_by_itself_needs_nobody_to_retry_it():
     assert summarize_failure("x", status(FailureClass.AGENT, phase=Phase.CREATED)).next == (
         "reconciler logs x",

@@ -69,8 +69,18 @@ def _steps(task: str, status: Status, kind: FailureClass) -> Iterator[str]:
         adapter, repo = status.run.adapter, status.run.repo
         yield f"reconciler logs {task}"
     if template := _repair(status, kind):
-        yield template.format(task=task, host=host or "HOST", adapter=adapter or "ADAPTER", repo=repo)
+        yield template.format(
+            spec=_spec_file(task, status.campaign),
+            host=host or "HOST",
+            adapter=adapter or "ADAPTER",
+            repo=repo,
+        )
     yield f"reconciler retry {task}"
+
+
+def _spec_file(task: str, campaign: str | None) -> str:
+    """Return where the spec of a task is: in a file of its own, or in that of its campaign."""
+    return f"specs/campaigns/{campaign}.yaml" if campaign else f"specs/tasks/{task}.yaml"
 
 
 def _repair(status: Status, kind: FailureClass) -> str | None:
@@ -87,14 +97,14 @@ def _repair(status: Status, kind: FailureClass) -> str | None:
 
 
 _REPAIR_OF_REPO = "fix specs/repos/{repo}.yaml, or the repository that it names"
-_REPAIR_OF_SCRIPT = "fix specs/tasks/{task}.yaml, or install on {host} what it calls"
+_REPAIR_OF_SCRIPT = "fix {spec}, or install on {host} what it calls"
 _REPAIRS: Mapping[FailureClass, str] = {
     FailureClass.AUTH: "reconciler adapter test {adapter} --host {host}   (after logging in there)",
     FailureClass.CONFIG: "reconciler adapter test {adapter} --host {host}",
     FailureClass.HOST: "reconciler host check {host}",
-    FailureClass.BUDGET: "raise `budget` in specs/tasks/{task}.yaml, and commit it",
-    FailureClass.TIMEOUT: "raise `timeout` in specs/tasks/{task}.yaml, or ask for less",
-    FailureClass.STALL: "raise `stall_timeout` in specs/tasks/{task}.yaml, if it works in silence",
+    FailureClass.BUDGET: "raise `budget` in {spec}, and commit it",
+    FailureClass.TIMEOUT: "raise `timeout` in {spec}, or ask for less",
+    FailureClass.STALL: "raise `stall_timeout` in {spec}, if it works in silence",
 }
 """What helps against a failure, beside trying again."""
 

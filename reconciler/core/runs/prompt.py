@@ -195,7 +195,8 @@ def render(
         return f"{prompt}{before}{_outputs(task)}{_answers(status, resumed=resumed)}"
     except (TemplateError, TypeError, ValueError) as error:
         message = f"template: {one_line(str(error))}"
-        raise SpecError([Problem(f"specs/tasks/{task.name}.yaml", 1, 1, message)]) from error
+        path = f"specs/campaigns/{task.campaign}.yaml" if task.campaign else f"specs/tasks/{task.name}.yaml"
+        raise SpecError([Problem(path, 1, 1, message)]) from error
 
 
 def _predecessors(status: Status) -> str:
