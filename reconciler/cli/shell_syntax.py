@@ -12,9 +12,10 @@ from functools import cache, partial
 from reconciler.core.errors import Problem
 from reconciler.core.model.specs import Desired, Task, TaskDefaults
 from reconciler.core.text import one_line
+from reconciler.specs.campaigns import read_cells
 from reconciler.specs.parse import File, locate_mistakes
 from reconciler.specs.rules import Mistake
-from reconciler.specs.yaml import Path
+from reconciler.specs.yaml import Path, decode, key_positions
 
 _FEW = 100
 """Commands that are looked at one by one: together, one may close what another leaves open."""
@@ -34,12 +35,16 @@ def unreadable_commands(files: Mapping[str, File], desired: Desired) -> Iterator
     if (bash := shutil.which("bash")) is None:
         return
     commands = [each for each in _commands(desired) if each[0] in files and _may_set(files[each[0]], each[1])]
+    commands += _of_campaigns(files, desired)
     readable = _readable(bash, [*dict.fromkeys(command for *_, command in commands)])
     why_unreadable = cache(partial(_why_unreadable, bash))
+    told = set[tuple[str, Path]]()
     for path, field, command in commands:
-        if command not in readable and (why := why_unreadable(command)):
-            mistake = Mistake(field, f"no shell can read it ({why})", is_doubt=True)
-            yield from locate_mistakes([mistake], path, files[path].data)
+        if command in readable or (path, field) in told or not (why := why_unreadable(command)):
+            continue
+        told.add((path, field))
+        mistake = Mistake(field, f"no shell can read it ({why})", is_doubt=True)
+        yield from locate_mistakes([mistake], path, files[path].data)
 
 
 def _may_set(file: File, field: Path) -> bool:
@@ -53,15 +58,32 @@ def _commands(desired: Desired) -> Iterator[tuple[str, Path, str]]:
     owners += [(f"specs/repos/{name}.yaml", repo) for name, repo in desired.repos.items()]
     owners += [(f"specs/tasks/{name}.yaml", task) for name, task in desired.tasks.items()]
     for path, owner in owners:
-        for at, command in enumerate(owner.validation):
-            yield path, ("validation", at), command
-        if script := getattr(owner, "script", None):
-            yield path, ("script",), script
+        for field, command in _own_commands(owner.validation, getattr(owner, "script", None)):
+            yield path, field, command
     places = [(f"specs/hosts/{name}.yaml", host.hooks) for name, host in desired.hosts.items()]
     places += [(f"specs/repos/{name}.yaml", repo.hooks) for name, repo in desired.repos.items()]
     for path, hooks in places:
         for place, command in hooks.commands():
             yield path, ("hooks", *place), command
+
+
+def _own_commands(validation: Sequence[str], script: str | None) -> Iterator[tuple[Path, str]]:
+    for at, command in enumerate(validation):
+        yield ("validation", at), command
+    if script:
+        yield ("script",), script
+
+
+def _of_campaigns(files: Mapping[str, File], desired: Desired) -> Iterator[tuple[str, Path, str]]:
+    """Yield the commands of the tasks of each sound campaign, with their fields in the campaign's file."""
+    broken = {problem.path for problem in desired.problems}
+    paths = {f"specs/campaigns/{name}.yaml" for name in desired.campaigns}
+    for path in sorted(paths & files.keys() - broken):
+        data = files[path].data
+        places = key_positions(decode(data, path))
+        for cell in read_cells(data, path):
+            for field, command in _own_commands(cell.task.get("validation", ()), cell.task.get("script")):
+                yield path, cell.place(field, places), command
 
 
 def _readable(bash: str, commands: Sequence[str]) -> AbstractSet[str]:
