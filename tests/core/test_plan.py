@@ -299,6 +299,7 @@ def test_a_task_whose_budget_is_spent_is_for_a_person():
 
     assert kinds(planned) == [Escalated]
     assert planned.events[0].origin.reason == "budget spent: 100 of 100 tokens; raise the budget, then retry"
+    assert planned.events[0].failure.kind is FailureClass.BUDGET
 
 
 @pytest.mark.parametrize(
@@ -676,6 +677,7 @@ def test_a_deadline_counts_over_all_attempts_and_what_is_waited_for_between_them
 
     assert world.statuses["t"].phase is Phase.ESCALATED
     assert "the deadline of 1h" in world.history[-1].event.origin.reason
+    assert world.statuses["t"].failure.message.startswith("the deadline of 1h")  # not why an attempt failed
 
 
 SUBMITTED = Report(verdict=SUCCESS.verdict, head_commit="a" * 40, commits=1)

@@ -38,11 +38,12 @@ from reconciler.core.events import (
 from reconciler.core.faults import OUTCOME, culprits, fault_message
 from reconciler.core.fields import format_duration
 from reconciler.core.lifecycle import Transition, fold, transition
-from reconciler.core.model.runs import run_key
+from reconciler.core.model.runs import FailureClass, run_key
 from reconciler.core.model.specs import Desired, DesiredState, Host, Task
 from reconciler.core.model.status import (
     MERGE_REASONS,
     AtWorker,
+    Failure,
     LeaseRequest,
     Observed,
     OnHost,
@@ -426,10 +427,16 @@ def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | Non
 def _exhausted(spec: Task, status: Status, now: datetime) -> Event | None:
     """Return that a task has no money or no time left; None if it has."""
     if spent := overspent(spec.budget, status.usage):
-        return Escalated(task=spec.name, origin=Origin(now, f"{spent}; raise the budget, then retry"))
+        return _escalated(spec, now, f"{spent}; raise the budget, then retry")
     if late := deadline_reached(spec, status, now):
-        return Escalated(task=spec.name, origin=Origin(now, f"{late}; raise `deadline`, then retry", "clock"))
+        return _escalated(spec, now, f"{late}; raise `deadline`, then retry", "clock")
     return None
+
+
+def _escalated(spec: Task, now: datetime, message: str, cause: Cause = "spec") -> Event:
+    """Return that only a person can go on, for this and not for what failed before."""
+    failure = Failure(kind=FailureClass.BUDGET, message=message)
+    return Escalated(task=spec.name, origin=Origin(now, message, cause), failure=failure)
 
 
 def _question_answered(spec: Task, status: Status, now: datetime) -> Event | None:

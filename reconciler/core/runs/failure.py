@@ -102,7 +102,7 @@ _REPAIRS: Mapping[FailureClass, str] = {
     FailureClass.AUTH: "reconciler adapter test {adapter} --host {host}   (after logging in there)",
     FailureClass.CONFIG: "reconciler adapter test {adapter} --host {host}",
     FailureClass.HOST: "reconciler host check {host}",
-    FailureClass.BUDGET: "raise `budget` in {spec}, and commit it",
+    FailureClass.BUDGET: "raise `budget` or `deadline` in {spec}, whichever is meant, and commit it",
     FailureClass.TIMEOUT: "raise `timeout` in {spec}, or ask for less",
     FailureClass.STALL: "raise `stall_timeout` in {spec}, if it works in silence",
 }
