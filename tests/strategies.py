@@ -236,6 +236,7 @@ ACCOUNT_SPECS = {
 }
 LIMITED = st.builds(
     AccountStatus,
+    state=st.sampled_from(["at limit", "at limit", "failing"]),
     until=st.sampled_from([NOW - timedelta(minutes=6), NOW - timedelta(minutes=1), NOW + timedelta(hours=1)]),
     since=st.sampled_from([NOW - timedelta(hours=1), NOW + timedelta(hours=1)]),
     reason=st.just("usage limit"),

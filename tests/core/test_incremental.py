@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from reconciler.core.errors import Problem
 from reconciler.core.events import ChangesRequested, Completed, Origin, Started
 from reconciler.core.lifecycle import fold
-from reconciler.core.model.specs import Agent, Answer, Desired
+from reconciler.core.model.specs import Agent, Answer, Ask, Campaign, Desired, ReviewBy, StopAfter
 from reconciler.core.model.status import LeaseRequest, Phase
 from reconciler.core.planning.incremental import Planner
 from reconciler.core.planning.plan import plan
@@ -36,6 +36,18 @@ from tests.strategies import (
 
 MORE = tuple(f"{name}{number}" for name in NAMES for number in "12")
 AGENTS = {name: Agent(name=name, slots=2, capabilities=("gpu",)) for name in ("hermes", "jeeves")}
+REVIEWERS = [
+    None,
+    ReviewBy(adapter="codex"),
+    ReviewBy(adapter="script"),
+    ReviewBy(adapter="codex", account="one"),
+]
+CHANGES = st.one_of(
+    st.fixed_dictionaries({"deadline": st.sampled_from([None, timedelta(minutes=5), timedelta(hours=1)])}),
+    st.fixed_dictionaries({"held": st.booleans()}),
+    st.fixed_dictionaries({"review_by": st.sampled_from(REVIEWERS)}),
+    st.fixed_dictionaries({"ask": st.sampled_from([None, Ask(default="Any.", after=timedelta(minutes=5))])}),
+)
 SIMPLE = {"schedule": None, "window": (), "not_before": None, "budget": None}
 """Many tasks that wait for a slot only, so that there are lanes."""
 
@@ -73,6 +85,25 @@ class Twins(RuleBasedStateMachine):
     def push_a_task(self, name, data):
         self.push({**self.specs, name: data.draw(tasks(name))})
 
+    @rule(names=some(MORE), change=CHANGES)
+    def change_what_few_tasks_have(self, names, change):
+        edit = {name: {**change, "generation": blob(name, *change.items())} for name in names}
+        self.push({n: spec.model_copy(update=edit.get(n, {})) for n, spec in self.specs.items()})
+
+    @rule(
+        names=some(MORE),
+        pilot=st.integers(0, 2),
+        width=st.sampled_from([None, 1, 2]),
+        stop_after=st.sampled_from([None, StopAfter(failures=1), StopAfter(failures=2)]),
+    )
+    def push_a_campaign(self, names, pilot, width, stop_after):
+        members = [name for name in names if name in self.specs]
+        place = {name: {"campaign": "wave", "is_pilot": members.index(name) < pilot} for name in members}
+        none = {"campaign": None, "is_pilot": False}
+        specs = {n: spec.model_copy(update=place.get(n, none)) for n, spec in self.specs.items()}
+        wave = Campaign(name="wave", tasks=tuple(members), pilot=pilot, width=width, stop_after=stop_after)
+        self.world.push(replace(self.world.desired, tasks=specs, campaigns={"wave": wave}))
+
     @rule(name=st.sampled_from(NAMES + MORE), other=st.sampled_from(NAMES + MORE))
     def begin_one_on_another(self, name, other):
         if name in self.specs and other < name:
@@ -105,7 +136,8 @@ class Twins(RuleBasedStateMachine):
 
     @rule(other=desireds())
     def change_all_but_the_tasks(self, other):
-        self.world.push(replace(other, tasks=self.specs, broken=self.world.desired.broken, agents=AGENTS))
+        kept = {part: getattr(self.world.desired, part) for part in ("tasks", "broken", "campaigns")}
+        self.world.push(replace(other, **kept, agents=AGENTS))
 
     @rule(agents=st.sampled_from([{}, AGENTS]))
     def change_the_agents(self, agents):

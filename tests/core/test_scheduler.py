@@ -11,7 +11,7 @@ from reconciler.core.adapter import Adapter, Budget, Usage
 from reconciler.core.conditions import conditions
 from reconciler.core.lifecycle import fold
 from reconciler.core.model.runs import run_key
-from reconciler.core.model.specs import Desired, FleetSpec, Host, Repo, Task
+from reconciler.core.model.specs import Desired, FleetSpec, Host, HostAdapter, Repo, ReviewBy, Task
 from reconciler.core.model.status import Observed, Phase, Reason
 from reconciler.core.planning import scheduler
 from reconciler.core.planning.placement import place
@@ -63,6 +63,21 @@ def test_live_runs_of_a_repo_count_when_slots_are_shared_and_priority_goes_first
     planned = planned_for(running, *tasks, statuses=statuses, hosts=hosts(local=3), repos=repos)
 
     assert list(started(planned)) == ["c", "b"]
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_a_task_that_no_host_can_review_keeps_no_other_waiting_and_borrows_no_host(order):
+    reviewed, plain = ("a", "b") if order == "first" else ("b", "a")
+    tasks = [
+        make_task(reviewed, repo="shop", review_by=ReviewBy(adapter="codex")),
+        make_task(plain, repo="shop"),
+    ]
+    alpha = Host(name="alpha", slots=2, adapters={"script": HostAdapter()})
+
+    planned = planned_for(*tasks, hosts={"alpha": alpha}, repos={"shop": Repo(name="shop", url="r.git")})
+
+    assert list(started(planned)) == [plain]
+    assert planned.waiting[reviewed].message == "no host fits: alpha does not offer codex (review_by)"
 
 
 def test_a_host_that_is_too_small_for_a_task_is_no_place_for_it():

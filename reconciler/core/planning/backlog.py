@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from reconciler.core.model.specs import ExecutionMode, Fallback, Task
+from reconciler.core.model.specs import ExecutionMode, Fallback, ReviewBy, Task
 from reconciler.core.model.status import Reason, Status
 from reconciler.core.planning.placement import HostFits
 from reconciler.core.planning.resting import Resting
@@ -54,6 +54,7 @@ class Lane(NamedTuple):
     validate_on: str | None
     accounts: tuple[str, ...]
     fallback: Fallback | None
+    review_by: ReviewBy | None
     campaign: str
     """Campaign of a task that is not begun: it waits for the others of it."""
     is_pilot: bool
@@ -74,6 +75,7 @@ class Lane(NamedTuple):
             task.validate_on,
             task.accounts,
             task.fallback,
+            task.review_by,
             (task.campaign or "") if not status.is_begun else "",
             task.is_pilot,
             task.name if status.interrupted_run else "",

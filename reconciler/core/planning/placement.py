@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from reconciler.core.faults import fault_message
 from reconciler.core.model.runs import FailureClass
-from reconciler.core.model.specs import Desired, Host, Task
+from reconciler.core.model.specs import Desired, Host, ReviewBy, Task
 from reconciler.core.model.status import Observed, Run, Status
 from reconciler.core.planning.accounts import AccountPool
 from reconciler.core.planning.limits import spent_today
@@ -83,8 +83,8 @@ class Placement:
     """Why the task's `fallback` runs it; empty if that does not."""
 
 
-_Kind = tuple[str, str | None, tuple[str, ...], int]
-"""What of a task decides which hosts fit it: adapter, repo, labels, slots."""
+_Kind = tuple[str, str | None, tuple[str, ...], int, ReviewBy | None]
+"""What of a task decides which hosts fit it: adapter, repo, labels, slots, reviewer."""
 
 
 class _Fit:
@@ -124,7 +124,7 @@ class HostFits:
     def fit(self, task: Task, desired: Desired, observed: Observed) -> _Fit:
         """Return which hosts fit a task."""
         self._notice(desired, observed)
-        kind = task.adapter, task.repo, task.requires, task.slots
+        kind = task.adapter, task.repo, task.requires, task.slots, task.review_by
         fit = self._fits.get(kind)
         if fit is None:
             if len(self._fits) >= _MOST_KINDS:
@@ -139,7 +139,7 @@ class HostFits:
             return
         before, seen = self._desired, self._observed
         self._desired, self._observed = desired, observed
-        if desired.adapters is not before.adapters and desired.adapters != before.adapters:
+        if (desired.adapters, desired.accounts) != (before.adapters, before.accounts):
             self._fits.clear()
         stale = {*_differing(before.hosts, desired.hosts), *_differing(seen.hosts, observed.hosts)}
         stale |= seen.half_open ^ observed.half_open

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from reconciler.core.model.specs import Desired, Task
 from reconciler.core.model.status import Observed, Phase, Status
 from reconciler.core.planning.limits import LimitGroup, live_groups
+from reconciler.core.planning.liveness import deadline_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,9 @@ class Resting:
 
 def may_rest(spec: Task, status: Status, desired: Desired, observed: Observed) -> bool:
     """Return whether a task may be left alone about which a plan found nothing to do or to say."""
-    if status.waiting is not None or status.removed or status.run is None or spec.deadline is not None:
+    if status.waiting is not None or status.removed or status.run is None:
+        return False
+    if deadline_end(spec, status) is not None:  # it has a time of its own
         return False
     if status.phase is Phase.REVIEW_PENDING:
         return True

@@ -244,7 +244,7 @@ def _tomorrow(context: PlanContext, message: str) -> Wait:
 
 
 _Kind = tuple[Hashable, ...]
-"""What feasible hosts depend on: adapter, accounts, repo, labels, slots, the host that has the workspace."""
+"""What feasible hosts depend on: accounts, repo, labels, slots, reviewer, the host that has the workspace."""
 
 
 class _SlotPool:
@@ -391,7 +391,7 @@ class _SlotPool:
         repo = spec.repo if self._has_hosts_of_repos else None
         account = run_account(status.last_run, self._context.desired) if home else None
         paid = spec.adapter, spec.accounts, account, model
-        refused: _Kind = paid, repo, spec.requires, spec.slots, home
+        refused: _Kind = paid, repo, spec.requires, spec.slots, spec.review_by, home
         placement = self._refused.get(refused)
         if placement is None:
             desired = self._context.desired
@@ -410,7 +410,7 @@ class _SlotPool:
             )
         if placement.chosen is None:
             self._refused[refused] = placement
-            kind: _Kind = paid, spec.repo, spec.requires, spec.slots, home
+            kind: _Kind = paid, spec.repo, spec.requires, spec.slots, spec.review_by, home
             if is_ready and spec.slots > 1 and kind not in self._keeping:
                 self._keeping.add(kind)
                 self._keep(spec, placement)
