@@ -113,8 +113,8 @@ _FAILURES = (
     ),
     _failure(
         "budget",
-        "The task spent its `budget` (money, tokens or turns), or its `deadline` is over. A person has to act: "
-        "the task is `escalated`.",
+        "The task spent its `budget` (money, tokens or turns), or its `deadline` is over. A person "
+        "has to act: the task is `escalated`.",
         "See what was spent; raise `budget` or `deadline`, or ask for less.",
         "reconciler edit TASK --set 'budget={cost_usd: 20}'",
     ),
