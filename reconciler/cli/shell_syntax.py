@@ -38,11 +38,11 @@ def unreadable_commands(files: Mapping[str, File], desired: Desired) -> Iterator
     commands += _of_campaigns(files, desired)
     readable = _readable(bash, [*dict.fromkeys(command for *_, command in commands)])
     why_unreadable = cache(partial(_why_unreadable, bash))
-    told = set[tuple[str, Path]]()
+    placed = set[tuple[str, Path]]()
     for path, field, command in commands:
-        if command in readable or (path, field) in told or not (why := why_unreadable(command)):
+        if command in readable or (path, field) in placed or not (why := why_unreadable(command)):
             continue
-        told.add((path, field))
+        placed.add((path, field))
         mistake = Mistake(field, f"no shell can read it ({why})", is_doubt=True)
         yield from locate_mistakes([mistake], path, files[path].data)
 

@@ -900,7 +900,7 @@ def _times(context: PlanContext, waits: Mapping[str, Wait]) -> Iterator[datetime
     yield from silence_deadlines(context)
     yield from _deadlines(context)
     for _, _, host in _within_reach(context):
-        if host.drain_until is not None and host.drain_until > context.now:
+        if host.drain and host.drain_until is not None and host.drain_until > context.now:
             yield host.drain_until
 
 
