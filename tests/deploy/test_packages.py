@@ -1,5 +1,6 @@
 """What installs without pip is built from this checkout, is whole, and runs."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.slow
 def build(kind: str, folder: Path) -> Path:
     done = subprocess.run(
         [ROOT / "deploy/package", kind, folder],
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "PYTHON": sys.executable},
+        env={**os.environ, "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         check=False,
