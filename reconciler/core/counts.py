@@ -76,3 +76,6 @@ def _other_needs(model: ReadModel) -> Iterator[tuple[str, datetime | None]]:
     for host in model.hosts().values():
         if host.state == "down" and host.status:
             yield "Down", host.status.since
+    for account in model.observed.accounts.values():
+        if account.state == "failing":
+            yield "Circuit", account.since
