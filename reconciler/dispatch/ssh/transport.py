@@ -97,6 +97,8 @@ class SshTransport(Transport):
                 self._line.retire(visit.link)
             raise self._too_late(step, timeout) from error
         except (OSError, asyncssh.Error) as error:
+            if visit and isinstance(error, asyncssh.SFTPNoConnection | asyncssh.SFTPConnectionLost):
+                self._line.retire(visit.link)  # what serves files there can end alone, and then no read works
             raise self._cut_off(step, error) from error
         return await self._read_by_command(path, offset, limit)
 
