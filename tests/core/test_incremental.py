@@ -67,9 +67,9 @@ class Twins(RuleBasedStateMachine):
 
     # --- What people do ---
 
-    @rule(names=some(MORE), needed=st.none() | st.sampled_from(NAMES), data=st.data())
-    def push_tasks_of_a_kind(self, names, needed, data):
-        first = data.draw(tasks("like", **SIMPLE))
+    @rule(names=some(MORE), needed=st.none() | st.sampled_from(NAMES), data=st.data(), change=CHANGES)
+    def push_tasks_of_a_kind(self, names, needed, data, change):
+        first = data.draw(tasks("like", **SIMPLE)).model_copy(update=change)
         own = {
             name: {
                 "name": name,
@@ -81,9 +81,9 @@ class Twins(RuleBasedStateMachine):
         }
         self.push({**self.specs, **{name: first.model_copy(update=update) for name, update in own.items()}})
 
-    @rule(name=st.sampled_from(NAMES + MORE), data=st.data())
-    def push_a_task(self, name, data):
-        self.push({**self.specs, name: data.draw(tasks(name))})
+    @rule(name=st.sampled_from(NAMES + MORE), data=st.data(), change=CHANGES)
+    def push_a_task(self, name, data, change):
+        self.push({**self.specs, name: data.draw(tasks(name)).model_copy(update=change)})
 
     @rule(names=some(MORE), change=CHANGES)
     def change_what_few_tasks_have(self, names, change):
