@@ -7,6 +7,7 @@ import os
 import shlex
 from contextlib import aclosing
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -78,15 +79,9 @@ async def _attach(context: Context, name: str, timeout: timedelta, reason: str, 
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
-        statuses = (await fleet.observed()).statuses
-        await change(
-            fleet,
-            TaskSpec,
-            (name,),
-            lambda name, spec: attaching(name, spec, statuses.get(name)),
-            verb="Attach to",
-            reason=reason,
-        )
+        status = (await fleet.observed()).statuses.get(name)
+        decide = partial(attaching, status=status)
+        await change(fleet, TaskSpec, (name,), decide, verb="Attach to", reason=reason)
         try:
             async with asyncio.timeout(timeout.total_seconds()):
                 status = await _ended(fleet, name)
@@ -105,15 +100,9 @@ async def _release(context: Context, name: str, text: str, reason: str) -> None:
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
-        statuses = (await fleet.observed()).statuses
-        await change(
-            fleet,
-            TaskSpec,
-            (name,),
-            lambda name, spec: releasing(name, spec, statuses.get(name), text),
-            verb="Release",
-            reason=reason,
-        )
+        status = (await fleet.observed()).statuses.get(name)
+        decide = partial(releasing, status=status, text=text)
+        await change(fleet, TaskSpec, (name,), decide, verb="Release", reason=reason)
 
 
 async def _ended(fleet: "FleetSession", name: str) -> "Status":

@@ -56,14 +56,16 @@ class RunSteps:
     @property
     def own_specs(self) -> frozenset[str]:
         """Files that the task would have for itself; more than one if it was renamed meanwhile."""
-        return frozenset(f"specs/tasks/{task}.yaml" for task in self._names)
+        from reconciler.cli.session import spec_path
+
+        return frozenset(spec_path("task", task) for task in self._names)
 
     @property
     def campaigns(self) -> frozenset[str]:
         """Files of the campaigns that it would be of."""
-        return frozenset(
-            f"specs/campaigns/{name.partition('/')[0]}.yaml" for name in self._names if "/" in name
-        )
+        from reconciler.specs.parse import campaign_path
+
+        return frozenset(path for name in self._names if (path := campaign_path(name)))
 
     @property
     def _names(self) -> frozenset[str]:

@@ -33,6 +33,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def task_spec_file(task: str, campaign: str | None) -> str:
+    """Return where the spec of a task is: in a file of its own, or in that of its campaign."""
+    return f"specs/campaigns/{campaign}.yaml" if campaign else f"specs/tasks/{task}.yaml"
+
+
 _BAD_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|[^\x00-\x7f]")
 
 

@@ -55,3 +55,10 @@ def waiting(context: PlanContext, name: str, wait: Wait) -> Waiting:
     if before.message == wait.message:
         return before  # thousands may wait: nothing is made anew for those that go on waiting
     return Waiting(reason=wait.reason, message=wait.message, since=before.since)
+
+
+def differing(before: Mapping[str, object], after: Mapping[str, object]) -> set[str]:
+    """Return the names under which the two do not have the same object."""
+    if before is after:
+        return set()
+    return {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}

@@ -17,6 +17,7 @@ from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Desired, Host, ReviewBy, Task
 from reconciler.core.model.status import Observed, Run, Status
 from reconciler.core.planning.accounts import AccountPool
+from reconciler.core.planning.context import differing
 from reconciler.core.planning.limits import spent_today
 
 RESUMES = 100.0
@@ -141,20 +142,13 @@ class HostFits:
         self._desired, self._observed = desired, observed
         if (desired.adapters, desired.accounts) != (before.adapters, before.accounts):
             self._fits.clear()
-        stale = {*_differing(before.hosts, desired.hosts), *_differing(seen.hosts, observed.hosts)}
+        stale = differing(before.hosts, desired.hosts) | differing(seen.hosts, observed.hosts)
         stale |= seen.half_open ^ observed.half_open
         for fit in self._fits.values() if stale else ():
             fit.stale |= stale
 
 
 _MOST_KINDS = 64
-
-
-def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
-    """Yield the names under which the two do not have the same object."""
-    if before is not after:
-        yield from (name for name, value in after.items() if before.get(name) is not value)
-        yield from (name for name in before if name not in after)
 
 
 def reachable_runs(statuses: Mapping[str, Status], observed: Observed) -> Iterator[tuple[str, str, Run]]:

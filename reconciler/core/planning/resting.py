@@ -6,11 +6,12 @@ more, or something about it is tried again. What they take meanwhile, slots and 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 
 from reconciler.core.model.specs import Desired, Task
 from reconciler.core.model.status import Observed, Phase, Status
+from reconciler.core.planning.context import differing
 from reconciler.core.planning.limits import LimitGroup, live_groups
 from reconciler.core.planning.liveness import deadline_end
 
@@ -94,7 +95,7 @@ class Resting:
         lost = self._by_round.keys() - observed.followed
         names = {self._by_round[key] for key in lost}
         names |= {self._by_run[key] for key in observed.retry_reasons if key in self._by_run}
-        for host in _differing(seen.hosts, observed.hosts):
+        for host in differing(seen.hosts, observed.hosts):
             names |= self._by_host.get(host, set())
         return names
 
@@ -127,10 +128,3 @@ def _rests_on_the_same(before: Desired, after: Desired) -> bool:
 
 def _own(observed: Observed) -> tuple[object, ...]:
     return observed.machine, observed.takes_over
-
-
-def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> set[str]:
-    """Return the names under which the two do not have the same object."""
-    if before is after:
-        return set()
-    return {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}

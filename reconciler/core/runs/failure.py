@@ -8,6 +8,7 @@ from datetime import datetime
 
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.status import Failure, Phase, Status
+from reconciler.core.names import task_spec_file
 from reconciler.core.text import one_line, visible
 from reconciler.core.times import format_time
 
@@ -70,17 +71,12 @@ def _steps(task: str, status: Status, kind: FailureClass) -> Iterator[str]:
         yield f"reconciler logs {task}"
     if template := _repair(status, kind):
         yield template.format(
-            spec=_spec_file(task, status.campaign),
+            spec=task_spec_file(task, status.campaign),
             host=host or "HOST",
             adapter=adapter or "ADAPTER",
             repo=repo,
         )
     yield f"reconciler retry {task}"
-
-
-def _spec_file(task: str, campaign: str | None) -> str:
-    """Return where the spec of a task is: in a file of its own, or in that of its campaign."""
-    return f"specs/campaigns/{campaign}.yaml" if campaign else f"specs/tasks/{task}.yaml"
 
 
 def _repair(status: Status, kind: FailureClass) -> str | None:

@@ -25,6 +25,7 @@ from reconciler.core.errors import Problem, SpecError
 from reconciler.core.model.runs import OUTPUT_LENGTH, Check, FailureClass
 from reconciler.core.model.specs import ExecutionMode, Repo, Task
 from reconciler.core.model.status import Failure, Predecessor, Status
+from reconciler.core.names import task_spec_file
 from reconciler.core.text import harmless, one_line, tail
 
 TEMPLATE = """\
@@ -195,8 +196,7 @@ def render(
         return f"{prompt}{before}{_outputs(task)}{_answers(status, resumed=resumed)}"
     except (TemplateError, TypeError, ValueError) as error:
         message = f"template: {one_line(str(error))}"
-        path = f"specs/campaigns/{task.campaign}.yaml" if task.campaign else f"specs/tasks/{task.name}.yaml"
-        raise SpecError([Problem(path, 1, 1, message)]) from error
+        raise SpecError([Problem(task_spec_file(task.name, task.campaign), 1, 1, message)]) from error
 
 
 def _predecessors(status: Status) -> str:
