@@ -106,6 +106,8 @@ class Builder:
         """Task files, and tasks of campaigns, by name of the task."""
         self._claims: dict[str, dict[str, Parsed]] = {}
         """The same with all that would be called so, by path."""
+        self._cells: dict[str, Sequence[Parsed]] = {}
+        """Tasks of each campaign's file, by path: they are made once."""
         self._campaigns: dict[str, Campaign] = {}
         self._unreadable = set[str]()
         """Campaigns without any good version."""
@@ -184,6 +186,7 @@ class Builder:
             for task in self._tasks_at(before):
                 self._claim(task.name, path, None)
                 yield task
+            self._cells.pop(path, None)
             yield before
         if parsed:
             self._files[path] = parsed
@@ -202,12 +205,13 @@ class Builder:
 
     def _tasks_at(self, parsed: Parsed) -> Sequence[Parsed]:
         """Return the tasks that a file asks for."""
-        return (parsed,) if parsed.kind == "task" else tasks_of(parsed)
+        return (parsed,) if parsed.kind == "task" else self._cells.get(parsed.path, ())
 
     def _file_campaign(self, parsed: Parsed) -> None:
         good = parsed.in_force
+        self._cells[parsed.path] = tasks_of(parsed)
         if good and isinstance(good.spec, CampaignSpec):
-            names = [task.name for task in tasks_of(parsed)]
+            names = [task.name for task in self._cells[parsed.path]]
             self._campaigns[parsed.name] = as_campaign(parsed.name, good.spec, names)
         else:
             self._unreadable.add(parsed.name)
