@@ -538,9 +538,8 @@ class Round:
         if base is None:
             base = await retry_until_reachable(lambda: repository.fork(head))
         diff = await retry_until_reachable(partial(repository.diff, base, head))
-        request = review_request(order, self._review_key, head, diff)
-        assert request is not None  # noqa: S101 - there is a reviewer
-        answer = await replace(self, order=request, secrets=self.secrets).consult()
+        request = review_request(order, reviewer, self._review_key, head, diff)
+        answer = await replace(self, order=request).consult()
         if answer.kind is FailureClass.CANCELLED:
             raise StepFailed(FailureClass.CANCELLED, answer.message)
         spent = report.verdict.model_copy(update={"usage": report.verdict.usage + answer.usage})

@@ -267,14 +267,12 @@ def _reviewer(task: Task, status: Status, desired: Desired) -> Reviewer | None:
     )
 
 
-def review_request(order: RunRequest, key: str, head: str, diff: str) -> RunRequest | None:
+def review_request(order: RunRequest, reviewer: Reviewer, key: str, head: str, diff: str) -> RunRequest:
     """
-    Return the run, under a key, in which the work of an order is reviewed; None if nobody reviews it.
+    Return the run, under a key, in which the work of an order is reviewed.
 
     It has a workspace of its own at the work's head, and nothing of that is taken up.
     """
-    if (reviewer := order.reviewer) is None:
-        return None
     adapter, prompt = reviewer.adapter, opinion_prompt(reviewer.brief, head, diff)
     session = _fill(adapter.fresh, {"session_id": str(uuid.uuid5(_SESSIONS, f"{key} {head}"))})
     changes = {
