@@ -169,19 +169,28 @@ set_upstream() { # branch commit
 }
 
 create_mirror() { # in one move, as below
-  run_git --git-dir="$mirror" for-each-ref --count=1 >/dev/null 2>&1 && return
-  if [ -e "$mirror" ] || [ -h "$mirror" ]; then
-    remake_mirror
+  before=$(last_remake)
+  if [ -e "$mirror" ] || [ -h "$mirror" ]; then # looked for first: another step may make it meanwhile
+    run_git --git-dir="$mirror" for-each-ref --count=1 >/dev/null 2>&1 || remake_mirror
     return
   fi
   rm -rf "$mirror.$$"
   run_git init -q --bare --template= "$mirror.$$" || return 1
-  [ -d "$mirror" ] || mv "$mirror.$$" "$mirror"
-  rm -rf "$mirror.$$"
+  [ -d "$mirror" ] || mv "$mirror.$$" "$mirror" || return 1
+  rm -rf "$mirror.$$" "$mirror/${mirror##*/}.$$" # into it went one that lost by a moment
 }
 
-remake_mirror() { # all of it can be sent again; sound objects stay, and stay in their place: workspaces borrow them
+last_remake() { cat "$mirror/remade" 2>/dev/null; }
+
+remake_mirror() { # one step at a time, unless another has since $before
   case $mirror in "$fleet"/repos/*) ;; *) return 0 ;; esac # that of the reconciler it makes again itself
+  (
+    if command -v flock >/dev/null 2>&1; then flock -w 60 9 || exit 1; fi
+    [ "$(last_remake)" != "$before" ] || renew_mirror
+  ) 9>"$fleet/steps/.${mirror##*/}"
+}
+
+renew_mirror() { # all of it can be sent again; sound objects stay, and stay in their place: workspaces borrow them
   rm -rf "$mirror.$$"
   run_git init -q --bare --template= "$mirror.$$" || return 1
   if [ -h "$mirror" ] || [ -h "$mirror/objects" ] || [ ! -d "$mirror/objects" ]; then rm -rf "$mirror"; fi
@@ -204,10 +213,11 @@ remake_mirror() { # all of it can be sent again; sound objects stay, and stay in
     sed -n 's|.*objects/\([0-9a-f][0-9a-f]/[0-9a-f]\{38,\}\).*|\1|p' | while IFS= read -r object; do
     rm -f "$mirror/objects/$object"
   done
-  : >"$mirror/remade"
+  printf '%s\n' "$$ $started" >"$mirror/remade"
 }
 
 take_in() { # commits... that $mirror shall have; stdin: a bundle of those it lacks, or nothing
+  before=$(last_remake)
   rm -rf "$work.in.$$"
   cat >"$work.in.$$" || {
     rm -f "$work.in.$$"
@@ -222,7 +232,9 @@ take_in() { # commits... that $mirror shall have; stdin: a bundle of those it la
   case ${said:-} in
   *lacks*these*prerequisite* | '') ;;
   *)
-    [ -z "$(find "$mirror/remade" -mmin -10 2>/dev/null)" ] || refuse "$said" # it is not the mirror
+    if [ "$(last_remake)" = "$before" ] && [ -n "$(find "$mirror/remade" -mmin -10 2>/dev/null)" ]; then
+      refuse "$said" # it is not the mirror
+    fi
     remake_mirror >/dev/null 2>&1 || refuse "$said"
     ;;
   esac

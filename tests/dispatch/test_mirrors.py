@@ -17,7 +17,7 @@ from reconciler.core.model.specs import Host
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed
-from tests.dispatch.world import World, git
+from tests.dispatch.world import World, ended, git
 
 
 @pytest.fixture
@@ -194,6 +194,28 @@ async def test_a_mirror_on_a_host_that_is_damaged_is_made_again(world, damage):
 
     assert first.verdict.message == then.verdict.message == ""
     assert git(world.code, "show", "task/then:README") == "more"
+
+
+@pytest.mark.parametrize(
+    "damage", ["no refs", "an empty HEAD", "objects that are damaged", "a file in its place"]
+)
+async def test_many_who_find_a_mirror_on_a_host_damaged_get_what_they_need(world, damage):
+    far = Host(name="far", address="127.0.0.1", workdir="far")
+    world.transport = LocalTransport(world.folder, {"PATH": os.environ["PATH"], "HOME": str(world.folder)})
+    await world.carry_out(world.order("echo x >x", host=far))
+    (mirror,) = (world.folder / "far/f1/repos").iterdir()
+    DAMAGE[damage](mirror)
+    move(world)
+    dispatcher, facts = world.dispatcher(), asyncio.Queue()
+
+    for n in range(6):
+        order = world.order(f"echo {n} >{n}", run=f"t{n}.g12345678.a1", branch=f"task/t{n}", host=far)
+        dispatcher.follow(order, facts.put_nowait)
+    reports = [await ended(facts) for _ in range(6)]
+    await dispatcher.close()
+
+    assert {report.verdict.message for report in reports} == {""}
+    assert [path.name for path in mirror.parent.iterdir()] == ["code.git"]
 
 
 async def test_a_branch_that_became_a_folder_of_branches_is_followed(world):
