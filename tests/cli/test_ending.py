@@ -7,10 +7,14 @@ import random
 import signal
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+import reconciler
 from reconciler.cli.exits import ExitCode
+
+PACKAGE = Path(reconciler.__file__).parent
 
 HANGING = """\
 command: [cat]
@@ -50,8 +54,10 @@ def test_it_ends_whenever_it_is_told_to(fleet, command, number):
             process.send_signal(number)
             _, said = process.communicate(timeout=60)
 
+        if "Traceback" in said and f"{PACKAGE}/" not in said:
+            continue  # on a slow machine: not a line of ours had run
         # Before it listens to signals they end it as they end any program.
-        assert process.returncode in {ExitCode.OK, -number, ExitCode.INTERRUPTED}
+        assert process.returncode in {ExitCode.OK, -number, ExitCode.INTERRUPTED}, said
         assert "Traceback" not in said
 
 
