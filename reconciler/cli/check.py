@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
 import click
@@ -108,15 +107,15 @@ def _missing_repositories(root: Path, files: "Mapping[str, File]", desired: "Des
     for name, repo in desired.repos.items():
         path = f"specs/repos/{name}.yaml"
         place = os.path.normpath(root / repo.url)
-        if is_path(repo.url) and path in files and not _is_folder(place):
+        if is_path(repo.url) and path in files and not _is_repository(place):
             message = f"there is no repository at {one_line(place, _LONGEST_PATH)} on this machine"
             yield from locate_mistakes([Mistake(("url",), message, is_doubt=True)], path, files[path].data)
 
 
-def _is_folder(place: str) -> bool:
-    """Return whether a folder is there; what no file can be called, or may not be looked at, is none."""
+def _is_repository(place: str) -> bool:
+    """Return whether git would find a repository there; what no file can be called is none."""
     try:
-        return S_ISDIR(os.stat(place).st_mode)  # noqa: PTH116 - a text is no path yet
+        return any(Path(place + below).exists() for below in ("/.git", "/HEAD", ".git/HEAD", ".git/.git"))
     except (OSError, ValueError):
         return False
 
@@ -206,13 +205,12 @@ def plan_command(context: Context, rev: str | None, exit_code: bool, output: Out
 
 async def _previewed(context: Context, rev: str | None) -> "tuple[Desired, Observed]":
     from reconciler.cli.session import open_fleet
-    from reconciler.specs.build import build
 
     async with open_fleet(context) as fleet:
         revision, files = await fleet.files(rev)
         observed = await fleet.observed()
         await say_if_nobody_serves(fleet, await fleet.state_branch(), observed.statuses, clock.now())
-        return build(files, revision=revision), observed
+        return await fleet.in_force(revision, files), observed
 
 
 def _print_problems(problems: Iterable[Problem]) -> None:

@@ -329,14 +329,13 @@ async def _explained(
     from reconciler.core.planning.placement import home_host, place, slots_in_use
     from reconciler.core.views import forge_waits
     from reconciler.dispatch.failures import describe_failure
-    from reconciler.specs.build import build
     from reconciler.specs.explain import explain_fields
 
     async with open_fleet(context) as fleet:
         revision, files = await fleet.files(rev)
         observed = await fleet.observed()
         outages = await forge_outages(fleet, await fleet.state_branch())
-    desired = build(files, revision=revision)
+        desired = await fleet.in_force(revision, files)
     name = task_name(args, desired.tasks.keys() | desired.broken.keys())
     fields = explain_fields(files, name)
     others = {other: status for other, status in observed.statuses.items() if other != name}

@@ -246,6 +246,13 @@ class FleetSession:
         commit = await self._commit(rev) if rev else await self.tree.head()
         return commit, await read_revision(self.tree, commit)
 
+    async def in_force(self, revision: str, files: "Mapping[str, File]") -> "Desired":
+        """Return what the files that `files` returns ask for, broken ones by their last good version."""
+        from reconciler.specs.source import build_in_force
+
+        commit = await self.tree.head() if revision == WORK_TREE else revision
+        return await build_in_force(self.tree, commit, files, revision=revision)
+
     async def spec_file(self, kind: "Kind", name: str) -> "File":
         """Return the committed spec file of an object, as `find_spec` finds it."""
         return (await self.find_spec(kind, name))[1]

@@ -35,6 +35,9 @@ case $0 in /*) SELF=$0 ;; *) SELF=$PWD/$0 ;; esac
 LC_WAS=${LC_ALL-} LC_SET=${LC_ALL+x}
 LC_ALL=C; export LC_ALL
 unset CDPATH
+# Set by startup files, or by a hook of git's: they would point an agent's git to another repository.
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_PREFIX GIT_COMMON_DIR GIT_NAMESPACE \
+  GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES
 PROC=${RECONCILER_PROC:-/proc} # a name for what is not there shows how this does without
 
 refuse() { printf 'E %s\n' "$*"; exit 70; }

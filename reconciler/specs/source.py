@@ -13,7 +13,7 @@ from reconciler.core.errors import Gone, Problem, Unavailable
 from reconciler.core.model.specs import Desired, Task, TaskSpec
 from reconciler.core.model.status import Status
 from reconciler.core.requesters import Requester
-from reconciler.specs.build import Builder, gc_paused, last_good_version, too_many
+from reconciler.specs.build import Builder, build, gc_paused, last_good_version, too_many
 from reconciler.specs.layers import default_task, resolve
 from reconciler.specs.parse import ROOT, File, Parsed, Parser, campaign_path, is_ignored, tasks_of
 from reconciler.specs.yaml import MAX_BYTES
@@ -176,13 +176,7 @@ class SpecSource:
         return await self._first_good(broken.path, await self._tree.versions(head, broken.path, VERSIONS))
 
     async def _first_good(self, path: str, blobs: Collection[str]) -> Parsed | None:
-        for blob in blobs:
-            with suppress(Gone):
-                contents = await self._tree.blobs([blob], limit=MAX_BYTES)
-                parsed = self._parser.parse(path, File(_FILE, blob, contents[blob]))
-                if parsed and parsed.spec:
-                    return parsed
-        return None
+        return await first_good(self._tree, self._parser, path, blobs)
 
 
 def _task_at(path: str) -> str | None:
@@ -220,6 +214,34 @@ async def read_files(tree: Tree, entries: Mapping[str, TreeEntry | None]) -> Asy
 async def read_revision(tree: Tree, commit: str) -> Mapping[str, File]:
     """Return the spec files of one commit, by path."""
     return {path: file async for path, file in read_files(tree, _ours(await tree.files(commit, ROOT)))}
+
+
+async def build_in_force(tree: Tree, commit: str, files: Mapping[str, File], *, revision: str) -> Desired:
+    """
+    Return the desired state of files that a commit would be followed by.
+
+    A broken one keeps its last good version of that line, as in the loop.
+    """
+    desired = build(files, revision=revision)
+    broken = files.keys() & {problem.path for problem in desired.problems}
+    there = await tree.files(commit, ROOT) if broken else {}
+    earlier = dict[str, File]()
+    for path in broken & there.keys():
+        blobs = [there[path].blob, *await tree.versions(commit, path, VERSIONS)]
+        if parsed := await first_good(tree, Parser(), path, blobs):
+            earlier[path] = parsed.file
+    return build(files, revision=revision, last_good=earlier) if earlier else desired
+
+
+async def first_good(tree: Tree, parser: Parser, path: str, blobs: Collection[str]) -> Parsed | None:
+    """Return the first of these versions of a file that has no mistake."""
+    for blob in blobs:
+        with suppress(Gone):
+            contents = await tree.blobs([blob], limit=MAX_BYTES)
+            parsed = parser.parse(path, File(_FILE, blob, contents[blob]))
+            if parsed and parsed.spec:
+                return parsed
+    return None
 
 
 def _ours(entries: Mapping[str, _E]) -> Mapping[str, _E]:

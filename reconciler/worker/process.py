@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reconciler.core.masking import Mask
 from reconciler.dispatch.scripts import script_file
+from reconciler.git.process import PLACES
 from reconciler.subprocesses import end, start
 
 GRACE = 15.0
@@ -22,14 +23,6 @@ _GATE = 'read -r go && [ "$go" = go ] || exit 125; exec <"$RECONCILER_PROMPT_FIL
 """Waits for a line on stdin; if we die before writing it, the command never starts."""
 _WRAPPER = ("sh", str(script_file("wrapper")))
 _TICK = 0.05
-_NOT_PASSED_ON = (
-    "RECONCILER_",
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_OBJECT_",
-    "GIT_COMMON_DIR",
-)
 _SECRET = re.compile(
     r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_?KEY|_KEY$|_DSN$|DATABASE_URL", re.IGNORECASE
 )
@@ -104,8 +97,12 @@ async def _end_held(records: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for commands, without our own settings such as the token."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
+    """Return the environment for commands: without our settings, such as the token, or places of git's."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not (name.startswith("RECONCILER_") or PLACES.match(name))
+    }
 
 
 def mask() -> Mask:

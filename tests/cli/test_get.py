@@ -166,6 +166,21 @@ def test_plan_looks_at_a_revision_when_told(fleet):
     assert fleet.run("plan", "--rev=--all").exit_code == 3
 
 
+def test_plan_and_explain_go_by_the_last_good_version_of_a_broken_file(fleet):
+    fleet.write("specs/hosts/local.yaml", "slots: 2\n")
+    fleet.commit("Add a host")
+    fleet.write("specs/hosts/local.yaml", "slots: [\n")
+
+    uncommitted = fleet.run("plan")
+    fleet.commit("Break it")
+    committed = fleet.run("plan")
+
+    for done in (uncommitted, committed):
+        assert "specs/hosts/local.yaml:2:1: error" in done.stderr
+        assert done.stdout.splitlines()[1].split()[:3] == ["start", "hello", "local"], done.output
+    assert "local" in fleet.run("explain", "hello").stdout
+
+
 def test_the_wide_plan_says_of_every_host_why_not(fleet):
     fleet.write("specs/hosts/big.yaml", "address: big.example\nlabels: [gpu]\n")
     fleet.write("specs/tasks/hello.yaml", "goal: x\nscript: 'true'\nrequires: gpu\n")

@@ -4,6 +4,7 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 from click.testing import CliRunner
@@ -134,16 +135,20 @@ def test_warnings_are_shown_and_are_no_mistakes(folder):
 
 def test_a_repository_that_is_not_on_this_machine_is_warned_of(folder):
     (folder / "specs" / "repos").mkdir()
-    for name, url in {"gone": "../gone", "here": "..", "away": "git@example.org:a/b.git"}.items():
+    for made in (["init", "-q", "work"], ["init", "-q", "--bare", "bare.git"]):
+        subprocess.run(["git", *made], cwd=folder.parent, check=True)
+    (folder.parent / "empty").mkdir()
+    urls = {name: f"../{name}" for name in ("gone", "empty", "work", "bare", "bare.git")}
+    for name, url in {**urls, "away": "git@example.org:a/b.git"}.items():
         (folder / "specs" / "repos" / f"{name}.yaml").write_text(f"url: {url}\n")
 
     done = validate("specs/repos")
 
-    (line,) = done.stdout.splitlines()
-    assert line == (
-        f"specs/repos/gone.yaml:1:6: warning: url: there is no repository at {folder.parent / 'gone'} "
+    assert done.stdout.splitlines() == [
+        f"specs/repos/{name}.yaml:1:6: warning: url: there is no repository at {folder.parent / name} "
         "on this machine"
-    )
+        for name in ("empty", "gone")
+    ]
     assert done.exit_code == 0
 
 

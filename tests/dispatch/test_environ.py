@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.dispatch.scripts import script_file
+
 SECRET = "tok-0123456789-secret"
 READ = """
 import os, subprocess, sys
@@ -65,3 +67,15 @@ def test_a_user_without_rights_reads_nothing_of_a_process_of_the_same_user(tmp_p
         process.stdin.close()
 
     assert (read.returncode, read.stdout) == (1, b"")
+
+
+def test_nothing_that_a_login_set_points_the_git_of_a_run_to_another_repository(tmp_path: Path):
+    places = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_NAMESPACE")
+    objects = ("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES")
+    env = os.environ | dict.fromkeys((*places, *objects), "/nowhere") | {"GIT_AUTHOR_NAME": "kept"}
+    wrapper = ["sh", str(script_file("wrapper")), "hold", str(tmp_path)]
+
+    done = subprocess.run([*wrapper, "env"], env=env, capture_output=True, text=True, check=True)
+
+    assert "/nowhere" not in done.stdout
+    assert "GIT_AUTHOR_NAME=kept" in done.stdout

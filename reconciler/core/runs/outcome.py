@@ -266,10 +266,12 @@ _HTTP_DATE = re.compile(r"\b[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[dhms]?)", re.IGNORECASE)
 _CLOCK = re.compile(
     r"(?:resets?|again|until)(?: at| on)?\s+"
+    r"(?:(mon|tue|wed|thu|fri|sat|sun)[a-z]*,? (?:at )?)?"
     r"(?:([A-Z][a-z]{2,8})\.? (\d{1,2})(?:st|nd|rd|th)?,?(?: (\d{4}),?)?(?: at)? )?"
     r"(\d{1,2})(?::(\d\d))?\s*([ap]m)?(?:\s*\(?([A-Za-z]+/[A-Za-z_/]+|UTC|GMT)\)?)?",
     re.IGNORECASE,
 )
+_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 FARTHEST = timedelta(days=32)
 """A time further away than this was misread."""
@@ -281,7 +283,7 @@ def retry_time(text: str, now: datetime) -> datetime | None:
 
     Known are epochs (`limit reached|1790000000`), ISO times, spans (`try again
     in 1h30m`, `retry-after: 30`) and times of day (`resets at 3pm (Europe/Berlin)`,
-    UTC if no zone is named, tomorrow if it is over today).
+    `resets Mon 9am`; UTC if no zone is named, the next one if it is over).
     """
     readers = (_from_epoch, _from_http_date, _from_span, _from_iso, _from_clock)
     times = (reader(text, now) for reader in readers)
@@ -323,9 +325,9 @@ def _from_iso(text: str, now: datetime) -> datetime | None:
 
 def _from_clock(text: str, now: datetime) -> datetime | None:
     match = _CLOCK.search(text)
-    if match is None or not (match[5] or match[6]):
+    if match is None or not (match[6] or match[7]):
         return None
-    month, day, year, hour, minute, half, zone = match.groups()
+    weekday, month, day, year, hour, minute, half, zone = match.groups()
     local = now.astimezone(_zone(zone))
     try:
         time = local.replace(hour=_hour(int(hour), half), minute=int(minute or 0), second=0, microsecond=0)
@@ -336,7 +338,9 @@ def _from_clock(text: str, now: datetime) -> datetime | None:
             return time.replace(year=time.year + 1) if is_next_year else time
     except ValueError:
         return None
-    return time if time >= local else time + timedelta(days=1)
+    days = (_WEEKDAYS.index(weekday.lower()) - local.weekday()) % 7 if weekday else 0
+    time += timedelta(days=days)
+    return time if time >= local else time + timedelta(days=7 if weekday else 1)
 
 
 def _hour(hour: int, half: str | None) -> int:
