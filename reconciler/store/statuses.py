@@ -41,10 +41,12 @@ def load_status(kind: type[Model], content: bytes, path: str) -> Model:
     """
     Return the status that a file holds; `path` is named in errors.
 
-    Raises SpecError if it holds anything else.
+    Fields that are not known are left out: a newer version, from which somebody
+    went back, wrote them. Raises SpecError if it holds anything else.
     """
     try:
-        return kind.model_validate(parse_status(content.decode()), strict=False)  # YAML has no tuples
+        values = parse_status(content.decode())
+        return kind.model_validate(values, strict=False, extra="ignore")  # YAML has no tuples
     except UnicodeDecodeError:
         raise _damaged(path, 1, "", "not UTF-8") from None
     except ValidationError as error:

@@ -1,7 +1,8 @@
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -135,6 +136,21 @@ def test_a_status_that_a_person_edited_is_read_too():
     value = statuses.load_status(Status, edited + b"generation: a1\nwork: b2\nchecks: []\n", PATH)
 
     assert value == status(Phase.CREATED, generation="a1", work="b2")
+
+
+@settings(max_examples=30)
+@given(task_statuses | host_statuses)
+def test_what_a_newer_version_wrote_beside_it_hinders_nobody_who_went_back(value):
+    def with_more(each):
+        if isinstance(each, list):
+            return [with_more(one) for one in each]
+        return (
+            {**{k: with_more(v) for k, v in each.items()}, "newer": [1]} if isinstance(each, dict) else each
+        )
+
+    newer = with_more(statuses.parse_status(statuses.dump_status(value).decode()))
+
+    assert statuses.load_status(type(value), json.dumps(newer).encode(), PATH) == value
 
 
 @pytest.mark.parametrize(
