@@ -20,7 +20,16 @@ from reconciler.api.metrics import TABLE
 from reconciler.cli.exits import ExitCode
 from reconciler.cli.main import COMMANDS
 from reconciler.cli.shapes import SHAPES
-from reconciler.core.adapter import HealthCheck, Output, RoundLimits, Secret, StopSignal, Streamed, Version
+from reconciler.core.adapter import (
+    FileTemplate,
+    HealthCheck,
+    Output,
+    RoundLimits,
+    Secret,
+    StopSignal,
+    Streamed,
+    Version,
+)
 from reconciler.core.catalogue import ENTRIES
 from reconciler.core.lifecycle import diagram
 from reconciler.core.model.specs import Kind, NotifyRule, NotifySpec, RunHooks, SlurmSpec, TaskDefaults
@@ -46,6 +55,7 @@ PARTS: Mapping[Kind, Mapping[str, type[BaseModel]]] = {
         "version": Version,
         "health": HealthCheck,
         "secrets": Secret,
+        "files": FileTemplate,
         "limits": RoundLimits,
         "stop": StopSignal,
     }

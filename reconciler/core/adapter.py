@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from reconciler.core.fields import MOST, Duration, Env, EnvName, Frozen, Names, Period, Strings, Text, Total
+from reconciler.core.names import check_file_path
 from reconciler.core.patterns import check_pattern
 
 
@@ -48,6 +49,23 @@ class Secret(Frozen):
     """Name of a systemd credential (`LoadCredential=`)."""
     on: Literal["reconciler", "host"] = "reconciler"
     """Where the source is looked up."""
+
+
+class FileTemplate(Frozen):
+    """A file that is written before a run and removed after it: settings of a CLI, an MCP configuration."""
+
+    template: Annotated[str, Field(min_length=1, max_length=65536)]
+    """
+    What stands in it (Jinja2). It sees `secrets`, `workspace` (the folder), `files` (the folder of files
+    outside of it), `task`, `run`, `round`, `branch` and `repo` (names).
+    """
+    secrets: dict[EnvName, Secret] = Field(default_factory=dict)
+    """Secrets that the template names, as `{{ secrets.NAME }}`; looked up when the file is written."""
+
+
+FilePath = Annotated[str, AfterValidator(check_file_path)]
+Files = dict[FilePath, FileTemplate]
+"""Files to be written before a run, by path: in the workspace, or outside of it with `{files}/`."""
 
 
 class StopSignal(Frozen):
@@ -196,8 +214,9 @@ class AdapterSpec(Frozen):
     """
     Arguments, the program first. `{model}`, `{turns}` and `{session}` alone in an element
     stand for the arguments under `model` and `turns`, and `fresh` or `resume`;
-    `{workdir}`, `{prompt_file}`, `{prompt}`, `{shell}`, `{script}` and `{declared}` (the
-    folder with the file for questions, for CLIs with a sandbox) are filled in.
+    `{workdir}`, `{prompt_file}`, `{prompt}`, `{shell}`, `{script}`, `{files}` (the folder of
+    `files` outside of the workspace) and `{declared}` (the folder with the file for questions,
+    for CLIs with a sandbox) are filled in.
     """
     model: Strings = ()
     """Arguments that choose a model, with `{model}`; used when the task names one."""
@@ -214,9 +233,11 @@ class AdapterSpec(Frozen):
     template: Text | None = None
     """Prompt template in place of the built-in one."""
     env: Env = Field(default_factory=dict)
-    """Environment of the CLI."""
+    """Environment of the CLI; `{files}` is filled in."""
     secrets: dict[EnvName, Secret] = Field(default_factory=dict)
     """Environment variables whose values are looked up when a run starts."""
+    files: Files = Field(default_factory=dict)
+    """Files written before its runs and removed after them; see [files](#files)."""
     version: Version | None = None
     """Version probe."""
     health: HealthCheck | None = None

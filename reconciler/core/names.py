@@ -33,6 +33,40 @@ def check_name(name: str) -> str:
     return name
 
 
+_FILE = re.compile(r"[A-Za-z0-9._+@-]+(?:/[A-Za-z0-9._+@-]+)*\Z")
+FILES_FOLDER = "{files}/"
+"""How the path of a file begins that is written outside of the workspace."""
+
+
+def check_file_path(path: str) -> str:
+    """
+    Return the path of a file that is written before a run if it stays where such files may be.
+
+    Raises ValueError with the reason, and with what to write.
+    """
+    if path.startswith("~"):
+        message = (
+            f"{path!r} is in the home of the host's user, which all runs share with people: write "
+            f"'{FILES_FOLDER}NAME', and name that in `command` or `env`"
+        )
+        raise ValueError(message)
+    if path.startswith("/"):
+        message = (
+            f"{path!r} is absolute: a path is in the workspace ('a/b'), or outside of it ('{FILES_FOLDER}a')"
+        )
+        raise ValueError(message)
+    if not _FILE.match(name := path.removeprefix(FILES_FOLDER)):
+        message = f"unsafe path {path!r}: use letters, digits and any of . _ + @ -, between slashes"
+        raise ValueError(message)
+    if {".", ".."} & {*name.split("/")}:
+        raise ValueError(f"{path!r} goes elsewhere: no '.' and no '..' between slashes")
+    if name.split("/")[0].casefold() == ".git":
+        raise ValueError(f"{path!r} is in git's own folder")
+    if len(name) > NAME_LENGTH:
+        raise ValueError(f"path longer than {NAME_LENGTH} characters")
+    return path
+
+
 def task_spec_file(task: str, campaign: str | None) -> str:
     """Return where the spec of a task is: in a file of its own, or in that of its campaign."""
     return f"specs/campaigns/{campaign}.yaml" if campaign else f"specs/tasks/{task}.yaml"

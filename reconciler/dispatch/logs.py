@@ -1,7 +1,7 @@
 """
 Logs of agents on this machine: `<logs>/<run>.r<round>/out` and `err`, and `…v` for its validation.
 
-Hooks have theirs beside it: `…b` and `…e`, before and after the agent.
+Hooks have theirs beside it: `…b` and `…e`, before and after the agent, `…d` before the workspace is removed.
 What an outside agent finished is validated apart from it: `<logs>/<run>.c<commit>.r1v`.
 
 A file's size is how far it was copied, so that copying goes on after a restart
@@ -34,7 +34,7 @@ _PARTS: Mapping[str, str] = {
     "o": "second opinion",
 }
 """Parts of a round, in their order."""
-_ACCOUNTED = frozenset({"b", "e", "v"})
+_ACCOUNTED = frozenset({"b", "d", "e", "v"})
 """Those whose stderr is an account of ours."""
 _LONGEST_SECRET = 8 * 1024
 """Bytes; of one line."""

@@ -17,8 +17,8 @@ RUN_ID = re.compile(
     r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+-]*?)(?:\.c(?P<commit>[0-9a-f]{12}))?(?:\.o(?P<reviewed>[0-9]+))?"
     r"\.r(?P<round>[1-9][0-9]*)(?P<part>[bev]?)\Z"
 )
-"""Parts of a round: `b` are the hooks before the agent, `e` those after its end, `v` is its validation; of a
-run that reviews the work of a round, `reviewed` is that."""
+"""Parts of a round: `b` are the hooks before the agent, `e` those after its end, `d` those before the
+workspace is removed, `v` is its validation; of a run that reviews the work of a round, `reviewed` is that."""
 _HALF_MADE = re.compile(r"\.(?:new|in|out|old)\.\d+\Z")
 """Ends of the names under which `workspace.sh` works on something."""
 _CHECK = re.compile(r"(?:\.c[0-9a-f]{12}|\.o[0-9]+)\Z")
@@ -169,6 +169,11 @@ OUTPUTS = "RECONCILER_OUTPUT_DIR"
 def declared_folder(run_folder: str) -> str:
     """Return the folder in the run's folder that is the agent's, for what it declares."""
     return f"{run_folder}/declared"
+
+
+def files_folder(run_folder: str) -> str:
+    """Return the folder in the run's folder with the files that are written outside of the workspace."""
+    return f"{run_folder}/files"
 
 
 def agent_job(

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import BinaryIO, Literal, Protocol, TypeVar
 
-from reconciler.core.adapter import Adapter
+from reconciler.core.adapter import Adapter, Secret
 from reconciler.core.errors import Unavailable
 from reconciler.core.fields import format_duration
 from reconciler.core.masking import Mask
@@ -30,8 +30,9 @@ from reconciler.core.model.runs import (
     RunRequest,
     Verdict,
 )
-from reconciler.core.runs.command import localize, review_request
+from reconciler.core.runs.command import FILES, localize, review_request
 from reconciler.core.runs.decide import may_declare
+from reconciler.core.runs.files import FileValues, render_file
 from reconciler.core.runs.opinion import is_deliverable, read_opinion
 from reconciler.core.text import head, one_line
 from reconciler.dispatch.live import FigureCounter
@@ -46,6 +47,7 @@ from reconciler.dispatch.protocol import (
     agent_job,
     commands_job,
     declared_folder,
+    files_folder,
     hook_id,
     opinion_key,
     validation_id,
@@ -168,6 +170,7 @@ class Round:
         try:
             prepared, state = await self._begin()
         except StepFailed as error:
+            await self._discard_files()
             # Of a later round the agent may have damaged its workspace; and the attempt began before it.
             began = self.order.round > 1 or not error.on_host
             checks = (error.check,) if isinstance(error, HookFailed) else ()
@@ -179,11 +182,13 @@ class Round:
             state = await self._settled(self._agent, await self._follow_agent(state, begin))
             notes = await self._take_over_scripts("while the agent was at work")
             notes += await self._after_run(prepared)
+            await self._discard_files()
             if self.order.reviewer is None:  # else the review needs the slot
                 self.on_agent_over()
         except StepFailed as error:
+            await self._discard_files()
             return masked(Report(verdict=failed(Verdict(outcome="failed"), error)), self.secrets.mask)
-        mask = await self._mask()
+        mask = await self._mask(prepared)
         verdict = await asyncio.to_thread(self._judge, state, mask)  # much to read, perhaps
         verdict = verdict.model_copy(update={"notes": (*verdict.notes, *notes)})
         try:
@@ -212,6 +217,7 @@ class Round:
         runs = self.host_session.runs
         for run_id in (*self._hooks, self._agent, self._validation, *self._review):
             await retry_until_reachable(partial(runs.cancel, run_id, CANCELLED, self._ending))
+        await self._discard_files()
 
     # --- The agent ----------------------------------------------------------
 
@@ -244,11 +250,52 @@ class Round:
         if state and state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
             await self._require_own_record(hook, state)
             return await retry_until_reachable(lambda: workspaces.find(self.order))
-        return await retry_until_reachable(
+        prepared = await retry_until_reachable(
             lambda: workspaces.prepare(self.order, self.repository),
             patience=self.patience,
             doing=self._works_on(f"prepares the workspace{self._from_repo()}"),
         )
+        await self._write_files(prepared)
+        return prepared
+
+    async def _write_files(self, prepared: Prepared) -> None:
+        """Write the files of the round; their secrets are remembered for masking."""
+        order = self.order
+        if not order.files:
+            return
+        values = FileValues(
+            workspace=prepared.folder,
+            files=files_folder(prepared.run_folder),
+            task=order.task,
+            run=order.run,
+            round=order.round,
+            branch=order.branch,
+            repo=order.repo.name if order.repo else None,
+        )
+        texts = dict[str, str]()
+        for path, file in order.files.items():
+            secrets = await self._look_up(f"file {path}", file.secrets, prepared)
+            try:
+                texts[path] = render_file(path, file, values, secrets)
+            except ValueError as error:
+                raise StepFailed(FailureClass.CONFIG, str(error)) from None
+        await retry_until_reachable(
+            lambda: self.host_session.workspaces.write(order, texts), patience=self.patience
+        )
+
+    async def _discard_files(self) -> None:
+        """
+        Remove the files of the round from its host.
+
+        If that does not answer, they go when the work is taken up, or with the workspace.
+        """
+        if not self.order.files:
+            return
+        discard = partial(self.host_session.workspaces.discard, self.order)
+        try:
+            await retry_until_reachable(discard, patience=0)
+        except StepFailed as error:
+            log.warning("%s round %d: its files stay for now: %s", self.order.run, self.order.round, error)
 
     async def _before_run(self, prepared: Prepared) -> None:
         """Run the hooks before the agent. Raises HookFailed: without what they set up nothing can work."""
@@ -274,9 +321,8 @@ class Round:
             return ()
         run_id, timeout = self._hook(part), self.order.hooks.timeout
         await self._clear(run_id, await self._stat(run_id))
-        return await self._run_commands(
-            run_id, commands, prepared, timeout, mask=self.secrets.mask, doing=doing
-        )
+        mask = await self._mask(prepared, is_agent_started=part == "e")
+        return await self._run_commands(run_id, commands, prepared, timeout, mask=mask, doing=doing)
 
     async def _start_agent(self, job: str, stdin: bytes) -> RunState:
         """
@@ -307,39 +353,54 @@ class Round:
         prompt_file, declared = f"{prepared.run_folder}/prompt", declared_folder(prepared.run_folder)
         offered = (order.host.adapters or {}).get(adapter.name)
         return agent_job(
-            localize(order.argv, workdir=prepared.folder, prompt_file=prompt_file, declared=declared),
-            env=self._environment() | await self._find_secrets(),
+            localize(
+                order.argv,
+                workdir=prepared.folder,
+                prompt_file=prompt_file,
+                declared=declared,
+                files=files_folder(prepared.run_folder),
+            ),
+            env=self._environment(prepared) | await self._find_secrets(prepared),
             folder=prepared.folder,
             declared=declared,
             path=offered.path if offered else None,
             prompt_file=prompt_file if adapter.prompt == "file" else None,
         )
 
-    async def _find_secrets(self) -> dict[str, str]:
+    async def _find_secrets(self, prepared: Prepared) -> dict[str, str]:
         """Look up the agent's secrets, and remember them for masking."""
-        adapter, host, transport = self.order.adapter, self.order.host, self.host_session.transport
+        adapter = self.order.adapter
+        return await self._look_up(f"adapter {adapter.name}", adapter.secrets, prepared)
+
+    async def _look_up(
+        self, what: str, references: Mapping[str, Secret], prepared: Prepared
+    ) -> dict[str, str]:
+        host, transport = self.order.host, self.host_session.transport
         secrets = await retry_until_reachable(
-            lambda: find_secrets(adapter, host, transport, self._environment()),
+            lambda: find_secrets(what, references, host, transport, self._environment(prepared)),
             patience=self.patience,
-            doing=f"looks up the secrets of adapter {adapter.name}" if adapter.secrets else None,
+            doing=f"looks up the secrets of {what}" if references else None,
         )
         await asyncio.to_thread(self.secrets.keep, self._agent, secrets.values(), self.logs)
         return secrets
 
-    async def _mask(self) -> Mask:
+    async def _mask(self, prepared: Prepared, *, is_agent_started: bool = True) -> Mask:
         """
         Return the mask of the secrets that this and earlier rounds were given.
 
         What a process before this one gave is looked up again; if that is
-        something else by now, texts are withheld.
+        something else by now, texts are withheld. Before the agent is started
+        its files alone hold secrets.
         """
-        order, adapter = self.order, self.order.adapter
+        order = self.order
         agents = [agent_id(order.run, number) for number in range(1, order.round + 1)]
-        must = self._agent if adapter.secrets else ""
-        unproven = partial(self.secrets.unproven, agents, self.logs, must=must)
+        given = [each for file in order.files.values() for each in file.secrets.values()]
+        if is_agent_started:
+            given += order.adapter.secrets.values()
+        unproven = partial(self.secrets.unproven, agents, self.logs, must=self._agent if given else "")
         if await asyncio.to_thread(unproven):
             self.secrets.values |= await find_known(
-                adapter, order.host, self.host_session.transport, self._environment()
+                given, order.host, self.host_session.transport, self._environment(prepared)
             )
             if await asyncio.to_thread(unproven):
                 return replace(self.secrets.mask, withheld=WITHHELD)
@@ -558,12 +619,14 @@ class Round:
         """
         verdict = Verdict(outcome="failed")
         try:
-            _, state = await self._begin(delivers=False)
+            prepared, state = await self._begin(delivers=False)
             begin = _Beginning(lambda: None, lambda _: None, self.host_session.scheduler)
             state = await self._settled(self._agent, await self._follow_agent(state, begin))
-            mask = await self._mask()
+            await self._discard_files()
+            mask = await self._mask(prepared)
             verdict = await asyncio.to_thread(self._judge, state, mask)
         except StepFailed as error:
+            await self._discard_files()
             mask, verdict = self.secrets.mask, failed(verdict, error)
         return masked(Report(verdict=verdict), mask).verdict
 
@@ -638,7 +701,9 @@ class Round:
     ) -> tuple[Check, ...]:
         """Run commands in the workspace, up to the first that fails; return what came of each."""
         order = self.order
-        job = commands_job(commands, env=self._environment(), folder=prepared.folder, shell=order.host.shell)
+        job = commands_job(
+            commands, env=self._environment(prepared), folder=prepared.folder, shell=order.host.shell
+        )
         state = await self._start(run_id, job, timeout=timeout)
         begin = _Beginning(lambda: None, queued, self.host_session.scheduler)
         bounds = Bounds(output=self._most_output, time=timeout.total_seconds(), on_look=begin.look)
@@ -761,12 +826,12 @@ class Round:
             state = await retry_until_reachable(lambda: runs.cancel(run_id, FOLDER_GONE, self._ending))
         return state
 
-    def _environment(self) -> dict[str, str]:
-        order = self.order
+    def _environment(self, prepared: Prepared) -> dict[str, str]:
+        order, files = self.order, files_folder(prepared.run_folder)
+        env = {name: value.replace(FILES, files) for name, value in (order.adapter.env | order.env).items()}
         return {
             **order.host.env,
-            **order.adapter.env,
-            **order.env,
+            **env,
             "RECONCILER_TASK": order.task,
             "RECONCILER_RUN": order.run,
             "RECONCILER_ROUND": str(order.round),

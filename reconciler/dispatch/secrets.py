@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reconciler.core.adapter import Adapter, Secret
+from reconciler.core.adapter import Secret
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.masking import Mask
 from reconciler.core.model.runs import FailureClass
@@ -53,6 +53,8 @@ class InjectedSecrets:
     values: set[str] = field(default_factory=set)
     rounds: set[str] = field(default_factory=set)
     """Ids of the agents that this process gave secrets to."""
+    _proofs: set[str] = field(default_factory=set, init=False)
+    """Those that this process wrote: it knows the values."""
     _mask: Mask = field(default_factory=Mask, init=False)
 
     @property
@@ -73,7 +75,9 @@ class InjectedSecrets:
         self.rounds.add(agent)
         if given:
             try:
-                logs.append_proof(agent, _prove(given))
+                proof = _prove(given)
+                self._proofs.add(proof)
+                logs.append_proof(agent, proof)
             except OSError as error:  # after a restart its texts are withheld then
                 log.warning("%s: what proves its secrets cannot be written: %s", agent, error.strerror)
 
@@ -84,12 +88,10 @@ class InjectedSecrets:
         `must` is the one that was given some, whether that can be proved or not.
         """
         for agent in agents:
-            if agent in self.rounds:
-                continue
             proofs = logs.proofs(agent)
-            if not proofs and agent == must:
+            if not proofs and agent == must and agent not in self.rounds:
                 return True
-            if not all(_is_proved(proof, self.values) for proof in proofs):
+            if not all(proof in self._proofs or _is_proved(proof, self.values) for proof in proofs):
                 return True
         return False
 
@@ -116,32 +118,33 @@ def _digest(salt: str, value: str) -> str:
 
 
 async def find_secrets(
-    adapter: Adapter, host: Host, transport: Transport, env: Mapping[str, str]
+    what: str, references: Mapping[str, Secret], host: Host, transport: Transport, env: Mapping[str, str]
 ) -> dict[str, str]:
     """
-    Return the values of all secrets of an adapter, be they looked up here or on the host.
+    Return the values of all secrets of something, such as `adapter codex`, looked up here or on the host.
 
     `env` is what commands on the host find in their environment besides its
     own. Raises StepFailed, of class `auth`, for one that cannot be had, and
     Unavailable and Refused of the host.
     """
     secrets = {}
-    for name, secret in adapter.secrets.items():
+    for name, secret in references.items():
         if secret.on == "host":
-            what = f"host {host.name}: secret {name} of adapter {adapter.name}"
-            secrets[name] = await _find_there(what, secret, host, transport, env)
+            there = f"host {host.name}: secret {name} of {what}"
+            secrets[name] = await _find_there(there, secret, host, transport, env)
         else:
-            secrets[name] = await find_secret(f"adapter {adapter.name}: secret {name}", secret)
+            secrets[name] = await find_secret(f"{what}: secret {name}", secret)
     return secrets
 
 
-async def find_known(adapter: Adapter, host: Host, transport: Transport, env: Mapping[str, str]) -> set[str]:
+async def find_known(
+    references: Iterable[Secret], host: Host, transport: Transport, env: Mapping[str, str]
+) -> set[str]:
     """Return the values that can be looked up now, for a mask; failures are ignored."""
     values = set[str]()
-    for name, secret in adapter.secrets.items():
-        one = adapter.model_copy(update={"secrets": {name: secret}})
+    for secret in references:
         with suppress(StepFailed, Unavailable, Refused):
-            values.update((await find_secrets(one, host, transport, env)).values())
+            values.update((await find_secrets("a run", {"": secret}, host, transport, env)).values())
     return values
 
 
@@ -188,11 +191,16 @@ def _from_environment(name: str) -> str:
 
 def secret_variables(desired: Desired) -> frozenset[str]:
     """Return the variables of our environment that the specs use as secrets."""
-    of_adapters = [each for adapter in desired.adapters.values() for each in adapter.secrets.values()]
+    of_runs = [adapter.secrets for adapter in desired.adapters.values()]
+    of_runs += [account.secrets for account in desired.accounts.values()]
+    files = [adapter.files for adapter in desired.adapters.values()]
+    files += [task.files for task in desired.tasks.values() if task.files]
+    of_runs += [file.secrets for some in files for file in some.values()]
+    named = [each for some in of_runs for each in some.values()]
     forges = [desired.fleet.forge, *(repo.forge for repo in desired.repos.values())]
     of_forges = [each for forge in forges if forge for each in forge.secrets.values()]
     of_targets = desired.fleet.notify.targets.values() if desired.fleet.notify else ()
-    wanted = (secret.env for secret in (*of_adapters, *of_forges, *of_targets) if secret.on == "reconciler")
+    wanted = (secret.env for secret in (*named, *of_forges, *of_targets) if secret.on == "reconciler")
     return frozenset(name for name in wanted if name)
 
 

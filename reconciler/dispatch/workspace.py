@@ -5,7 +5,7 @@ Workspaces on a host: where agents work, and from where their work is fetched.
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from reconciler.core.errors import Refused, Unavailable
@@ -22,6 +22,7 @@ _LONG = 1800.0
 _BUNDLE_LIMIT = 512 * 1024 * 1024
 _NEED = "S need"
 _FAULT = b"S fault "
+_UNFIT = b"S unfit "
 _UNFINISHED = b"S unfinished\n"
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
 
@@ -107,6 +108,20 @@ class Workspaces:
                 "prepare", *_names(order), stdin=lines, repository=repository, commits=commits
             )
         )
+
+    async def write(self, order: RunRequest, files: Mapping[str, str]) -> None:
+        """
+        Write the files of a round, by their paths as in specs; each text ends with a line end.
+
+        Writing them again is writing them once. Raises StepFailed for a path that cannot be had
+        in this repository, Refused and Unavailable.
+        """
+        lines = "".join(f"{text.count(chr(10))} {path}\n{text}" for path, text in files.items())
+        await self._call("write", *_names(order), stdin=lines.encode())
+
+    async def discard(self, order: RunRequest) -> None:
+        """Remove the files of a round. Raises Refused and Unavailable."""
+        await self._call("discard", *_names(order))
 
     async def take_up(self, order: RunRequest, repository: CodeRepository) -> Collected | Unfinished:
         """
@@ -206,13 +221,14 @@ class Workspaces:
         return answer
 
     async def _call(self, verb: str, *args: str, stdin: bytes = b"") -> bytes:
-        """Call the script. Raises StepFailed for damage by the agent: another host would not help."""
+        """Call the script. Raises StepFailed for what no other host would help with."""
         answer = await self._scripts.call(
             "workspace", verb, self._fleet, *args, stdin=stdin, timeout=self.patience
         )
-        if answer.startswith(_FAULT):
-            why = both_ends(answer.removeprefix(_FAULT).decode(errors="replace"))
-            raise StepFailed(FailureClass.AGENT, f"host {self._scripts.host}: {why}")
+        for prefix, kind in ((_FAULT, FailureClass.AGENT), (_UNFIT, FailureClass.CONFIG)):
+            if answer.startswith(prefix):
+                why = both_ends(answer.removeprefix(prefix).decode(errors="replace"))
+                raise StepFailed(kind, f"host {self._scripts.host}: {one_line(why, 2000)}")
         return answer
 
     async def _call_bounded(self, verb: str, *args: str, stdin: bytes = b"") -> bytes:

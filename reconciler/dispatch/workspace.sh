@@ -3,6 +3,8 @@
 #
 #   find    FLEET KEY ID          a workspace as it is
 #   prepare FLEET KEY ID          make the workspace of a run, or clean it for its next round
+#   write   FLEET KEY ID          write the files that a round has, outside of git
+#   discard FLEET KEY ID          remove them
 #   take    FLEET KEY ID          commit what the agent of a round left uncommitted, or say what it left unfinished
 #   bundle  FLEET KEY ID BASE     the commits of a round that the base does not have, as a git bundle
 #   push    FLEET KEY ID COMMIT   push the commit of a round to its branch from here
@@ -12,15 +14,19 @@
 #
 # Every answer begins with "S " (done as asked) or "E " (why not: a matter of the host).
 # "S fault WHY" is the agent's matter: it left its workspace in a state that nobody can take up.
+# "S unfit WHY" is the specs' matter: they ask for what cannot be done in this repository.
 #   FLEET/repos/NAME.git   objects that the workspaces of a repo share; never pruned
 #   FLEET/work/KEY         the workspace: a repository of its own, so that no agent can touch another's
 #   FLEET/spare/NAME.git/KEY  a work tree of that repo which nobody has: to fill it anew is quicker than an empty folder
+#   FLEET/runs/ID/files    files of that round which are not in its workspace
+#   FLEET/runs/ID/written  paths of those that are
 #   FLEET/runs/ID/claim    there once the agent of that round was started
 #   FLEET/runs/ID/unfinished   there if it left something unfinished, which the next round goes on with
 #   FLEET/steps/KEY        pid and start time of the step that is at work on a workspace
 
 refuse() { printf 'E %s\n' "$*"; exit 70; }
 fault() { printf 'S fault %s\n' "$*"; exit 0; }
+unfit() { printf 'S unfit %s\n' "$*"; exit 0; }
 room='see whether the disk is full there, and who may write to it'
 damaged='the agent must leave its .git alone'
 tab=$(printf '\t')
@@ -536,7 +542,7 @@ find) # FLEET KEY ID; no stdin
   enter "$2" "$3" "$4"
   answer_as_it_is
   ;;
-prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), branch, commit, base branch, its newest commit, a line each; a bundle
+prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), branch, commit, base branch, its newest commit, whether to leave what lies there, a line each; a bundle
   enter "$2" "$3" "$4"
   begin_step
   for field in name mirror branch commit upstream newest; do IFS= read -r "$field" || refuse 'short'; done
@@ -565,6 +571,19 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
   said=$(set_upstream "$upstream" "$newest" 2>&1) || blame "cannot write refs/remotes/origin/$upstream in $work" "$said"
   answer_ready "$commit"
   ;;
+write) # FLEET KEY ID; stdin: for each file a line "LINES PATH", then its lines; a path with {files}/ is not in the workspace
+  enter "$2" "$3" "$4"
+  begin_step
+  umask 077
+  mkdir -p "$run/files" || refuse "cannot make the folder $run; $room"
+  while IFS=' ' read -r lines path; do write_file "$lines" "$path"; done
+  printf 'S written\n'
+  ;;
+discard) # FLEET KEY ID; no stdin
+  enter "$2" "$3" "$4" # beside any step: it would only be ended, and begun again
+  discard_files
+  printf 'S discarded\n'
+  ;;
 take) # FLEET KEY ID; stdin: name of the agent, repository, number of paths to leave out, those paths, a line each; the message
   enter "$2" "$3" "$4"
   begin_step
@@ -575,6 +594,7 @@ take) # FLEET KEY ID; stdin: name of the agent, repository, number of paths to l
     count=$((count - 1))
   done
   [ -f "${run}v/claim" ] || take_back
+  discard_files
   base=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null) || fault "$gone"
   result=refs/reconciler/done/${run##*/}
   if [ -f "${run}v/claim" ]; then # what lies there by now is of the validation

@@ -10,8 +10,9 @@ from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output
 from reconciler.core.patterns import check_line_pattern, check_pattern, constant_of
 from reconciler.core.runs.command import GROUPS, PLACEHOLDER, VALUES, check_adapter
 from reconciler.core.runs.outcome import SIGNALS, TOTALS
+from reconciler.core.runs.prompt import try_template
 from reconciler.specs.expressions import ONE_EVENT, check_expression, check_rule
-from reconciler.specs.rules import Mistake, tried
+from reconciler.specs.rules import Mistake, template_mistake, tried
 from reconciler.specs.yaml import Path
 
 
@@ -19,7 +20,10 @@ def broken_parts(adapter: Adapter) -> Iterator[Mistake]:
     """Yield what keeps an adapter from starting any run, its built-in part included."""
     for line in check_adapter(adapter):
         field, _, message = line.partition(": ")
-        yield Mistake(tuple(field.split(".")), message)
+        if field != "template":
+            yield Mistake(tuple(field.split(".")), message)
+    if adapter.template is not None:
+        yield from (template_mistake(("template",), each) for each in try_template(adapter.template))
 
 
 def useless_parts(adapter: Adapter) -> Iterator[Mistake]:

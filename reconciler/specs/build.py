@@ -40,7 +40,7 @@ from reconciler.specs.parse import (
     nearest,
     tasks_of,
 )
-from reconciler.specs.rules import Mistake
+from reconciler.specs.rules import Mistake, template_mistake
 from reconciler.specs.shared import shared_specs
 from reconciler.specs.yaml import Path
 
@@ -500,7 +500,7 @@ def _template_mistakes(task: Task, adapter: Adapter, repo: Repo | None) -> Itera
     from reconciler.core.runs.prompt import try_for  # noqa: PLC0415 - few tasks have one, and it is heavy
 
     whose = "" if task.template else f"of adapter {adapter.name!r}: "
-    yield from (Mistake(("template",), f"{whose}{each}") for each in try_for(source, task, repo))
+    yield from (template_mistake(("template",), each, whose) for each in try_for(source, task, repo))
 
 
 def _no_review(task: Task, *, is_own: bool) -> str:

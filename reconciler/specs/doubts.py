@@ -286,7 +286,16 @@ def doubts_of_task(
 def _unused(task: Task, shared: SharedSpecs) -> Iterator[tuple[str, str]]:
     """Yield the fields that nothing asks for in a task as it is, and why."""
     if task.execution_mode is ExecutionMode.HTTP_PULL:
-        for field in ("adapter", "model", "script", "stall_timeout", "disconnect", "fix_attempts", "outputs"):
+        for field in (
+            "adapter",
+            "model",
+            "script",
+            "stall_timeout",
+            "disconnect",
+            "fix_attempts",
+            "outputs",
+            "files",
+        ):
             yield field, "an agent that takes tasks over HTTP runs its own CLI, and is heard by its lease"
     if task.review == "none":
         yield "max_reviews", "it needs a `review`"

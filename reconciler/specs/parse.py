@@ -361,7 +361,8 @@ def locate_mistakes(
     mistakes = list(unplaced)
     if not mistakes:
         return []
-    places = yaml.key_positions(yaml.decode(data, path))
+    text = yaml.decode(data, path)
+    places = yaml.key_positions(text)
     problems = []
     for mistake in (
         mistakes if cell is None else [replace(m, path=cell.place(m.path, places)) for m in mistakes]
@@ -371,13 +372,18 @@ def locate_mistakes(
             where = where[:-1]
         lacks_key = isinstance(mistake.path[len(where)], str) if where != mistake.path else False
         line, column = places[where][0 if mistake.at_key or lacks_key else 1] if where else (1, 1)
+        message = mistake.message
+        if mistake.within:
+            inner = yaml.place_within(text, (line, column), mistake.within) if where == mistake.path else None
+            line, column = inner or (line, column)
+            message = message if inner or mistake.within[0] == 1 else f"line {mistake.within[0]}: {message}"
         field = ".".join(map(str, mistake.path if lacks_key else where))
         problems.append(
             Problem(
                 path,
                 line,
                 column,
-                one_line(mistake.message, _MESSAGE),
+                one_line(message, _MESSAGE),
                 one_line(field, _MESSAGE),
                 mistake.hint,
                 "warning" if mistake.is_doubt else "error",

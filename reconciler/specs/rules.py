@@ -3,14 +3,15 @@ Rules within one file that a field's type cannot express.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import singledispatch
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from reconciler.core.adapter import AdapterSpec, Secret
+from reconciler.core.adapter import AdapterSpec, FileTemplate, Secret
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import (
     NESTED,
@@ -32,6 +33,9 @@ from reconciler.core.runs.recording import Recording
 from reconciler.specs.sshkeys import check_host_key
 from reconciler.specs.yaml import Path, quoted_excerpt
 
+if TYPE_CHECKING:
+    from reconciler.core.runs.prompt import TemplateMistake
+
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
@@ -43,6 +47,8 @@ class Mistake:
     at_key: bool = False
     is_doubt: bool = False
     """Whether it is only a warning."""
+    within: tuple[int, int] | None = None
+    """Line and column in the text at the path, both from 1; None for all of it."""
 
 
 def broken_rules(spec: Frozen) -> list[Mistake]:
@@ -135,7 +141,29 @@ def _defaults(spec: TaskDefaults, *, has_repo: bool = True) -> Iterator[Mistake]
     if spec.template is not None:
         from reconciler.core.runs.prompt import try_template
 
-        yield from (Mistake(("template",), each) for each in try_template(spec.template, has_repo=has_repo))
+        wrong = try_template(spec.template, has_repo=has_repo)
+        yield from (template_mistake(("template",), each) for each in wrong)
+    yield from _files(spec.files)
+
+
+def template_mistake(path: Path, mistake: "TemplateMistake", whose: str = "") -> Mistake:
+    """Return what is wrong with a template as a mistake at its place in it."""
+    return Mistake(path, f"{whose}{mistake.message}", within=(mistake.line, mistake.column))
+
+
+def _files(files: Mapping[str, FileTemplate]) -> Iterator[Mistake]:
+    """Yield what is wrong with files that are written before a run."""
+    if not files:
+        return
+    from reconciler.core.runs.files import try_file
+
+    for path, file in files.items():
+        for name, secret in file.secrets.items():
+            yield from secret_mistakes(("files", path, "secrets", name), secret)
+        wrong = try_file(path, file)
+        yield from (template_mistake(("files", path, "template"), each) for each in wrong)
+        if other := next((each for each in files if each.startswith(f"{path}/")), None):
+            yield Mistake(("files", path), f"is a file, and a folder in {other!r}", at_key=True)
 
 
 def _hooks(hooks: RunHooks) -> Iterator[Mistake]:
@@ -217,6 +245,7 @@ def _adapter(spec: AdapterSpec) -> Iterator[Mistake]:
             yield from tried(("version", "range"), _check_range, spec.version.range)
     for name, secret in spec.secrets.items():
         yield from secret_mistakes(("secrets", name), secret)
+    yield from _files(spec.files)
     for field, probe in (("version", spec.version), ("health", spec.health)):
         if probe is not None:
             yield from _program((field, "command"), probe.command)

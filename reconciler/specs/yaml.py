@@ -140,6 +140,23 @@ class KeySpan(NamedTuple):
     """Behind the last character of the value."""
 
 
+def place_within(text: str, place: Position, within: Position) -> Position | None:
+    """Return where a line and column of a value are in its file; None if the value is folded or escaped."""
+    (line, column), (inner_line, inner_column) = place, within
+    lines = text.split("\n")
+    beginning, quote = lines[line - 1][column - 1 :], ""
+    if beginning.startswith("|"):
+        block = lines[line:]
+        indent = next((len(each) - len(each.lstrip(" ")) for each in block if each.strip()), 0)
+        return line + inner_line, indent + inner_column
+    if beginning.startswith(("'", '"')):
+        quote = beginning[0]
+    is_as_written = (
+        inner_line == 1 and not beginning.startswith((">", "&", "*", "!")) and "\\" not in beginning
+    )
+    return (line, column + len(quote) + inner_column - 1) if is_as_written else None
+
+
 def key_spans(text: str) -> Mapping[str, KeySpan] | None:
     """
     Return the spans of the root's keys, for a text that `load_yaml` read without a problem.

@@ -77,7 +77,11 @@ class Agent:
         ):
             return subprocess.Popen(
                 localize(
-                    work.argv, workdir=str(self.workspace), prompt_file=str(prompt), declared=str(declared)
+                    work.argv,
+                    workdir=str(self.workspace),
+                    prompt_file=str(prompt),
+                    declared=str(declared),
+                    files=str(self.home / "files"),
                 ),
                 cwd=self.workspace,
                 env={"PATH": f"{NODE}:{INSTALLED}:{os.environ['PATH']}", **self.adapter.env, **self.env},

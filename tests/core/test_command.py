@@ -39,7 +39,11 @@ def ordered(adapter, task=None, status=None):
 
 def argv(adapter, task=None, status=None):
     return localize(
-        ordered(adapter, task, status).argv, workdir="/w", prompt_file="/r/prompt", declared="/r/declared"
+        ordered(adapter, task, status).argv,
+        workdir="/w",
+        prompt_file="/r/prompt",
+        declared="/r/declared",
+        files="/r/files",
     )
 
 
@@ -142,7 +146,7 @@ def test_what_people_write_is_never_taken_for_a_place(text):
         ({"command": ("x", "-m{model}")}, "command: {model} must stand alone"),
         ({"command": ("x",), "resume": ("{session}",)}, "resume: unknown placeholder {session}"),
         ({"command": ("x",), "model": ("{workdir}",)}, "model: unknown placeholder {workdir}"),
-        ({"command": ("x",), "template": "{{ 2 ** 9 }}"}, "template: line 1: a template can print"),
+        ({"command": ("x",), "template": "{{ 2 ** 9 }}"}, "template: a template can print"),
     ],
 )
 def test_mistakes_in_an_adapter_are_told_before_it_is_used(fields, problem):

@@ -219,7 +219,7 @@ def test_a_template_sees_the_task_and_where_it_stands():
 def test_a_template_that_could_do_more_than_print_is_refused(template, problem):
     (found,) = check_template(template)
 
-    assert problem in found
+    assert problem in found.message
     with pytest.raises(SpecError, match="template: "):
         render(TASK, STATUS, REPO, template=template)
 

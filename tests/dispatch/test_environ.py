@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.core.adapter import Adapter, FileTemplate, Secret
+from reconciler.core.model.specs import Account, Desired
 from reconciler.dispatch.scripts import script_file
+from reconciler.dispatch.secrets import secret_variables
+from tests.fakes import make_task
 
 SECRET = "tok-0123456789-secret"
 READ = """
@@ -33,6 +37,20 @@ sys.stdin.read()
 """
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+
+
+def test_every_secret_that_runs_and_forges_are_given_is_taken_from_the_environment():
+    def of(name: str) -> dict[str, Secret]:
+        return {name: Secret(env=name)}
+
+    file = FileTemplate(template="x", secrets=of("FILE"))
+    desired = Desired(
+        adapters={"cli": Adapter(name="cli", secrets=of("ADAPTER"), files={"a": file})},
+        accounts={"work": Account(name="work", provider="x", adapters=("cli",), secrets=of("ACCOUNT"))},
+        tasks={"fix": make_task("fix", files={"b": FileTemplate(template="x", secrets=of("TASK"))})},
+    )
+
+    assert secret_variables(desired) == {"ADAPTER", "FILE", "ACCOUNT", "TASK"}
 
 
 def test_a_variable_that_was_taken_is_neither_shown_nor_inherited():

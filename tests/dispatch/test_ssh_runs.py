@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.adapter import Secret
+from reconciler.core.adapter import FileTemplate, Secret
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Host
 from reconciler.core.model.status import Phase
@@ -85,6 +85,23 @@ async def test_an_order_is_carried_out_on_a_host_that_has_no_way_to_the_code_rep
     mirrors = await asyncio.to_thread(list, (server.home / ".local/state/reconciler").rglob("*.git"))
     assert mirrors
     assert all(str(world.folder) not in (mirror / "config").read_text() for mirror in mirrors)
+
+
+async def test_files_of_a_run_are_written_there_and_gone_after_it(world: Remote, server: Sshd):
+    secret = Secret(command=("printf", "tok-0123456789abcdef"))
+    file = FileTemplate(template="key = {{ secrets.KEY | tojson }}", secrets={"KEY": secret})
+    order = world.order(
+        "cp .cli/config seen && stat -c %a .cli/config >mode", files={".cli/config": file, "{files}/x": file}
+    )
+
+    report = await world.carry_out(order)
+
+    assert report.verdict.message.startswith("repo code: secret gate: "), "what it copied is not delivered"
+    work = next(server.home.glob(".local/state/reconciler/f1/work/*"))
+    assert (work / "seen").read_text() == 'key = "tok-0123456789abcdef"\n'
+    assert (work / "mode").read_text() == "600\n"
+    assert not (work / ".cli/config").exists()
+    assert [*server.home.glob(".local/state/reconciler/f1/runs/*/files")] == []
 
 
 STRAY_GIT = {"GIT_AUTHOR_DATE": "nonsense", "GIT_NAMESPACE": "other", "GIT_CEILING_DIRECTORIES": "/"}

@@ -168,13 +168,62 @@ BAD = [
     (
         TASK,
         b"goal: x\ntemplate: '{% if %}'\n",
-        ["2:11: error: template: Expected an expression, got 'end of statement block'"],
+        ["2:12: error: template: Expected an expression, got 'end of statement block'"],
+    ),
+    (
+        "specs/tasks/bad.yaml",
+        b"goal: x\ntemplate: |\n  Do it.\n\n  {{ task.goal }} in {{ task.rep }}\n",
+        ["5:30: error: template: Task has no field 'rep'"],
+    ),
+    (
+        "specs/tasks/bad.yaml",
+        b"goal: x\ntemplate: >\n  Do it.\n\n  {{ taks.goal }}\n",
+        [
+            (
+                "2:11: error: template: line 2: unknown variable 'taks' (did you mean 'task'?); known here: task, "
+                "repo, branch, pulled, start_from, attempt, round, resumed, review_count, failed_check, failure, quotes"
+            )
+        ],
+    ),
+    (
+        "specs/adapters/bad.yaml",
+        (
+            b"command: [cli]\nfiles:\n  ~/.cli/config: {template: x}\n  /etc/cli: {template: x}\n"
+            b"  a/../b: {template: x}\n  .git/hooks/x: {template: x}\n"
+        ),
+        [
+            (
+                "3:3: error: files.~/.cli/config: '~/.cli/config' is in the home of the host's user, which all runs "
+                "share with people: write '{files}/NAME', and name that in `command` or `env`"
+            ),
+            (
+                "4:3: error: files./etc/cli: '/etc/cli' is absolute: a path is in the workspace ('a/b'), or outside "
+                "of it ('{files}/a')"
+            ),
+            "5:3: error: files.a/../b: 'a/../b' goes elsewhere: no '.' and no '..' between slashes",
+            "6:3: error: files..git/hooks/x: '.git/hooks/x' is in git's own folder",
+        ],
+    ),
+    (
+        "specs/adapters/bad.yaml",
+        (
+            b"command: [cli]\nfiles:\n  a:\n    template: |\n      {\n        {{ secrets.KEY }}\n"
+            b"    secrets: {TOKEN: {env: A, file: b}}\n  a/b: {template: x}\n"
+        ),
+        [
+            "3:3: error: files.a: is a file, and a folder in 'a/b'",
+            "6:20: error: files.a.template: secret 'KEY' is not among `secrets` of this file",
+            (
+                "7:22: error: files.a.secrets.TOKEN: needs exactly one of env, file, command, credential; "
+                "found env and file"
+            ),
+        ],
     ),
     (
         ADAPTER,
         b"command: [x, '{modle}']\nsecrets:\n  KEY: {env: A, file: b}\n",
         [
-            "1:10: error: command: unknown placeholder {modle}; known here: {declared}, {model}, {prompt}, {prompt_file}, {script}, {session}, {shell}, {turns}, {workdir}",
+            "1:10: error: command: unknown placeholder {modle}; known here: {declared}, {files}, {model}, {prompt}, {prompt_file}, {script}, {session}, {shell}, {turns}, {workdir}",
             "3:8: error: secrets.KEY: needs exactly one of env, file, command, credential; found env and file",
         ],
     ),

@@ -59,32 +59,32 @@ CANNOT_WORK = [
     (
         TASK,
         _WORK + "template: 'Do {{ gaol }}'\n",
-        "3:11: error: template: unknown variable 'gaol'; known here: task,",
+        "3:18: error: template: unknown variable 'gaol'; known here: task,",
     ),
     (
         TASK,
         _WORK + "template: 'Do {{ atempt }}'\n",
-        "3:11: error: template: unknown variable 'atempt' (did you mean 'attempt'?)",
+        "3:18: error: template: unknown variable 'atempt' (did you mean 'attempt'?)",
     ),
     (
         TASK,
         _WORK + "template: 'Do {% if attempt > 9 %}{{ x }}{% endif %}'\n",
-        "3:11: error: template: unknown variable 'x'",
+        "3:38: error: template: unknown variable 'x'",
     ),
-    (TASK, _WORK + "template: 'Do {{ task.gaol }}'\n", "3:11: error: template: Task has no field 'gaol'"),
-    (TASK, _WORK + "template: 'Do {{ failed_check.output }}'\n", "3:11: error: template: "),
-    (TASK, _WORK + "template: 'Do {{ repo.url }}'\n", "3:11: error: template: "),
+    (TASK, _WORK + "template: 'Do {{ task.gaol }}'\n", "3:23: error: template: Task has no field 'gaol'"),
+    (TASK, _WORK + "template: 'Do {{ failed_check.output }}'\n", "3:12: error: template: "),
+    (TASK, _WORK + "template: 'Do {{ repo.url }}'\n", "3:12: error: template: "),
     (
         TASK,
         _WORK + "template: '{% if attempt > 9 %}{{ failure.gaol }}{% endif %}'\n",
-        "3:11: error: template: Failure has no field 'gaol'",
+        "3:43: error: template: Failure has no field 'gaol'",
     ),
     (
         TASK,
         _WORK + "template: '{{ task.constraints[0] }}'\n",
-        "3:11: error: template: tuple object has no element 0",
+        "3:12: error: template: tuple object has no element 0",
     ),
-    (TASK, _WORK + "template: '{{ task.model | length }}'\n", "3:11: error: template: object of type 'NoneType'"),
+    (TASK, _WORK + "template: '{{ task.model | length }}'\n", "3:12: error: template: object of type 'NoneType'"),
     *(
         (ADAPTER, f"command: [x]\n{field}: {value}\n", f"2:{column}: error: {words}")
         for field, value, column, words in (
@@ -100,7 +100,7 @@ CANNOT_WORK = [
     ),
     (ADAPTER, "command: [~/bin/x]\n", "1:11: error: command.0: is taken as it stands, no shell reads it"),
     (ADAPTER, "command: ['$HOME/x']\n", "1:11: error: command.0: is taken as it stands"),
-    (ADAPTER, "command: [x]\ntemplate: 'Do {{ gaol }}'\n", "2:11: error: template: unknown variable 'gaol'"),
+    (ADAPTER, "command: [x]\ntemplate: 'Do {{ gaol }}'\n", "2:18: error: template: unknown variable 'gaol'"),
     (HOST, "address: 300.1.2.3\n", "1:10: error: address: expected the name or the IP address"),
     (HOST, "address: 10.0.0\n", "1:10: error: address: expected the name or the IP address"),
     (REPO, "url: https://example.org:0/shop\n", "1:6: error: url: no port is 0"),
@@ -146,7 +146,7 @@ CANNOT_WORK = [
         "2:21: error: secrets.K.file: expected a path that begins with / or ~/",
     ),
     (REPO, "url: /x\npaths: [' ']\n", "2:9: error: paths.0: must not be empty"),
-    (FLEET, "template: '{{ nothing }}'\n", "1:11: error: template: unknown variable 'nothing'"),
+    (FLEET, "template: '{{ nothing }}'\n", "1:15: error: template: unknown variable 'nothing'"),
     *((REPO, f"url: '{url}'\n", f"1:6: error: url: {words}") for url, words in {
         "https://host": "names a machine and no repository there",
         "ssh://git@host/": "names a machine and no repository there",
@@ -434,6 +434,10 @@ def test_two_hosts_in_one_place_are_warned_of(one, other, is_warned):
             "of adapter 'x': 'None' has no attribute 'url'",
         ),
         ({FLEET: "template: '{{ repo.url }}'\n", TASK: _WORK}, "'None' has no attribute 'url'"),
+        (
+            {FLEET: "template: |\n  Do it.\n\n  {{ repo.url }}\n", TASK: _WORK},
+            "line 3: 'None' has no attribute 'url'",
+        ),
         (
             {FLEET: "template: '{{ task.constraints[0] }}'\n", TASK: _WORK},
             "tuple object has no element 0",

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reconciler.core.adapter import Adapter, Usage
+from reconciler.core.adapter import Adapter, Files, Usage
 from reconciler.core.fields import (
     Branch,
     Duration,
@@ -244,6 +244,8 @@ class RunRequest(Frozen):
     """Names of the files that the agent is to write for other tasks."""
     hooks: RunHooks = RunHooks.model_construct()
     """Those of the host, and then those of the repo."""
+    files: Files = Field(default_factory=dict)
+    """Those of the adapter, and over them those of the task."""
     requires: tuple[str, ...] = ()
     """Labels that the task requires; the scheduler of its host may have options for them."""
     timeout: Duration

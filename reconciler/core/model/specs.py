@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
-from reconciler.core.adapter import Adapter, Budget, Secret
+from reconciler.core.adapter import Adapter, Budget, Files, Secret
 from reconciler.core.errors import Problem
 from reconciler.core.fields import (
     LARGEST_ID,
@@ -211,7 +211,12 @@ class TaskDefaults(Frozen):
     answered it in that time. Without it a question waits for a person.
     """
     env: Env = Field(default_factory=dict)
-    """Environment of the agent and of the validation commands; not for secrets."""
+    """Environment of the agent and of the validation commands; not for secrets. `{files}` is filled in."""
+    files: Files = Field(default_factory=dict)
+    """
+    Files written before a run and removed after it, such as an MCP configuration, by path, beside those of
+    the adapter; see [files](adapter.md#files).
+    """
     template: Text | None = None
     """Prompt template (Jinja2) in place of the adapter's and the built-in one."""
     on_change: Literal["continue", "restart"] = "continue"

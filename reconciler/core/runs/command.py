@@ -22,7 +22,7 @@ GROUPS = frozenset({"model", "turns", "session"})
 """Alone in an element of `command`, they stand for any number of arguments."""
 
 VALUES: Mapping[str, frozenset[str]] = {
-    "command": frozenset({"workdir", "prompt_file", "declared", "prompt", "shell", "script"}),
+    "command": frozenset({"workdir", "prompt_file", "declared", "files", "prompt", "shell", "script"}),
     "model": frozenset({"model"}),
     "turns": frozenset({"turns"}),
     "fresh": frozenset({"session_id"}),
@@ -34,8 +34,9 @@ VALUES: Mapping[str, frozenset[str]] = {
 WORKDIR = "\0workdir\0"
 PROMPT_FILE = "\0prompt_file\0"
 DECLARED = "\0declared\0"
+FILES = "\0files\0"
 """
-Places in an argv that only the host knows. No argument can hold a NUL, so that
+Places in an argv or an environment that only the host knows. Neither can hold a NUL, so that
 nothing a person wrote is ever taken for one of them.
 """
 
@@ -63,13 +64,13 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         round=run.round,
         task=task.name,
         host=host,
-        adapter=adapter,
+        adapter=adapter.model_copy(update={"env": _placed(adapter.env)}),
         repo=repo,
         argv=_argv(
             adapter, run.model, host, prompt, session=_session(adapter, status), script=task.script or ""
         ),
         prompt=prompt,
-        env=task.env | answer_environment(status),
+        env=_placed(task.env) | answer_environment(status),
         branch=run.branch,
         start_from=_start_from(status),
         stack=run.start_from,
@@ -80,6 +81,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         reviewer=_reviewer(task, status, desired) if repo else None,
         outputs=task.outputs,
         hooks=host.hooks.followed_by(repo.hooks) if repo else host.hooks,
+        files={**adapter.files, **task.files},
         requires=task.requires,
         timeout=min(task.timeout, adapter.limits.time or task.timeout),
         stall_timeout=task.stall_timeout,
@@ -163,9 +165,16 @@ def _start_from(status: Status) -> str | None:
     return status.head_commit if status.review.count else status.last_run.start_from
 
 
-def localize(argv: Iterable[str], *, workdir: str, prompt_file: str, declared: str) -> tuple[str, ...]:
+def _placed(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with the place of files, which only the host knows."""
+    return {name: value.replace("{files}", FILES) for name, value in env.items()}
+
+
+def localize(
+    argv: Iterable[str], *, workdir: str, prompt_file: str, declared: str, files: str
+) -> tuple[str, ...]:
     """Return the arguments of an order with the paths of its host filled in."""
-    paths = {WORKDIR: workdir, PROMPT_FILE: prompt_file, DECLARED: declared}
+    paths = {WORKDIR: workdir, PROMPT_FILE: prompt_file, DECLARED: declared, FILES: files}
     return tuple(reduce(lambda text, name: text.replace(name, paths[name]), paths, arg) for arg in argv)
 
 
@@ -175,7 +184,7 @@ def resumed_session(adapter: Adapter, status: Status) -> str | None:
 
 
 def check_adapter(adapter: Adapter) -> list[str]:
-    """Return what is wrong with the command and the template of an adapter, a line each."""
+    """Return what is wrong with the command, the rules and the template of an adapter, a line each."""
     problems = [] if adapter.command else ["command: missing: the program and its arguments"]
     for field in VALUES:
         problems += [f"{field}: {problem}" for problem in _wrong_elements(adapter, field)]
@@ -278,7 +287,8 @@ def review_request(order: RunRequest, reviewer: Reviewer, key: str, head: str, d
     changes = {
         "run": key,
         "round": 1,
-        "adapter": adapter,
+        "adapter": adapter.model_copy(update={"env": _placed(adapter.env)}),
+        "files": adapter.files,
         "argv": _argv(adapter, reviewer.model, order.host, prompt, session=session),
         "prompt": prompt,
         "start_from": head,
@@ -307,6 +317,7 @@ def _argv(
         "workdir": WORKDIR,
         "prompt_file": PROMPT_FILE,
         "declared": DECLARED,
+        "files": FILES,
         "prompt": prompt,
         "shell": host.shell,
         "script": script,

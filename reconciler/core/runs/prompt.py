@@ -7,15 +7,17 @@ data, between marks that the text itself cannot contain.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from itertools import count
+from traceback import walk_tb
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, nodes, pass_context
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes, pass_context
 from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -191,7 +193,7 @@ def render(
         "quotes": tuple(quotes),
     }
     try:
-        prompt = _print(_compile(template or TEMPLATE), values)
+        prompt = _print(compile_template(template or TEMPLATE), values)
         before = "" if resumed else _predecessors(status)
         return f"{prompt}{before}{_outputs(task)}{_answers(status, resumed=resumed)}"
     except (TemplateError, TypeError, ValueError) as error:
@@ -283,59 +285,105 @@ def whole_quote(text: str, source: str = "") -> str:
     )
 
 
-def check_template(source: str) -> list[str]:
-    """Return what is wrong with a template, one line each; none if it can be used."""
+@dataclass(frozen=True, slots=True)
+class TemplateMistake:
+    """What is wrong with a template, and where in it, as far as that is known."""
+
+    message: str
+    line: int = 1
+    column: int = 1
+
+    def __str__(self) -> str:
+        return self.message if self.line == 1 else f"line {self.line}: {self.message}"
+
+
+def check_template(source: str) -> Sequence[TemplateMistake]:
+    """Return what is wrong with a template; nothing if it can be used."""
     try:
-        _compile(source)
+        compile_template(source)
+    except TemplateSyntaxError as error:
+        return [TemplateMistake(one_line(error.message or "not a template"), error.lineno)]
     except TemplateError as error:
-        return [one_line(str(error))]
+        line, _, message = str(error).removeprefix("line ").partition(": ")
+        return (
+            [TemplateMistake(one_line(message), int(line))]
+            if line.isdigit()
+            else [TemplateMistake(one_line(str(error)))]
+        )
     return []
 
 
 @lru_cache(maxsize=64)
-def try_template(source: str, *, has_repo: bool = True) -> Sequence[str]:
+def try_template(source: str, *, has_repo: bool = True) -> Sequence[TemplateMistake]:
     """
-    Return what is wrong with a template, one line each: also what shows only when it is printed.
+    Return what is wrong with a template: also what shows only when it is printed.
 
     It is tried with a first round and with one that has everything behind it;
     a name that is nowhere is found wherever it stands.
     """
     if wrong := check_template(source):
         return wrong
-    unknown = sorted(find_undeclared_variables(_environment().parse(source)) - VARIABLES.keys())
-    if unknown:
-        variables = ", ".join(VARIABLES)
-        return [
-            f"unknown variable {one_line(name)!r}{_meant(name)}; known here: {variables}" for name in unknown
-        ]
+    if unknown := unknown_variables(source, VARIABLES):
+        return unknown
     if missing := _missing_fields(source):
         return missing
     return _tried(source, _sample_task(), Repo(name="sample", url="sample") if has_repo else None)
 
 
-def try_for(source: str, task: Task, repo: Repo | None) -> Sequence[str]:
-    """Return why a template that can be used cannot be printed for this task, one line each."""
+def try_for(source: str, task: Task, repo: Repo | None) -> Sequence[TemplateMistake]:
+    """Return why a template that can be used cannot be printed for this task."""
     return _tried(source, task, repo)
 
 
-def _tried(source: str, task: Task, repo: Repo | None) -> Sequence[str]:
-    wrong = []
+def unknown_variables(source: str, variables: Collection[str]) -> Sequence[TemplateMistake]:
+    """Return the variables of a template that can be used which are not among those that it sees."""
+    tree = template_language().parse(source)
+    unknown = find_undeclared_variables(tree) - {*variables}
+    first = {
+        each.name: each.lineno for each in reversed([*tree.find_all(nodes.Name)]) if each.name in unknown
+    }
+    names = ", ".join(variables)
+    return [
+        mistake_at(
+            source,
+            name,
+            line,
+            f"unknown variable {one_line(name)!r}{_meant(name, variables)}; known here: {names}",
+        )
+        for name, line in sorted(first.items())
+    ]
+
+
+def mistake_at(source: str, name: str, line: int, message: str) -> TemplateMistake:
+    """Return a mistake at a name in a line of a template."""
+    match = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", source.split("\n")[line - 1])
+    return TemplateMistake(message, line, match.start() + 1 if match else 1)
+
+
+def _tried(source: str, task: Task, repo: Repo | None) -> Sequence[TemplateMistake]:
     for values in _samples(task, repo):
         try:
-            _print(_compile(source), values)
+            _print(compile_template(source), values)
         except (TemplateError, TypeError, ValueError) as error:
-            wrong.append(_NO_FIELD.sub(_no_field, one_line(str(error))))
-    return wrong[:1]
+            message = _NO_FIELD.sub(_no_field, one_line(str(error)))
+            return [TemplateMistake(message, _line_of(error))]
+    return []
 
 
-def _missing_fields(source: str) -> Sequence[str]:
+def _line_of(error: Exception) -> int:
+    """Return the line of a template at which it could not be printed: Jinja2 puts it in the traceback."""
+    frames = walk_tb(error.__traceback__)
+    return next((line for frame, line in frames if frame.f_code.co_filename == "<template>"), 1)
+
+
+def _missing_fields(source: str) -> Sequence[TemplateMistake]:
     """Return the fields that what a template names does not have, also where it is not printed at first."""
-    used = _environment().parse(source).find_all(nodes.Getattr)
-    of = [(_MODELS.get(each.node.name), each.attr) for each in used if isinstance(each.node, nodes.Name)]
+    used = template_language().parse(source).find_all(nodes.Getattr)
+    of = [(_MODELS.get(each.node.name), each) for each in used if isinstance(each.node, nodes.Name)]
     return [
-        f"{model.__name__} has no field {one_line(name)!r}"
-        for model, name in of
-        if model is not None and name not in model.model_fields and not hasattr(model, name)
+        mistake_at(source, each.attr, each.lineno, f"{model.__name__} has no field {one_line(each.attr)!r}")
+        for model, each in of
+        if model is not None and each.attr not in model.model_fields and not hasattr(model, each.attr)
     ]
 
 
@@ -355,8 +403,8 @@ def _no_field(match: re.Match[str]) -> str:
     return f"{match[1]} has no field {match[2]!r}"
 
 
-def _meant(name: str) -> str:
-    close = get_close_matches(name, VARIABLES, 1)
+def _meant(name: str, variables: Collection[str]) -> str:
+    close = get_close_matches(name, variables, 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -425,7 +473,7 @@ length and its values, so that no time limit is needed.
 """
 
 FILTERS = ("default", "first", "last", "length", "trim")
-"""Filters of Jinja2 that stay; beside them there are `join`, `quoted` and `indented`."""
+"""Filters of Jinja2 that stay; beside them there are `join`, `quoted`, `indented` and `tojson`."""
 
 ITEMS = 1000
 """Most items a loop may walk through, or `join` put together."""
@@ -437,17 +485,24 @@ NESTING = 32
 """How deep a template may be nested; deeper ones take Python long to compile, or are refused by it."""
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def template_language() -> ImmutableSandboxedEnvironment:
+    """Return the language of templates: how they are parsed."""
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, loader=None)
     environment.globals.clear()
     kept = {name: environment.filters[name] for name in FILTERS}
-    own = {"quoted": quoted, "indented": _indented, "join": _join, "items_of": _items_of}
+    own = {
+        "quoted": quoted,
+        "indented": _indented,
+        "join": _join,
+        "items_of": _items_of,
+        "tojson": _tojson,
+    }
     environment.filters = {**kept, **own}
     return environment
 
 
 @lru_cache(maxsize=64)
-def _compile(source: str) -> Template:
+def compile_template(source: str) -> Template:
     """
     Return the template, ready to print.
 
@@ -455,7 +510,7 @@ def _compile(source: str) -> Template:
     """
     if len(source) > SOURCE_LIMIT:
         raise TemplateError(f"longer than {SOURCE_LIMIT} characters")
-    environment = _environment()
+    environment = template_language()
     try:
         tree = environment.parse(source)
         for node in _nodes(tree):
@@ -497,11 +552,21 @@ def _items_of(value: object) -> Sequence[object]:
     return value
 
 
+def _tojson(value: object) -> str:
+    """Return a value as JSON, which is YAML too, and a text of TOML."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _print(template: Template, values: dict[str, Any]) -> str:
+    return harmless(print_template(template, values)).strip() + "\n"
+
+
+def print_template(template: Template, values: Mapping[str, Any]) -> str:
+    """Return what a template makes of values. Raises TemplateError, TypeError or ValueError."""
     parts, size = list[str](), 0
     for part in template.generate(values):
         parts.append(part)
         size += len(part)
         if size > PROMPT_LIMIT:
-            raise TemplateError(f"the prompt gets longer than {PROMPT_LIMIT} characters")
-    return harmless("".join(parts)).strip() + "\n"
+            raise TemplateError(f"it gets longer than {PROMPT_LIMIT} characters")
+    return "".join(parts)
