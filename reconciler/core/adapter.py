@@ -182,6 +182,19 @@ class Output(Frozen):
     How many such lines end it, one after the other on the same stream with two others between them at most:
     for a CLI that does not count its calls.
     """
+    extra_file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")] | None = None
+    """
+    Name of a file that the CLI writes in the folder `{declared}`, such as its usage: it is read after what
+    the CLI printed, as further events, or (`format: text`) as further lines of stderr.
+    """
+    extra_command: Strings = ()
+    """
+    Command that is run in the workspace once the CLI has ended, with `{session_id}` and `{workdir}`, such as
+    one that prints the usage of a session: what it prints is read in the same way. It has none of the
+    secrets, and what it says on stderr is in the log of the hooks after the agent.
+    """
+    added_up: tuple[Literal["tokens", "cost", "turns"], ...] = ()
+    """What a CLI with `format: text` tells of each message and not of the run: all matches are added up."""
     streamed: Streamed | None = None
     """Turns and tokens of a run that goes on, if its events tell; with `format: json_lines`."""
     cumulative: tuple[Literal["tokens", "cost"], ...] = ()

@@ -27,6 +27,7 @@ from reconciler.core.model.runs import FailureClass, RunRequest, Verdict
 from reconciler.core.patterns import chosen, lines_of, matches
 from reconciler.core.rule_functions import RULE_OPTIONS
 from reconciler.core.runs.outcome import (
+    ADDED_UP,
     EXIT_CODES,
     SIGNALS,
     OutputFacts,
@@ -70,7 +71,7 @@ def read_output(
     `exit_code` is the shell's: 128 + n after signal n. No secret of `mask` is
     in what is returned.
     """
-    request = OutputRequest(order.argv, order.session_id, order.session_totals)
+    request = OutputRequest(order.argv, order.session_id, order.session_totals, order.chosen_session)
     return judge_output(adapter, RoundOutput(stdout, stderr, exit_code), request, now, mask)
 
 
@@ -229,6 +230,8 @@ class OutputRequest:
     """Session to resume."""
     totals: Usage = Usage()  # noqa: RUF009 - a frozen value
     """The CLI's totals of that session before the run."""
+    chosen: str | None = None
+    """Id that was made for a new session."""
 
 
 def judge_output(
@@ -275,7 +278,9 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
     succeeded_at, _ = _find(rules.success, lines)
     has_failed = failed_at > succeeded_at or (rules.success is not None and succeeded_at < 0)
     own_class = _meaning(rules.exit_codes.get(str(code)))
-    totals = _usage(rules, partial(_value, lines=lines))
+    totals = _usage(rules, partial(_value, lines=lines)).model_copy(
+        update=_added_up(rules, round_output.stdout, round_output.stderr)
+    )
     session = _session(_value(rules.session_id, lines))
     facts = OutputFacts(
         exit_code=code,
@@ -290,6 +295,7 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
         error_patterns=rules.error_patterns,
         session_id=session,
         wanted_session=request.session,
+        chosen_session=request.chosen,
         totals=totals,
         model=_value(rules.model, lines),
         usage=run_usage(request.totals if session == request.session else Usage(), totals, rules.cumulative),
@@ -302,6 +308,24 @@ def _text_facts(rules: Output, round_output: RoundOutput, request: OutputRequest
 def _find(pattern: str | None, lines: Sequence[str]) -> tuple[int, str]:
     """Return the number of the last matching line, and the match; -1 if there is none."""
     return max(matches(pattern, lines), default=(-1, ""), key=itemgetter(0)) if pattern else (-1, "")
+
+
+def _added_up(rules: Output, *streams: Printed) -> dict[str, float]:
+    """Return the totals of what a CLI tells of each message, by all of its output, not its end alone."""
+    names = {name for group in rules.added_up for name in ADDED_UP[group]}
+    sums = {name: 0.0 for name in names if getattr(rules, name)}
+    if not sums:
+        return sums
+    for line in (line for stream in streams for line in _whole(stream)):
+        for name in sums:
+            sums[name] += sum(read_number(value) for _, value in matches(getattr(rules, name), (line,)))
+    return {name: round(value, 6) if name == "cost_usd" else int(value) for name, value in sums.items()}
+
+
+def _whole(printed: Printed) -> Iterator[str]:
+    """Yield every line of an output."""
+    for line in stream_of(printed):
+        yield from lines_of(line.decode("utf-8", "replace").rstrip("\r\n"))
 
 
 def _value(pattern: str | None, lines: Sequence[str]) -> str | None:
@@ -355,6 +379,7 @@ def _event_facts(rules: Output, round_output: RoundOutput, request: OutputReques
         error_patterns=rules.error_patterns,
         session_id=session,
         wanted_session=request.session,
+        chosen_session=request.chosen,
         denials=_texts(ask(rules.denials)),
         lacks_structure=is_structure_asked and not ask(rules.structured),
         started=has_begun,

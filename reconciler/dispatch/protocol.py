@@ -241,6 +241,24 @@ def commands_job(commands: Sequence[str], *, env: Mapping[str, str], folder: str
     return "\n".join(lines)
 
 
+EXTRA = "extra"
+"""Name of the file beside what an agent declares to which the extra command of its adapter prints."""
+
+
+def extra_hook(argv: Sequence[str], run_folder: str, path: str | None) -> str:
+    """
+    Return the shell text that runs the extra command of an adapter.
+
+    It fails no round: what it printed until then is read. `path` is the folder or the file of the CLI.
+    """
+    file = shlex.quote(f"{declared_folder(run_folder)}/{EXTRA}")
+    at = ""
+    if path:
+        quoted = shlex.quote(path)
+        at = f"at={quoted}; [ -d {quoted} ] || at=${{at%/*}}; PATH=$at:$PATH; "
+    return f"{at}{shlex.join(argv)} >{file} || :"
+
+
 def failed_command(exit_code: int, commands: int) -> int | None:
     """Return the number of the command that failed, by the exit code of their job; None if it was ended."""
     return exit_code if 0 < exit_code <= min(_MOST_TOLD, commands) else None

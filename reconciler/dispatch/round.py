@@ -30,16 +30,17 @@ from reconciler.core.model.runs import (
     RunRequest,
     Verdict,
 )
-from reconciler.core.runs.command import FILES, localize, review_request
+from reconciler.core.runs.command import FILES, extra_argv, localize, review_request
 from reconciler.core.runs.decide import may_declare
 from reconciler.core.runs.files import FileValues, render_file
 from reconciler.core.runs.opinion import is_deliverable, read_opinion
 from reconciler.core.text import head, one_line
 from reconciler.dispatch.live import FigureCounter
-from reconciler.dispatch.logs import LogFolder
+from reconciler.dispatch.logs import LogFolder, StreamName
 from reconciler.dispatch.merging import MergeConflict
 from reconciler.dispatch.output import give_up_verdict
 from reconciler.dispatch.protocol import (
+    EXTRA,
     OUTPUTS,
     RunState,
     Stage,
@@ -47,6 +48,7 @@ from reconciler.dispatch.protocol import (
     agent_job,
     commands_job,
     declared_folder,
+    extra_hook,
     files_folder,
     hook_id,
     opinion_key,
@@ -68,6 +70,8 @@ T = TypeVar("T")
 _MEBIBYTE = 2**20
 DELIVERY_PATIENCE = 1800.0
 """Seconds for which the repository may be unreachable at delivery before the round fails."""
+_MOST_EXTRA = 4 * _MEBIBYTE
+"""Bytes of what a CLI tells beside its output that are read."""
 DECLARED_CHARACTERS = 4_000
 """Most that is kept of what an agent declares."""
 CANCELLED = "cancelled"
@@ -182,6 +186,7 @@ class Round:
             state = await self._settled(self._agent, await self._follow_agent(state, begin))
             notes = await self._take_over_scripts("while the agent was at work")
             notes += await self._after_run(prepared)
+            await self._read_extra(state)
             await self._discard_files()
             if self.order.reviewer is None:  # else the review needs the slot
                 self.on_agent_over()
@@ -305,13 +310,35 @@ class Round:
 
     async def _after_run(self, prepared: Prepared) -> tuple[str, ...]:
         """Run the hooks after the agent; return a note for what failed, and log it."""
-        commands = self.order.hooks.after_run
+        commands = (*self._extra_hooks(prepared), *self.order.hooks.after_run)
         checks = await self._run_hooks("e", commands, prepared, "runs the hooks after the agent")
         failures = [check for check in checks if check.exit_code]
         notes = tuple(f"after_run {check.ending}: {one_line(check.command)}" for check in failures)
         for note in notes:
             log.warning("%s round %d: %s", self.order.run, self.order.round, note)
         return notes
+
+    def _extra_hooks(self, prepared: Prepared) -> tuple[str, ...]:
+        """Return what asks the CLI for more than it printed; nothing if its adapter does not."""
+        argv = extra_argv(self.order, prepared.folder)
+        return (extra_hook(argv, prepared.run_folder, self._cli_path),) if argv else ()
+
+    async def _read_extra(self, state: RunState) -> None:
+        """
+        Add what the CLI told elsewhere to its log, as if it had been printed last; once.
+
+        Where its output is text, on stderr: what it printed is the agent's last words.
+        """
+        output = self.order.adapter.output
+        name = EXTRA if output.extra_command else output.extra_file
+        stream: StreamName = "err" if output.format == "text" else "out"
+        size = state.err_bytes if stream == "err" else state.out_bytes
+        if name is None or self.logs.size(self._agent, stream) > size:
+            return
+        read = partial(self.host_session.runs.output, self._agent, name, _MOST_EXTRA)
+        if text := await retry_until_reachable(read):
+            lines = b"\n" + text.rstrip(b"\n") + b"\n"
+            await asyncio.to_thread(self.logs.append, self._agent, stream, lines)
 
     async def _run_hooks(
         self, part: Literal["b", "e"], commands: tuple[str, ...], prepared: Prepared, doing: str
@@ -351,7 +378,6 @@ class Round:
     async def _agent_job(self, prepared: Prepared) -> str:
         order, adapter = self.order, self.order.adapter
         prompt_file, declared = f"{prepared.run_folder}/prompt", declared_folder(prepared.run_folder)
-        offered = (order.host.adapters or {}).get(adapter.name)
         return agent_job(
             localize(
                 order.argv,
@@ -363,7 +389,7 @@ class Round:
             env=self._environment(prepared) | await self._find_secrets(prepared),
             folder=prepared.folder,
             declared=declared,
-            path=offered.path if offered else None,
+            path=self._cli_path,
             prompt_file=prompt_file if adapter.prompt == "file" else None,
         )
 
@@ -622,6 +648,7 @@ class Round:
             prepared, state = await self._begin(delivers=False)
             begin = _Beginning(lambda: None, lambda _: None, self.host_session.scheduler)
             state = await self._settled(self._agent, await self._follow_agent(state, begin))
+            await self._read_extra(state)
             await self._discard_files()
             mask = await self._mask(prepared)
             verdict = await asyncio.to_thread(self._judge, state, mask)
@@ -863,6 +890,11 @@ class Round:
         return StepFailed(FailureClass.HOST, f"host {self.order.host.name}: {message}")
 
     @property
+    def _cli_path(self) -> str | None:
+        offered = (self.order.host.adapters or {}).get(self.order.adapter.name)
+        return offered.path if offered else None
+
+    @property
     def _may_adopt(self) -> bool:
         return self.may_adopt and not self.host_session.runs.proofs.has_drawn(self._agent)
 
@@ -878,7 +910,8 @@ class Round:
     def _hooks(self) -> tuple[str, ...]:
         """Ids of the hooks that this round has."""
         before = (self._hook("b"),) if self._before else ()
-        return (*before, self._hook("e")) if self.order.hooks.after_run else before
+        has_after = self.order.hooks.after_run or self.order.adapter.output.extra_command
+        return (*before, self._hook("e")) if has_after else before
 
     def _hook(self, part: Literal["b", "e"]) -> str:
         return hook_id(self.order.run, self.order.round, part)

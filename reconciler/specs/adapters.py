@@ -9,7 +9,7 @@ from functools import partial
 from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output
 from reconciler.core.patterns import check_line_pattern, check_pattern, constant_of
 from reconciler.core.runs.command import GROUPS, PLACEHOLDER, VALUES, check_adapter
-from reconciler.core.runs.outcome import SIGNALS, TOTALS
+from reconciler.core.runs.outcome import ADDED_UP, SIGNALS, TOTALS
 from reconciler.core.runs.prompt import try_template
 from reconciler.specs.expressions import ONE_EVENT, check_expression, check_rule
 from reconciler.specs.rules import Mistake, template_mistake, tried
@@ -176,13 +176,14 @@ def _idle(adapter: Adapter) -> Iterator[tuple[Path, str]]:
         yield ("output", "schema_flag"), "needs `structured`, or every run that it is given to fails"
     if output.structured and not output.schema_flag:
         yield ("output", "structured"), "has no effect: it needs `schema_flag`"
-    if adapter.resume and output.session_id is None:
+    if adapter.resume and output.session_id is None and not adapter.fresh:
         yield ("resume",), "has no effect: `output.session_id` finds no session to go on with"
     if output.give_up is None and output.give_up_after > 1:
         yield ("output", "give_up_after"), "has no effect: it needs `give_up`"
     if output.format == "text" and output.error_lines:
         yield ("output", "error_lines"), "has no effect with `format: text`: say `error`"
     yield from _idle_totals(adapter)
+    yield from _idle_extra(output)
     for code in output.exit_codes:
         if int(code) in SIGNALS and output.format != "text":
             message = f"has no effect: it means the end by SIG{SIGNALS[int(code)]}"
@@ -197,3 +198,18 @@ def _idle_totals(adapter: Adapter) -> Iterator[tuple[Path, str]]:
             yield ("output", "cumulative", at), "has no effect: without `resume` each run is a session"
         elif not any(getattr(adapter.output, name) for name in TOTALS[group]):
             yield ("output", "cumulative", at), f"has no effect: no rule finds {group}"
+
+
+def _idle_extra(output: Output) -> Iterator[tuple[Path, str]]:
+    if output.extra_file and output.extra_command:
+        yield ("output", "extra_file"), "has no effect: `extra_command` is read in its place"
+    for at, group in enumerate(output.added_up):
+        if output.format != "text":
+            yield ("output", "added_up", at), "has no effect: `sum()` adds up events"
+        elif not any(getattr(output, name) for name in ADDED_UP[group]):
+            yield ("output", "added_up", at), f"has no effect: no rule finds {group}"
+        elif group in output.cumulative:
+            yield (
+                ("output", "added_up", at),
+                "and `cumulative` name the same: a running total is not added up",
+            )

@@ -53,6 +53,15 @@ def test_a_run_that_did_its_work_succeeds_and_tells_what_it_took():
     assert found.usage == Usage(input_tokens=1000, output_tokens=50)
 
 
+def test_what_a_cli_tells_of_each_message_is_added_up_over_all_of_its_output():
+    noise = b"".join(b"line %d of a long talk\n" % number for number in range(20_000))
+    rules = RULES.model_copy(update={"added_up": ("tokens",)})
+
+    found = judge(recorded("text") + noise + recorded("text"), rules=rules)
+
+    assert found.usage == Usage(input_tokens=2000, output_tokens=100)
+
+
 def test_a_run_that_was_stopped_is_no_success():
     assert judge(recorded("hang"), exit_code=143).kind is FailureClass.HOST
     assert judge(recorded("hang")).outcome == "failed"

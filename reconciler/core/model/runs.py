@@ -235,6 +235,8 @@ class RunRequest(Frozen):
     """What the branch in the code repository was when it was last delivered; None: never."""
     session_id: str | None = None
     """Session that is resumed."""
+    chosen_session: str | None = None
+    """Id that was made for a new session; None where the CLI makes its own."""
     session_totals: Usage = Usage.model_construct()
     """The CLI's running totals of that session before this round."""
     validation: tuple[str, ...] = ()

@@ -29,6 +29,9 @@ VALUES: Mapping[str, frozenset[str]] = {
     "resume": frozenset({"session_id"}),
     "attach": frozenset({"session_id"}),
 }
+EXTRA_VALUES = frozenset({"session_id", "workdir"})
+"""What may stand in the elements of `output.extra_command`."""
+
 """What may stand in the elements of each field."""
 
 WORKDIR = "\0workdir\0"
@@ -76,6 +79,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         stack=run.start_from,
         expected_head=status.head_commit,
         session_id=session,
+        chosen_session=fresh_session(status) if adapter.fresh and not session else None,
         session_totals=status.session.totals if session and status.session else Usage(),
         validation=task.validation,
         reviewer=_reviewer(task, status, desired) if repo else None,
@@ -188,6 +192,12 @@ def check_adapter(adapter: Adapter) -> list[str]:
     problems = [] if adapter.command else ["command: missing: the program and its arguments"]
     for field in VALUES:
         problems += [f"{field}: {problem}" for problem in _wrong_elements(adapter, field)]
+    for element in adapter.output.extra_command:
+        problems += [
+            f"output.extra_command: {_unknown_placeholder(name, EXTRA_VALUES)}"
+            for name in PLACEHOLDER.findall(element)
+            if name not in EXTRA_VALUES
+        ]
     if adapter.template is not None:
         problems += [f"template: {problem}" for problem in try_template(adapter.template)]
     return [*problems, *_wrong_text_rules(adapter.output)]
@@ -218,8 +228,13 @@ def _wrong_elements(adapter: Adapter, field: str) -> Iterator[str]:
                 if element != f"{{{name}}}":
                     yield f"{{{name}}} must stand alone in an element, not in {element!r}"
             elif name not in VALUES[field]:
-                values = ", ".join(f"{{{values}}}" for values in sorted(VALUES[field] | groups))
-                yield f"unknown placeholder {{{name}}}; known here: {values}"
+                yield _unknown_placeholder(name, VALUES[field] | groups)
+
+
+def _unknown_placeholder(name: str, values: Iterable[str]) -> str:
+    return (
+        f"unknown placeholder {{{name}}}; known here: {', '.join(f'{{{each}}}' for each in sorted(values))}"
+    )
 
 
 def _repo(task: Task, desired: Desired) -> Repo | None:
@@ -294,6 +309,7 @@ def review_request(order: RunRequest, reviewer: Reviewer, key: str, head: str, d
         "start_from": head,
         "expected_head": None,
         "session_id": None,
+        "chosen_session": None,
         "session_totals": Usage(),
         "validation": (),
         "reviewer": None,
@@ -330,6 +346,12 @@ def _session(adapter: Adapter, status: Status) -> Iterator[str]:
     if session:
         return _fill(adapter.resume, {"session_id": session})
     return _fill(adapter.fresh, {"session_id": fresh_session(status)})
+
+
+def extra_argv(order: RunRequest, workdir: str) -> tuple[str, ...]:
+    """Return the command that tells more of a round that is over; empty if its CLI needs none."""
+    values = {"session_id": order.session_id or order.chosen_session or "", "workdir": workdir}
+    return tuple(_fill(order.adapter.output.extra_command, values))
 
 
 def attach_argv(adapter: Adapter, session: str | None) -> tuple[str, ...]:

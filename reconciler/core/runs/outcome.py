@@ -7,7 +7,7 @@ code; whether the work is any good is for the validation to say.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -65,6 +65,8 @@ class OutputFacts:
     session_id: str | None = None
     wanted_session: str | None = None
     """Session that was to be resumed."""
+    chosen_session: str | None = None
+    """Id that was made for its session: a CLI that is ended may not have told it yet."""
     denials: tuple[str, ...] = ()
     """Tools that were denied, if the agent had to give up for that."""
     lacks_structure: bool = False
@@ -90,7 +92,7 @@ def verdict(facts: OutputFacts, now: datetime) -> Verdict:
         outcome="failed" if failure else "success",
         kind=kind,
         message=one_line(message),
-        session_id=None if failure and _session_is_gone(facts) else facts.session_id or facts.wanted_session,
+        session_id=None if failure and _session_is_gone(facts) else _session(facts),
         text=tail(facts.text, lines=200, characters=20_000),
         usage=facts.usage,
         model=one_line(facts.model) if facts.model else None,
@@ -98,6 +100,10 @@ def verdict(facts: OutputFacts, now: datetime) -> Verdict:
         retry_at=retry_time(_error_text(facts), now) if kind is FailureClass.QUOTA else None,
         notes=tuple(one_line(note) for note in (*facts.notes, *_notes(facts, failed=failure is not None))),
     )
+
+
+def _session(facts: OutputFacts) -> str | None:
+    return facts.session_id or facts.wanted_session or (facts.chosen_session if facts.started else None)
 
 
 def _failures(facts: OutputFacts) -> Iterator[tuple[FailureClass, str]]:
@@ -249,7 +255,13 @@ def run_usage(before: Usage, now: Usage, cumulative: Iterable[str]) -> Usage:
     return now.model_copy(update=taken)
 
 
-TOTALS = {"tokens": ("input_tokens", "output_tokens", "cached_tokens"), "cost": ("cost_usd",)}
+ADDED_UP: Mapping[str, Sequence[str]] = {
+    "tokens": ("input_tokens", "output_tokens", "cached_tokens"),
+    "cost": ("cost_usd",),
+    "turns": ("turns",),
+}
+"""Fields of a usage by the names of `added_up`."""
+TOTALS = {group: ADDED_UP[group] for group in ("tokens", "cost")}
 
 
 # --- When a quota is full again --------------------------------------------
