@@ -141,6 +141,7 @@ class HostMaintenance:
                 self.controller.desired.fleet,
                 unfinished=self.controller.groups.names("unfinished"),
                 damaged=self.controller.damaged,
+                repos=self.controller.desired.repos,
                 drift=self.controller.drift,
             )
 

@@ -24,7 +24,8 @@ from reconciler.core.runs.retention import Retention
 from reconciler.core.text import one_line
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.proofs import Proofs
-from reconciler.dispatch.protocol import folder_name, round_of, run_of
+from reconciler.dispatch.protocol import folder_name, is_removal, round_of, run_of
+from reconciler.dispatch.removal import RemovalHooks
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import ON_RETRY, StepFailed
 from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, Round
@@ -172,7 +173,7 @@ class Dispatcher:
         """Remove from the host what is no longer needed, and prune logs; see controller.ports.Dispatch."""
         await self._prune_logs(needs())
         try:
-            await self._sweep(self._host_session(host), needs)
+            await self._sweep(host, self._host_session(host), needs)
         except (Refused, StepFailed) as error:
             raise Unavailable(str(error)) from error
 
@@ -206,20 +207,44 @@ class Dispatcher:
             *(host_session.runs.close() for host_session in [*self._sites.values(), *self._left_sites])
         )
 
-    async def _sweep(self, host_session: HostSession, needed: Callable[[], Retention]) -> None:
+    async def _sweep(self, host: Host, host_session: HostSession, needed: Callable[[], Retention]) -> None:
         names = await host_session.workspaces.list()
         states = await host_session.runs.list()
         # Called after the listing: everything listed belongs to runs that were recorded before.
         needs = needed()
         alive = [run_id for run_id, state in states.items() if state.stage.is_alive]
-        stale = [run_id for run_id in alive if needs.is_stale(run_of(run_id))]
+        stale = [run_id for run_id in alive if needs.is_stale(run_of(run_id)) and not is_removal(run_id)]
         lingering = await asyncio.gather(*(self._end_stale(host_session, run_id) for run_id in stale))
         kept = {run_of(run_id) for run_id in alive if run_id not in stale}
         kept.update(needs.open, self._followed_runs, *lingering)
         kept |= {run for run in map(run_of, (*states, *names)) if needs.is_of_damaged(run)}
         kept |= await self._failed_with_room(host_session, names, needs)
-        await host_session.runs.remove(run_id for run_id in states if run_of(run_id) not in kept)
-        await host_session.workspaces.remove(name for name in names if run_of(name) not in kept)
+        gone = [name for name in names if run_of(name) not in kept]
+        over = [run_id for run_id in states if run_of(run_id) not in kept]
+        hooked = await self._put_away(host, host_session, gone, needs)
+        await host_session.runs.remove(run_id for run_id in over if not is_removal(run_id))
+        for name, commit in (await host_session.workspaces.remove(gone)).items():
+            log.warning(
+                "host %s: the workspace of %s was removed, with work that was never delivered: commit %s",
+                host.name,
+                run_of(name),
+                commit[:12],
+            )
+        # Last: as long as there is a workspace, it is on record there that its hooks were run.
+        await host_session.runs.remove({*hooked, *filter(is_removal, over)})
+
+    async def _put_away(
+        self, host: Host, host_session: HostSession, names: Collection[str], needs: Retention
+    ) -> list[str]:
+        """Run the hooks before the removal of workspaces; return their ids. A half-made one has none."""
+        whole = [run for run in map(run_of, names) if folder_name(run) in names]
+        hooks = [RemovalHooks(host_session, host, run, needs.removal_hooks(host, run)) for run in whole]
+        hooks = [each for each in hooks if each.hooks.before_remove]
+        running = [each.carry_out(self.logs, self.mask) for each in hooks]
+        for error in await asyncio.gather(*running, return_exceptions=True):
+            if error is not None:
+                raise error
+        return [each.run_id for each in hooks]
 
     async def _end_stale(self, host_session: HostSession, run_id: str) -> set[str]:
         """End a stale run; return its key if it is still there."""

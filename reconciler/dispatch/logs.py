@@ -32,6 +32,7 @@ _PARTS: Mapping[str, str] = {
     "e": "hooks after",
     "v": "validation",
     "o": "second opinion",
+    "d": "hooks before removal",
 }
 """Parts of a round, in their order."""
 _ACCOUNTED = frozenset({"b", "d", "e", "v"})

@@ -15,7 +15,7 @@ from reconciler.core.errors import Unavailable
 
 RUN_ID = re.compile(
     r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+-]*?)(?:\.c(?P<commit>[0-9a-f]{12}))?(?:\.o(?P<reviewed>[0-9]+))?"
-    r"\.r(?P<round>[1-9][0-9]*)(?P<part>[bev]?)\Z"
+    r"\.r(?P<round>[1-9][0-9]*)(?P<part>[bdev]?)\Z"
 )
 """Parts of a round: `b` are the hooks before the agent, `e` those after its end, `d` those before the
 workspace is removed, `v` is its validation; of a run that reviews the work of a round, `reviewed` is that."""
@@ -111,14 +111,24 @@ def validation_id(run: str, number: int) -> str:
     return f"{agent_id(run, number)}v"
 
 
-def hook_id(run: str, number: int, part: Literal["b", "e"]) -> str:
-    """Return the id under which the commands before (`b`) or after (`e`) the agent of a round are run."""
+def hook_id(run: str, number: int, part: Literal["b", "e", "d"]) -> str:
+    """
+    Return the id under which hooks are run.
+
+    Those before (`b`) or after (`e`) the agent of a round, or before the removal (`d`) of the workspace.
+    """
     return f"{agent_id(run, number)}{part}"
 
 
 def round_of(run_id: str) -> str:
     """Return the id of the agent whose round a part belongs to."""
-    return run_id.rstrip("bev")
+    return run_id.rstrip("bdev")
+
+
+def is_removal(run_id: str) -> bool:
+    """Return whether a run is of hooks before the removal of a workspace."""
+    match = RUN_ID.match(run_id)
+    return match is not None and match["part"] == "d"
 
 
 def run_of(name: str) -> str:

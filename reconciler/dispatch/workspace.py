@@ -194,10 +194,19 @@ class Workspaces:
         """Return the names of all workspaces: run keys as `folder_name` writes them."""
         return (await self._call("ls")).decode().splitlines()[1:]
 
-    async def remove(self, names: Iterable[str]) -> None:
-        """Remove workspaces, by the names that `list` gives; a few are kept as spares for later ones."""
+    async def remove(self, names: Iterable[str]) -> Mapping[str, str]:
+        """
+        Remove workspaces, by the names that `list` gives; a few are kept as spares for later ones.
+
+        Return the commits in them that were never fetched, by those names.
+        """
+        unfetched = dict[str, str]()
         for some in batches(names):
-            await self._call("rm", *some)
+            lines = (await self._call("rm", *some)).decode(errors="replace").splitlines()[1:]
+            unfetched |= {
+                name: self._commit(commit) for name, _, commit in (each.partition(" ") for each in lines)
+            }
+        return unfetched
 
     def _mirror(self, repository: CodeRepository) -> str:
         return str(repository.folder) if self._shares_mirrors else f"repos/{repository.folder.name}"

@@ -10,7 +10,8 @@
 #   push    FLEET KEY ID COMMIT   push the commit of a round to its branch from here
 #   ls      FLEET                 one line per workspace
 #   sizes   FLEET KEY...          KiB on disk and name of each workspace that is there
-#   rm      FLEET KEY...          remove workspaces; a few are cleaned and kept as spares
+#   rm      FLEET KEY...          remove workspaces; a few are cleaned and kept as spares. Name and commit of
+#                                 each whose work nobody fetched
 #
 # Every answer begins with "S " (done as asked) or "E " (why not: a matter of the host).
 # "S fault WHY" is the agent's matter: it left its workspace in a state that nobody can take up.
@@ -22,6 +23,7 @@
 #   FLEET/runs/ID/written  paths of those that are
 #   FLEET/runs/ID/claim    there once the agent of that round was started
 #   FLEET/runs/ID/unfinished   there if it left something unfinished, which the next round goes on with
+#   FLEET/left/KEY         commit in that workspace that nobody fetched yet
 #   FLEET/steps/KEY        pid and start time of the step that is at work on a workspace
 
 refuse() { printf 'E %s\n' "$*"; exit 70; }
@@ -537,6 +539,54 @@ answer_as_it_is() { # of a workspace in which something of ours was started
   answer_ready "$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}' 2>/dev/null || echo -)"
 }
 
+is_tracked() { # path in the workspace, of a file or a folder
+  [ -d "$work/.git" ] && [ -n "$(in_work ls-files -- ":(top,literal)$1" | sed 1q)" ]
+}
+
+has_link() { # base path -> $target; whether a folder on the way to it is a link: $target is that then
+  target=$1 rest=$2
+  while [ "$rest" != "${rest#*/}" ]; do
+    target=$target/${rest%%/*} rest=${rest#*/}
+    [ ! -h "$target" ] || return 0
+  done
+  target=$target/$rest
+  return 1
+}
+
+exclude_file() { # path in the workspace: it is never committed, and it is removed
+  printf '%s\n' "$1" >>"$run/written" || return 1
+  [ ! -d "$work/.git" ] || { mkdir -p "$work/.git/info" && printf '/%s\n' "$1" >>"$work/.git/info/exclude"; }
+}
+
+write_file() { # lines path; stdin has those lines
+  case $2 in
+  '{files}/'*) base=$run/files at=${2#*/} ;;
+  *)
+    ! is_tracked "$2" || unfit "file $2: git has one of that name, and what is in git is never written over; choose another path, or {files}/${2##*/}"
+    base=$work at=$2
+    ;;
+  esac
+  ! has_link "$base" "$at" || unfit "file $2: ${target#"$base/"} is a link here; name the folder that it leads to"
+  [ -h "$target" ] || [ ! -d "$target" ] || unfit "file $2: there is a folder of that name; choose another"
+  mkdir -p "${target%/*}" 2>/dev/null || unfit "file $2: cannot make its folder: a file has the name of that, or nobody may write there"
+  [ "$base" != "$work" ] || exclude_file "$at" || refuse "cannot write to $run and $work/.git; $room"
+  left=$1
+  while [ "$left" -gt 0 ] && IFS= read -r line; do
+    printf '%s\n' "$line"
+    left=$((left - 1))
+  done >"$run/file.$$" && [ "$left" = 0 ] && mv -f "$run/file.$$" "$target" || refuse "cannot write $target; $room"
+}
+
+discard_files() { # of $run; what stands there may be the agent's by now
+  [ -f "$run/written" ] && [ ! -h "$run/written" ] && while IFS= read -r path; do
+    case /$path/ in */../* | */./* | *//* | /.git/*) continue ;; esac
+    ! has_link "$work" "$path" || continue
+    rm -rf "$target" 2>/dev/null || { chmod u+rwx "${target%/*}" && rm -rf "$target"; }
+    case $path in */*) (cd "$work" && rmdir -p "${path%/*}") 2>/dev/null ;; esac # made for it, or empty all the same
+  done <"$run/written"
+  rm -rf "$run/written" "$run/files"
+}
+
 case ${1:-} in
 find) # FLEET KEY ID; no stdin
   enter "$2" "$3" "$4"
@@ -624,6 +674,9 @@ take) # FLEET KEY ID; stdin: name of the agent, repository, number of paths to l
     said=$(in_work update-ref "$result" HEAD 2>&1) || blame "no commit in $work" "$said"
   fi
   head=$(in_work rev-parse -q --verify "$result^{commit}") || fault "$gone"
+  left=$fleet/left/${work##*/}
+  mkdir -p -m 700 "$fleet/left" && rm -rf "$left" && { [ "$head" = "$base" ] || printf '%s\n' "$head" >"$left"; } ||
+    refuse "cannot write $left; $room"
   printf 'S taken %s %s\n' "$base" "$head"
   ;;
 bundle) # FLEET KEY ID BASE; stdin: repository, a line
@@ -639,7 +692,7 @@ bundle) # FLEET KEY ID BASE; stdin: repository, a line
     blame "cannot bundle the work in $work" "$said"
   }
   printf 'S bundle %s\n' "$(($(wc -c <"$file")))"
-  cat "$file"
+  cat "$file" && rm -f "$fleet/left/${work##*/}"
   rm -f "$file"
   ;;
 push) # FLEET KEY ID COMMIT; stdin: repository, URL, ref, commit that it holds now ("" for none), a line each; a bundle
@@ -684,12 +737,18 @@ sizes) # FLEET KEY...
 rm) # FLEET KEY...
   enter "$2"
   shift 2
+  unfetched=
   for key in "$@"; do
-    work=$fleet/work/$key
+    work=$fleet/work/$key left=$fleet/left/$key
+    if [ -f "$left" ] && [ ! -h "$left" ] && IFS= read -r commit <"$left"; then
+      case $commit in *[!0-9a-f]*) ;; *) unfetched="$unfetched$key $commit
+" ;; esac
+    fi
+    rm -rf "$left"
     keep_spare >/dev/null 2>&1 && continue
     rm -rf "$work" 2>/dev/null || { chmod -R u+rwx "$work" && rm -rf "$work"; } || refuse "cannot remove $work; see whose files are in it"
   done
-  printf 'S removed\n'
+  printf 'S removed\n%s' "$unfetched"
   ;;
 *) refuse "no such verb: ${1:-}" ;;
 esac

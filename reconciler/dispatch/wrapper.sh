@@ -352,7 +352,7 @@ give_up() { # why; for jobs: the agent cannot be started
 }
 
 note_past() { # id: that its agent ran, for whoever asks for it again: its record, and ours, may have been lost since
-  case $1 in *[bev]) return ;; esac # what goes with an agent may be repeated
+  case $1 in *[bdev]) return ;; esac # what goes with an agent may be repeated
   is_record "$root/past" || rm -rf "$root/past"
   printf '%s\n' "$1" >>"$root/past" || return
   [ "$(count "$root/past")" -le 4194304 ] || { tail -n 20000 "$root/past" >"$root/past.$$" && mv -f "$root/past.$$" "$root/past"; }

@@ -7,8 +7,9 @@ import pytest
 
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import RunHooks
+from reconciler.core.model.status import Phase
 from reconciler.dispatch.protocol import hook_id
-from tests.dispatch.world import World, ended, git, until
+from tests.dispatch.world import LOCAL, RUN, World, ended, git, needs_of, sweep, until
 
 
 @pytest.fixture
@@ -147,3 +148,39 @@ async def test_a_cancelled_run_starts_none_of_its_hooks_any_more(world):
     report = await world.carry_out(order)
 
     assert (report.verdict.outcome, world.noted) == ("failed", [])
+
+
+async def test_what_belongs_to_a_workspace_is_put_away_once_before_it_is_removed(world, caplog):
+    around = RunHooks(before_remove=(world.note("put $RECONCILER_TASK $(cat left)"), "echo no >&2; exit 3"))
+    await world.carry_out(world.order("echo behind >left"))
+    needs = needs_of(RUN, phase=Phase.COMPLETED, hooks=around)
+
+    await sweep(world, needs)
+    await sweep(world, needs)
+
+    host = world.data / "host" / "f1"
+    assert world.noted == ["put web/fix behind"]
+    assert [*(host / "work").iterdir()] == [*host.glob("runs/*.r1*")] == []
+    assert f"{RUN}: before_remove failed with exit code 3: echo no >&2; exit 3 (no)" in caplog.text
+
+
+async def test_hooks_before_a_removal_that_a_reconciler_left_running_are_waited_for(world):
+    gate = world.folder / "gate"
+    wait = f"{world.note('hook')}; until [ -e '{gate}' ]; do sleep 0.05; done"
+    await world.carry_out(world.order("true"))
+    needs = needs_of(RUN, phase=Phase.COMPLETED, hooks=RunHooks(before_remove=(wait,)))
+    before = world.dispatcher()
+    sweeping = asyncio.create_task(before.sweep(LOCAL, lambda: needs))
+    await until(lambda: world.noted)
+    sweeping.cancel()
+    await asyncio.gather(sweeping, return_exceptions=True)
+    await before.close()
+    work = world.data / "host" / "f1" / "work"
+
+    await sweep(world, needs)
+    kept = [*work.iterdir()]
+    gate.touch()
+    await until((world.data / "host" / "f1" / "runs" / hook_id(RUN, 1, "d") / "exit").exists)
+    await sweep(world, needs)
+
+    assert (len(kept), world.noted, [*work.iterdir()]) == (1, ["hook"], [])

@@ -15,8 +15,10 @@ from tests import processes
 from tests.dispatch.world import (
     LOCAL,
     NOW,
+    RUN,
     World,
     ended,
+    git,
     make_runs,
     needs_of,
     run,
@@ -223,3 +225,21 @@ def test_a_batch_of_the_longest_names_fits_on_a_command_line():
 
     assert sum(len(batch) for batch in batches(names)) == 1000
     assert all(len(" ".join(batch)) < 100_000 for batch in batches(names))
+
+
+async def test_work_that_was_never_delivered_is_not_removed_without_a_word(world, caplog):
+    await world.carry_out(world.order("echo half >half; exit 1"))
+    delivered = RUN.replace("a1", "a2")
+    await world.carry_out(world.order("echo whole >whole", run=delivered))
+    work = world.data / "host" / "f1" / "work"
+    commit = git(work / "web+fix.g12345678.a1", "rev-parse", "HEAD")
+
+    await sweep(world, needs_of())
+
+    told = [record.getMessage() for record in caplog.records if "never delivered" in record.getMessage()]
+    assert told == [
+        (
+            f"host local: the workspace of {RUN} was removed, with work that was never delivered: "
+            f"commit {commit[:12]}"
+        )
+    ]

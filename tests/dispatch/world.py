@@ -11,7 +11,7 @@ from pathlib import Path
 from reconciler.core.adapter import Adapter, RoundLimits, StopSignal
 from reconciler.core.events import RunEnded, RunSeen
 from reconciler.core.model.runs import FailureClass, Report, RunRequest, Verdict
-from reconciler.core.model.specs import FleetSpec, Host, Repo
+from reconciler.core.model.specs import FleetSpec, Host, Repo, RunHooks
 from reconciler.core.model.status import Phase
 from reconciler.core.runs.retention import Retention, retention
 from reconciler.dispatch.dispatcher import Dispatcher
@@ -180,7 +180,9 @@ async def seen(facts: asyncio.Queue) -> RunSeen:
     return fact
 
 
-def needs_of(*runs: str, phase: Phase = Phase.RUNNING, mb: int = 100) -> Retention:
+def needs_of(
+    *runs: str, phase: Phase = Phase.RUNNING, mb: int = 100, hooks: RunHooks | None = None
+) -> Retention:
     """Return the needs of a fleet whose tasks have these last runs, the newest first, in one phase."""
     statuses = {
         key.rpartition(".g")[0]: make_status(
@@ -191,10 +193,12 @@ def needs_of(*runs: str, phase: Phase = Phase.RUNNING, mb: int = 100) -> Retenti
             work="w",
             attempt=int(key.rpartition(".a")[2]),
             run=key,
+            repo="code",
         )
         for age, key in enumerate(runs)
     }
-    return retention(statuses, NOW, FleetSpec(keep_failed_mb=mb), unfinished=statuses)
+    repos = {"code": Repo(name="code", url="code.git", hooks=hooks or RunHooks())}
+    return retention(statuses, NOW, FleetSpec(keep_failed_mb=mb), unfinished=statuses, repos=repos)
 
 
 async def sweep(world: World, found: Retention, **options) -> None:

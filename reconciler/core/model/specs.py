@@ -425,8 +425,10 @@ class RunHooks(Frozen):
     """Run before the agent in each round."""
     after_run: Strings = ()
     """Run after the agent in each round, however it ended, before its work is taken up."""
+    before_remove: Strings = ()
+    """Run once before a workspace is removed: to put away what belongs to it. A failure is only logged."""
     timeout: Period = timedelta(minutes=10)
-    """Longest time for the commands before the agent, and for those after it."""
+    """Longest time for the commands before the agent, for those after it, and for those at the removal."""
 
     def before(self, number: int) -> tuple[str, ...]:
         """Return the commands before the agent in a round of a run."""
@@ -434,7 +436,7 @@ class RunHooks(Frozen):
 
     def commands(self) -> Iterator[tuple[tuple[str, int], str]]:
         """Yield every command, with its field and its place in that."""
-        for name in ("after_create", "before_run", "after_run"):
+        for name in ("after_create", "before_run", "after_run", "before_remove"):
             for at, command in enumerate(getattr(self, name)):
                 yield (name, at), command
 
@@ -444,6 +446,7 @@ class RunHooks(Frozen):
             after_create=self.after_create + other.after_create,
             before_run=self.before_run + other.before_run,
             after_run=self.after_run + other.after_run,
+            before_remove=self.before_remove + other.before_remove,
             timeout=max(self.timeout, other.timeout),
         )
 

@@ -3,15 +3,16 @@ Retention: which files of past runs on hosts are still needed, and which runs ar
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import accumulate
 
 from reconciler.core.model.runs import read_run_key
-from reconciler.core.model.specs import FleetSpec
+from reconciler.core.model.specs import FleetSpec, Host, Repo, RunHooks
 from reconciler.core.model.status import Phase, Status
 
 _KIBIBYTES = 1024
+NO_REPOS: Mapping[str, Repo] = {}
 NO_DRIFT: Mapping[tuple[str, datetime], timedelta] = {}
 
 
@@ -30,6 +31,14 @@ class Retention:
     """Tasks with a status that cannot be read: nobody knows what of theirs is needed, so all is."""
     failed_mb: int
     """Room for their workspaces on one host, in MiB."""
+    repos: Mapping[str, Repo] = field(default_factory=dict)
+    """Repos of the fleet: they may have hooks before a workspace is removed."""
+
+    def removal_hooks(self, host: Host, run: str) -> RunHooks:
+        """Return the hooks of a host, and of the repo of a run where that is on record."""
+        status = self.statuses.get(task_of_run(run) or "")
+        repo = self.repos.get(status.run.repo or "") if status and status.run else None
+        return host.hooks.followed_by(repo.hooks) if repo else host.hooks
 
     def failed_with_room(self, sizes: Mapping[str, int]) -> frozenset[str]:
         """Return the failed runs that stay where their workspaces have these sizes in KiB: the oldest go."""
@@ -53,7 +62,7 @@ class Retention:
 
     def is_of_damaged(self, run: str) -> bool:
         """Return whether a run belongs to a task of which nobody knows where it stands."""
-        return (read_run_key(run) or ("", 0))[0] in self.damaged
+        return task_of_run(run) in self.damaged
 
     def is_of_open_task(self, run: str) -> bool:
         """Return whether a run, be it of an earlier attempt, belongs to a task that is not settled."""
@@ -64,6 +73,12 @@ class Retention:
         )
 
 
+def task_of_run(run: str) -> str | None:
+    """Return the task that a run is of; None for what is no key of a run."""
+    named = read_run_key(run)
+    return named[0] if named else None
+
+
 def retention(
     statuses: Mapping[str, Status],
     now: datetime,
@@ -71,6 +86,7 @@ def retention(
     *,
     unfinished: Iterable[str],
     damaged: Iterable[str] = (),
+    repos: Mapping[str, Repo] = NO_REPOS,
     drift: Mapping[tuple[str, datetime], timedelta] = NO_DRIFT,
 ) -> Retention:
     """
@@ -96,6 +112,7 @@ def retention(
         failed=tuple(run for _, run in failed),
         damaged=frozenset(damaged),
         failed_mb=fleet.keep_failed_mb,
+        repos=repos,
     )
 
 
