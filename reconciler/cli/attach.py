@@ -22,6 +22,7 @@ from reconciler.core.edits import attaching, releasing
 from reconciler.core.errors import NotFound
 from reconciler.core.fields import format_duration
 from reconciler.core.model.specs import TaskSpec
+from reconciler.core.model.status import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +91,12 @@ async def _attach(context: Context, name: str, timeout: timedelta, reason: str, 
             click.echo(f"the run of {name} has not ended after {wait}; is a reconciler running?", err=True)
             return ExitCode.TIMED_OUT
         command = await _command(fleet, context, status)
+    if status.phase is Phase.REVIEW_PENDING:
+        click.echo(
+            f"{name} is in review: what you do in this workspace is delivered only if you push it to "
+            f"{status.last_run.branch} yourself",
+            err=True,
+        )
     if is_run:
         os.execvp(command[0], list(command))  # noqa: S606 - the person asked for it, and it takes this terminal
     click.echo(shlex.join(command))

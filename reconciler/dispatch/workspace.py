@@ -95,13 +95,14 @@ class Workspaces:
         Nothing is touched once the agent of the round was started. Raises
         StepFailed, Refused and Unavailable.
         """
+        keep = "keep" if order.keeps_work else ""
         if repository is None:
-            lines = _lines(order.adapter.name, "", "", "", "", "")
+            lines = _lines(order.adapter.name, "", "", "", "", "", keep)
             return self._prepared((await self._call("prepare", *_names(order), stdin=lines)).decode())
         newest = await repository.newest()
         commit = newest if order.start_from is None else await repository.starting_point(order.start_from)
         mirror, upstream = self._mirror(repository), repository.repo.base
-        lines = _lines(order.adapter.name, mirror, order.branch, commit, upstream, newest)
+        lines = _lines(order.adapter.name, mirror, order.branch, commit, upstream, newest, keep)
         commits = (commit, newest)
         return self._prepared(
             await self._call_fed(

@@ -595,7 +595,7 @@ find) # FLEET KEY ID; no stdin
 prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), branch, commit, base branch, its newest commit, whether to leave what lies there, a line each; a bundle
   enter "$2" "$3" "$4"
   begin_step
-  for field in name mirror branch commit upstream newest; do IFS= read -r "$field" || refuse 'short'; done
+  for field in name mirror branch commit upstream newest keep; do IFS= read -r "$field" || refuse 'short'; done
   if [ -f "$run/claim" ] || [ -f "${run}v/claim" ]; then # nothing is touched any more
     cat >/dev/null
     answer_as_it_is
@@ -613,7 +613,7 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
   take_in "$commit" "$newest"
   if [ -e "$work/.git" ]; then
     take_back
-    is_unfinished || said=$(clean 2>&1) || { open_up && said=$(clean 2>&1); } || blame "cannot clean $work" "$said"
+    [ -n "$keep" ] || is_unfinished || said=$(clean 2>&1) || { open_up && said=$(clean 2>&1); } || blame "cannot clean $work" "$said"
     commit=$(in_work rev-parse -q --verify 'refs/reconciler/base^{commit}') || fault "$gone"
   else
     said=$(create_work 2>&1) || refuse "cannot make $work: $said; $room"

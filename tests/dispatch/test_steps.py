@@ -12,7 +12,7 @@ from reconciler.dispatch.scripts import script_file
 from tests import processes
 from tests.dispatch.world import until
 
-LINES = b"script\nrepos/code.git\ntask/a\n%b\nmain\n%b\n" % (b"1" * 40, b"1" * 40)
+LINES = b"script\nrepos/code.git\ntask/a\n%b\nmain\n%b\n\n" % (b"1" * 40, b"1" * 40)
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import itertools
 import json
 import os
 import random
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -244,6 +246,29 @@ def test_a_push_while_the_agent_works_is_not_overwritten(world):
         world.eventually(lambda: any("pauses" in message for message in world.said(pull.number)))
 
     assert world.forge.repos[CODE].branches()[pull.branch] == commit
+
+
+def test_a_person_takes_a_review_round_over_and_gives_it_back(world):
+    gate = world.root / "gate"
+    world.settings(tasks__greet=GREET)
+
+    with world.serving():
+        pull = world.pull_of("greet")
+        world.forge.review(CODE, pull.number, "rejected", f"wait for {gate}\nwrite a.txt: two")
+        world.reaches("greet", "running", times=2)
+        printed = world.reconciler("attach", "greet").splitlines()
+        [command] = [line for line in printed if line.startswith("sh -c ")]
+        subprocess.run(
+            shlex.split(command), env={**world.env, "SHELL": "sh"}, input=b"echo mine >b.txt", check=True
+        )
+        gate.touch()
+        world.reconciler("release", "greet", "I wrote b.txt; do the rest")
+        world.reaches("greet", "review_pending", times=2)
+
+    assert (world.has("a.txt", pull.branch), world.has("b.txt", pull.branch)) == ("two", "mine")
+    status = world.status("greet")
+    assert (status["attempt"], status["round"], status["review_count"]) == (2, 2, 1)
+    assert "I wrote b.txt; do the rest" in world.diary()[-1]["prompt"]
 
 
 def test_a_merge_ends_a_round_that_is_under_way(world):

@@ -242,6 +242,8 @@ class RunRequest(Frozen):
     validation: tuple[str, ...] = ()
     reviewer: Reviewer | None = None
     """Who reviews the work before it is delivered."""
+    keeps_work: bool = False
+    """Whether what lies uncommitted in the workspace stays: a person may have worked in it."""
     outputs: tuple[str, ...] = ()
     """Names of the files that the agent is to write for other tasks."""
     hooks: RunHooks = RunHooks.model_construct()

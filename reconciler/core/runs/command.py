@@ -12,7 +12,7 @@ from reconciler.core.errors import Problem, SpecError
 from reconciler.core.forge.pull_request import NOTICES
 from reconciler.core.model.runs import Assignment, Reviewer, ReviewNote, RunRequest
 from reconciler.core.model.specs import Desired, ExecutionMode, Host, Repo, RunHooks, Task
-from reconciler.core.model.status import Status
+from reconciler.core.model.status import Status, question_id
 from reconciler.core.patterns import check_pattern
 from reconciler.core.runs.opinion import opinion_prompt
 from reconciler.core.runs.prompt import Quote, render, try_template
@@ -83,6 +83,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         session_totals=status.session.totals if session and status.session else Usage(),
         validation=task.validation,
         reviewer=_reviewer(task, status, desired) if repo else None,
+        keeps_work=_waited_for_a_person(status),
         outputs=task.outputs,
         hooks=host.hooks.followed_by(repo.hooks) if repo else host.hooks,
         files={**adapter.files, **task.files},
@@ -369,6 +370,16 @@ def fresh_session(status: Status) -> str:
     """
     run = status.last_run
     return str(uuid.uuid5(_SESSIONS, f"{run.key} {run.round} {status.created_at.isoformat()}"))
+
+
+def _waited_for_a_person(status: Status) -> bool:
+    """
+    Return whether the round before this one ended with a question, or with a person who took it over.
+
+    What the agent had done by then is committed, and no validation was run: what lies there is a person's.
+    """
+    before = question_id(status.attempt, status.last_run.round - 1)
+    return any(each.id == before for each in status.answers)
 
 
 def _fill(
