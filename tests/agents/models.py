@@ -7,7 +7,7 @@ it was asked is kept.
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +20,9 @@ class Reply:
 
     text: str = "Done: the task is finished."
     command: str | None = None
+    tool: str | None = None
+    """End of the name of another tool to call, with `arguments`; over the Chat Completions API."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     status: int = 200
     cut: bool = False
     """The stream ends in the middle."""
@@ -34,6 +37,8 @@ class Model:
     reply: Reply = Reply()
     then: Reply = Reply()
     """After the result of a tool."""
+    steps: Sequence[Reply] = ()
+    """Replies to a prompt and then to each result of a tool, in place of those two; then `Model.then`."""
     asked: list[dict[str, Any]] = field(default_factory=list)
     was_asked: threading.Event = field(default_factory=threading.Event)
     tool_is_running: threading.Event = field(default_factory=threading.Event)
@@ -43,6 +48,9 @@ class Model:
     def answer(self, request: dict[str, Any], *, is_result: bool) -> Reply:
         self.asked.append(request)
         self.was_asked.set()
+        if self.steps:
+            done = sum(message["role"] == "tool" for message in request["messages"])
+            return self.steps[done] if done < len(self.steps) else self.then
         return self.then if is_result else self.reply
 
     def saw(self, message: str) -> bool:
@@ -260,7 +268,7 @@ class Chat(Call):
         return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
     def events(self, reply: Reply) -> Iterator[dict[str, Any]]:
-        call = self._call(reply.command) if reply.command else None
+        call = self._call(reply)
         yield self._chunk({"role": "assistant", "content": ""})
         yield self._chunk({"content": reply.text})
         if call:
@@ -269,7 +277,7 @@ class Chat(Call):
         yield {**self._base("chat.completion.chunk"), "choices": [], "usage": self.USAGE}
 
     def whole(self, reply: Reply) -> dict[str, Any]:
-        call = self._call(reply.command) if reply.command else None
+        call = self._call(reply)
         message = {"role": "assistant", "content": reply.text, **({"tool_calls": [call]} if call else {})}
         choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if call else "stop"}
         return {**self._base("chat.completion"), "choices": [choice], "usage": self.USAGE}
@@ -289,20 +297,27 @@ class Chat(Call):
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
         return {**self._base("chat.completion.chunk"), "choices": [choice]}
 
-    def _call(self, command: str) -> dict[str, Any] | None:
-        """Return a call of whichever tool runs commands, with the parameters it has; None if it has none."""
+    def _call(self, reply: Reply) -> dict[str, Any] | None:
+        """Return a call of a tool; of whichever runs commands, with the parameters it has; None if none."""
         tools = [tool["function"] for tool in self.request.get("tools") or []]
-        tool = next((tool for tool in tools if tool["name"] in SHELLS), None)
+        tool = next((tool for tool in tools if _is_meant(tool["name"], reply)), None)
         if tool is None:
             return None
-        name, properties = tool["name"], tool.get("parameters", {}).get("properties", {})
+        properties, command = tool.get("parameters", {}).get("properties", {}), reply.command
         given = {"command": command, "commands": [command], "description": "Run it", "is_background": False}
-        arguments = {field: value for field, value in given.items() if field in properties}
-        function = {"name": name, "arguments": json.dumps(arguments)}
+        arguments = {name: value for name, value in given.items() if name in properties}
+        function = {
+            "name": tool["name"],
+            "arguments": json.dumps(dict(reply.arguments) if reply.tool else arguments),
+        }
         return {"id": f"call_{id(self)}", "type": "function", "function": function}
 
 
-SHELLS = frozenset({"bash", "Bash", "run_commands", "run_shell_command"})
+def _is_meant(tool: str, reply: Reply) -> bool:
+    return tool.endswith(reply.tool) if reply.tool else bool(reply.command) and tool in SHELLS
+
+
+SHELLS = frozenset({"bash", "Bash", "exec", "run_commands", "run_shell_command", "terminal"})
 """Names of the tools that run a command, by whichever CLI."""
 
 
