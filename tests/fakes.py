@@ -33,6 +33,7 @@ from reconciler.controller.ports import (
 from reconciler.core.adapter import Adapter, Secret, Usage
 from reconciler.core.errors import Conflict, Problem, Unavailable
 from reconciler.core.events import Assigned, RunEnded, RunQueued, RunSeen
+from reconciler.core.forge.merge_queue import MergeChain
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.forge import (
@@ -53,6 +54,7 @@ from reconciler.core.model.runs import (
     Report,
     ReviewNote,
     RunRequest,
+    ValidationRequest,
     Verdict,
     read_run_key,
 )
@@ -336,6 +338,18 @@ class FakeDispatch:
         found = self.ended[key]
         return found.model_copy(update={"verdict": found.verdict.model_copy(update=said)})
 
+    async def merge_chain(self, repo: Repo, heads: Sequence[tuple[str, str]]) -> MergeChain:
+        return MergeChain(base="0" * 40, commits=tuple(head for _, head in heads))
+
+    async def validate(self, request: ValidationRequest) -> Sequence[Check]:
+        raise Unavailable("nothing can be validated now")
+
+    async def end_validation(self, request: ValidationRequest) -> None:
+        """Nothing to end."""
+
+    async def land(self, repo: Repo, commit: str, base: str) -> bool:
+        return False
+
     async def close(self) -> None:
         self.followed = frozenset()
 
@@ -398,9 +412,9 @@ class FakeSite:
     def now(self) -> datetime:
         return self.clock().replace(microsecond=0)
 
-    def push(self, branch: str, *, pusher: str = "ann") -> str:
+    def push(self, branch: str, *, pusher: str = "ann", commit: str | None = None) -> str:
         """Push a commit to a branch."""
-        self.heads[branch] = f"{self.next():040x}"
+        self.heads[branch] = commit or f"{self.next():040x}"
         for pull in [pull for pull in self.pulls.values() if pull.branch == branch and pull.state == "open"]:
             reviews = tuple(replace(review, is_stale=True) for review in pull.reviews)
             self.change(pull.number, head=self.heads[branch], pusher=pusher, reviews=reviews, mergeable=True)

@@ -178,7 +178,11 @@ class _Connection:
             # Commands and issues push to the specs: a rule that forbids it is for people to make.
             protects = self.protects and not target.is_own
             for step in await setup.protection(
-                repository.default_branch, account, protects=protects, is_dry=self.is_dry
+                repository.default_branch,
+                account,
+                protects=protects,
+                is_dry=self.is_dry,
+                pushes=await self._has_queue(fleet, target),
             ):
                 self._tell(target, step)
         return self.has_webhooks
@@ -242,6 +246,12 @@ class _Connection:
             subject = f"Connect {'the fleet' if target.is_own else target.name} to {target.place}"
             await fleet.commit(path, after, edit_message(subject, f"By `reconciler forge connect`: {at.api}"))
         self._say(f"{target.place} specs", "would" if self.is_dry else "done", f"write {path}")
+
+    async def _has_queue(self, fleet: "FleetSession", target: _Target) -> bool:
+        """Return whether the spec asks for a merge queue."""
+        if target.is_own:
+            return False
+        return _fields(await self._text(fleet, target), target.name).get("merge") == "queue"
 
     async def _text(self, fleet: "FleetSession", target: _Target) -> str:
         if target.is_own:

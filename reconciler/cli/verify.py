@@ -164,6 +164,7 @@ async def _proofs(
             run=run.run,
             links=[
                 *([Link(name="commit", is_sound=True, message=brought.how)] if brought else []),
+                *[link async for link in _landed_links(code, run, deliveries, seen)],
                 await _delivered_link(code, run, deliveries),
                 _run_link(run, audited),
                 *([await _adapter_link(fleet, run, seen)] if seen else []),
@@ -174,6 +175,35 @@ async def _proofs(
 
 
 # --- The links -------------------------------------------------------------
+
+
+async def _landed_links(
+    code: "Code", run: "RunTrace", deliveries: "Sequence[DeliveredWork]", seen: "RunOnRecord | None"
+) -> AsyncIterator[Link]:
+    """Yield whether what landed is what a merge queue validated, if one did."""
+    if seen is None or not seen.validated:
+        return
+    about = f"with {seen.validated[:10]}, which the merge queue validated"
+    last = next((each for each in deliveries if each.run == run.run), None)
+    git = await code.of(last) if last else None
+    if last is None or git is None or run.phase != "completed":
+        yield Link(name="landed", is_sound=None, message=about)
+        return
+    branch, flaw = await _way_of(git, last.head, seen.validated)
+    message = f"{about}: {flaw}" if flaw else f"{about}, on {branch}"
+    yield Link(name="landed", is_sound=not flaw, message=message)
+
+
+async def _way_of(git: "Git", head: str, validated: str) -> tuple[str, str]:
+    """Return the branch to which work came with a commit, or what is wrong with that."""
+    from reconciler.git.provenance import first_parent_refs, has_commit, is_ancestor
+
+    if not await has_commit(git, validated):
+        return "", "that commit is not there"
+    if not await is_ancestor(git, head, validated):
+        return "", f"it does not have {head[:10]}"
+    refs = await first_parent_refs(git, validated)
+    return (refs[0], "") if refs else ("", "no branch here was ever at it")
 
 
 async def _delivered_link(code: "Code", run: "RunTrace", deliveries: "Sequence[DeliveredWork]") -> Link:

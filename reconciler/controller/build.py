@@ -30,7 +30,14 @@ def build_loop(cache: FleetCache, ports: Ports, settings: ControllerSettings) ->
     controllers = Controllers(
         WorkerLeases(cache, inbox, assigned, ports.clock, jumps),
         HostMaintenance(cache, inbox, assigned, ports.dispatch, ports.prober, ports.clock, settings),
-        PullRequestController(ports.forges, cache, inbox, clock=ports.clock, address=settings.address),
+        PullRequestController(
+            ports.forges,
+            cache,
+            inbox,
+            dispatch=ports.dispatch,
+            clock=ports.clock,
+            address=settings.address,
+        ),
     )
     stages = Stages(
         TaskObserver(cache, assigned, quarantine),

@@ -31,6 +31,7 @@ from reconciler.core.events import Event, RunEnded
 from reconciler.core.faults import culprits
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
+from reconciler.core.model.specs import LOCAL
 from reconciler.core.model.status import HostStatus, LeaseRequest, Observed, Phase, Reason, Status
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,9 @@ class Controllers:
 
     async def close(self) -> None:
         """Cancel the polls that are under way."""
-        for poller in self.pollers:
+        for poller in self.hosts.pollers:
             await poller.close()
+        await self.pulls.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +236,8 @@ class Loop:
             is_asked = hosts.contacts.is_idle() or Reason.REPO not in reasons
             is_probed = hosts.probes.is_idle() or Reason.HOST not in reasons
             return not starting and is_asked and is_probed
-        is_at_rest = Reason.BACKOFF not in reasons and not any(phase.is_live for phase in phases)
+        is_busy = any(phase.is_live for phase in phases) or self.controllers.pulls.is_validating
+        is_at_rest = Reason.BACKOFF not in reasons and not is_busy
         return is_at_rest and all(poller.is_idle() for poller in self.controllers.pollers)
 
     # --- Read --------------------------------------------------------------
@@ -447,7 +450,9 @@ class Loop:
             return ()
         if status.checks and not status.assigned_host:  # a worker's work was validated on one of them
             return self.cache.desired.hosts
-        return [status.assigned_host] if status.assigned_host else ()
+        repo = self.cache.desired.repos.get((status.run and status.run.repo) or "")
+        queue = [repo.validate_on or LOCAL] if repo and repo.merge == "queue" else []
+        return [status.assigned_host, *queue] if status.assigned_host else queue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,10 +185,13 @@ def is_about(fact: RunFact, status: Status) -> bool:
 def _merged(fact: MergeSeen, status: Status) -> Event | None:
     if status.phase is not Phase.REVIEW_PENDING or status.head_commit != fact.head:
         return None
-    return Completed(
-        task=fact.task,
-        origin=Origin(fact.at, f"merged into {fact.base}", cause="person"),
-    )
+    if fact.landed:
+        origin = Origin(
+            fact.at, f"the merge queue brought it to {fact.base} with {fact.landed[:10]}", cause="clock"
+        )
+    else:
+        origin = Origin(fact.at, f"merged into {fact.base}", cause="person")
+    return Completed(task=fact.task, origin=origin)
 
 
 def _reviewed(fact: PullRequestSeen, status: Status, task: Task | None, desired: Desired) -> Event | None:

@@ -24,6 +24,7 @@ from reconciler.core.events import (
     RunSeen,
     WorkerReport,
 )
+from reconciler.core.forge.merge_queue import MergeChain
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.forge import (
@@ -34,7 +35,7 @@ from reconciler.core.model.forge import (
     ManagedComment,
     PullRequestSnapshot,
 )
-from reconciler.core.model.runs import Assignment, Claim, Report, RunRequest
+from reconciler.core.model.runs import Assignment, Check, Claim, Report, RunRequest, ValidationRequest
 from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task
 from reconciler.core.model.status import AccountStatus, BudgetScope, HostStatus, LeaseRequest, Status, Waiting
 from reconciler.core.notifications.book import Book
@@ -208,6 +209,31 @@ class Dispatch(Protocol):
         Its branch is there and goes on from where it should; its validation is
         run where there is a host for that. Asking again after a restart is
         asking once. Raises Unavailable if it cannot be told now.
+        """
+
+    async def merge_chain(self, repo: Repo, heads: Sequence[tuple[str, str]]) -> MergeChain:
+        """
+        Merge heads, given with their branches, onto the newest base of a code repository in turn.
+
+        The same heads and the same base make the same commits; nothing is pushed. Raises Unavailable.
+        """
+
+    async def validate(self, request: ValidationRequest) -> Sequence[Check]:
+        """
+        Run the validation of a commit on a host, and return what came of it.
+
+        It is run once: asking again, after a restart too, finds it running or done, as long as
+        the run that names it is not settled. Raises Unavailable if that cannot be told now.
+        """
+
+    async def end_validation(self, request: ValidationRequest) -> None:
+        """End the validation of a commit that nobody needs any more, as long as that takes."""
+
+    async def land(self, repo: Repo, commit: str, base: str) -> bool:
+        """
+        Let the base branch hold a commit, if it holds `base` now; return whether it does then.
+
+        Asking again is asking once. Raises Unavailable if it cannot be done now.
         """
 
     async def close(self) -> None:

@@ -10,9 +10,10 @@ from datetime import datetime, timedelta
 
 from reconciler.controller.hints import Hints
 from reconciler.controller.inbox import Inbox
+from reconciler.controller.merge_queue import MergeQueues
 from reconciler.controller.merge_turns import MergeTurns
 from reconciler.controller.poller import Latch, Poller
-from reconciler.controller.ports import Clock, FleetView, Forges
+from reconciler.controller.ports import Clock, Dispatch, FleetView, Forges
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import PullRequestSeen
 from reconciler.core.forge.presentation import desired_view, is_shown
@@ -49,6 +50,7 @@ class PullRequestController:
         view: FleetView,
         inbox: Inbox,
         *,
+        dispatch: Dispatch,
         clock: Clock,
         address: str,
     ) -> None:
@@ -75,6 +77,7 @@ class PullRequestController:
         """When pull requests were read last that gave no sign, by repo."""
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
         self._turns = MergeTurns(clock, lambda: view.desired.fleet.forge_interval)
+        self._queues = MergeQueues(dispatch, view, inbox, clock, lambda repo: self.poller.notify([repo]))
         self._bots: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         """Tasks whose pull request could not be read, or not be written to, at the last visit, and why."""
@@ -129,6 +132,16 @@ class PullRequestController:
         statuses = ((self._view.statuses.get(name), why) for name, why in [*self._failed.items(), *failing])
         return {status.run.key: why for status, why in statuses if status and status.run}
 
+    @property
+    def is_validating(self) -> bool:
+        """Whether a merge queue has something validated."""
+        return self._queues.is_validating
+
+    async def close(self) -> None:
+        """Cancel what is under way."""
+        await self.poller.close()
+        await self._queues.close()
+
     # --- A visit -----------------------------------------------------------
 
     def _watch(self, name: str) -> str | None:
@@ -179,6 +192,8 @@ class PullRequestController:
             if isinstance(pull, PullRequestSnapshot):
                 delivery = hints.get(pull.number)
                 self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
+        await self._inbox.wait_recorded()
+        await self._queues.visit(repo, by_task, bot)
         await self._inbox.wait_recorded()
         await self._show_all(repo, repo.forge, {name: by_task.get(name) for name in names}, bot)
 
@@ -261,13 +276,14 @@ class PullRequestController:
         """
         Return the pull requests of ours to read by their numbers, whether they have moved or not.
 
-        Those that webhooks spoke of; at the first visit all on record, for a
-        list of the newest may not reach them.
+        Those that webhooks spoke of, and that may land now; at the first visit all on record, for
+        a list of the newest may not reach them.
         """
         statuses = (self._view.statuses.get(name) for name in names)
         pulls = (status.review.pull_request for status in statuses if status)
         ours = {pull.number for pull in pulls if pull}
-        return ours.intersection(hints) if repo in self._refreshed else ours
+        landing = self._queues.landing(repo)
+        return ours.intersection(hints).union(landing) if repo in self._refreshed else ours
 
     async def _show(
         self,

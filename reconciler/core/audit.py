@@ -85,6 +85,8 @@ class RunOnRecord:
     prompt_sha256: str | None
     opinion: str | None
     """What a second agent made of its work: adapter, verdict, commit."""
+    validated: str | None
+    """Commit with its work that passed validation in the merge queue and was to land."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,7 @@ def _on_record(status: Status, seen: RunOnRecord | None) -> RunOnRecord:
         model=run.model,
         prompt_sha256=status.prompt_sha256,
         opinion=status.opinion.mark if status.opinion else None,
+        validated=status.review.validated,
     )
 
 
@@ -281,13 +284,20 @@ def _of_fields(record: TransitionRecord, before: Status | None, after: Status) -
         yield f"names {record.host or record.worker or 'nobody'} as who has the run, but the file does not"
     if record.prompt_sha256 and record.prompt_sha256 != after.prompt_sha256:
         yield "names a prompt that the file does not"
-    if record.opinion and (after.opinion is None or record.opinion != after.opinion.mark):
-        yield "names a second opinion that the file does not"
+    yield from _of_judgements(record, after)
     run = after.run
     if record.adapter_blob and (run is None or record.adapter_blob != run.adapter_blob):
         yield "names an adapter that the file does not"
     if record.cli_version and (run is None or record.cli_version != run.cli_version):
         yield "names a version of a CLI that the file does not"
+
+
+def _of_judgements(record: TransitionRecord, after: Status) -> Iterator[str]:
+    """Look at what a step says that others made of the work."""
+    if record.opinion and (after.opinion is None or record.opinion != after.opinion.mark):
+        yield "names a second opinion that the file does not"
+    if record.validated and record.validated != after.review.validated:
+        yield "names a validated commit that the file does not"
 
 
 def _changes_record(commit: RecordCommit) -> bool:

@@ -282,6 +282,20 @@ _WAITING = (
         "reconciler open TASK",
     ),
     _waiting(
+        "MergeQueue",
+        "Its pull request is approved and in the merge queue of its repo (`merge: queue`); the message says "
+        "at which place, and what is validated.",
+        "Nothing; it lands, or goes back to its agent, by itself.",
+        "reconciler get tasks",
+    ),
+    _waiting(
+        "MergeQueueHalted",
+        "Nothing of the merge queue can land: the base branch does not pass its validation by itself, or "
+        "takes no pushes of the reconciler.",
+        "Repair the base branch, be it by merging a pull request by hand; or let the reconciler push to it.",
+        "reconciler get tasks",
+    ),
+    _waiting(
         "Approval",
         "More tasks would be removed at once than goes without asking: an empty folder or a wrong branch "
         "looks the same.",

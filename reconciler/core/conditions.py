@@ -14,7 +14,15 @@ from reconciler.core.model.status import Phase, Reason, Status, Waiting
 ConditionType = Literal["Ready", "Progressing", "Stalled"]
 
 NEEDS_A_PERSON = frozenset(
-    {Reason.SPEC_ERROR, Reason.APPROVAL, Reason.BLOCKED, Reason.HOST, Reason.FAULT, Reason.PERSON}
+    {
+        Reason.SPEC_ERROR,
+        Reason.APPROVAL,
+        Reason.BLOCKED,
+        Reason.MERGE_QUEUE_HALTED,
+        Reason.HOST,
+        Reason.FAULT,
+        Reason.PERSON,
+    }
 )
 """What does not end by itself. A suspended task is as a person wants it: not stalled."""
 

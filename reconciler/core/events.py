@@ -96,6 +96,8 @@ class MergeSeen:
     head: str
     at: datetime
     base: str
+    landed: str = ""
+    """Commit with which the merge queue brought it there; empty if it did not, or not just now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +180,8 @@ class WaitingChanged(Event):
     """The task waits for something else now, or (None) no longer waits."""
 
     waiting: Waiting | None
+    validated: str | None = None
+    """Commit with its work that passed validation in the merge queue, and lands next; empty: none now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

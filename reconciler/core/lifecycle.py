@@ -45,6 +45,7 @@ from reconciler.core.events import (
 from reconciler.core.model.runs import FailureClass, Report
 from reconciler.core.model.specs import Task, work_id
 from reconciler.core.model.status import (
+    QUEUE_REASONS,
     AtWorker,
     Failure,
     OnHost,
@@ -376,9 +377,15 @@ def _changes(event: Event, status: Status) -> StatusChanges:
 @_changes.register
 def _waiting_changed(event: WaitingChanged, status: Status) -> StatusChanges:
     before, now = status.waiting, event.waiting
-    if before and now and before.reason is now.reason:
+    if before and now and (before.reason is now.reason or {before.reason, now.reason} <= QUEUE_REASONS):
         now = now.model_copy(update={"since": before.since})
-    return {"waiting": now}
+    if event.validated is None:
+        return {"waiting": now}
+    return {"waiting": now, "review": _with_validated(status, event.validated or None)}
+
+
+def _with_validated(status: Status, commit: str | None) -> ReviewState:
+    return status.review.model_copy(update={"validated": commit})
 
 
 @_changes.register
@@ -582,6 +589,7 @@ def _touched(event: BranchTouched, status: Status) -> StatusChanges:
     return {
         **_reported(status, event, event.report),
         "head_commit": event.head,
+        "review": _with_validated(status, None),
         "last_activity_at": event.origin.at,
         "waiting": waiting,
         "began_at": None,

@@ -14,8 +14,10 @@ from reconciler.core.times import format_time
 if TYPE_CHECKING:  # who reads a record back needs none of these
     from reconciler.core.hosts import HostChange
     from reconciler.core.lifecycle import Transition
-    from reconciler.core.model.status import Run, Status
+    from reconciler.core.model.status import ReviewState, Run, Status
     from reconciler.core.runs.accounts import AccountChange
+
+    _Part = Status | Run | ReviewState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,8 @@ class TransitionRecord:
     """Version of the agent's CLI, where it is new."""
     opinion: str | None = None
     """What a second agent made of the work, where it is new: adapter, verdict, commit."""
+    validated: str | None = None
+    """Commit with the work that passed validation in the merge queue, where it is new."""
     program_version: str | None = None
     """Version of the reconciler that started the run, where it is new."""
     previous: str | None = None
@@ -111,6 +115,7 @@ def task_record(step: "Transition", *, revision: str = "", previous: str | None 
         adapter_blob=_if_new("adapter_blob", before and before.run, status and status.run),
         cli_version=_if_new("cli_version", before and before.run, status and status.run),
         opinion=_opinion(before, after),
+        validated=_if_new("validated", before and before.review, after and after.review),
         program_version=_if_new("program_version", before and before.run, status and status.run),
         previous=previous,
     )
@@ -121,7 +126,7 @@ def _opinion(before: "Status | None", after: "Status | None") -> str | None:
     return new.mark if new else None
 
 
-def _if_new(field: str, before: "Status | Run | None", after: "Status | Run | None") -> str | None:
+def _if_new(field: str, before: "_Part | None", after: "_Part | None") -> str | None:
     """Return the value of a field if it is another than before."""
     value: str | None = getattr(after, field, None)
     return value if value != getattr(before, field, None) else None

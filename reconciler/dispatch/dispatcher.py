@@ -4,7 +4,7 @@ Dispatcher: implements `controller.ports.Dispatch` with hosts, repositories and 
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -16,15 +16,25 @@ from reconciler import log_fields
 from reconciler.controller.ports import Emit
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.events import RunEnded, RunQueued, RunSeen
+from reconciler.core.forge.merge_queue import MergeChain
 from reconciler.core.masking import Mask
-from reconciler.core.model.runs import Assignment, Claim, FailureClass, Report, RunRequest, Verdict
+from reconciler.core.model.runs import (
+    Assignment,
+    Check,
+    Claim,
+    FailureClass,
+    Report,
+    RunRequest,
+    ValidationRequest,
+    Verdict,
+)
 from reconciler.core.model.specs import Host, Repo
 from reconciler.core.runs.prompt import sha256
 from reconciler.core.runs.retention import Retention
 from reconciler.core.text import one_line
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.proofs import Proofs
-from reconciler.dispatch.protocol import folder_name, is_removal, round_of, run_of
+from reconciler.dispatch.protocol import folder_name, is_check, is_removal, round_of, run_of
 from reconciler.dispatch.removal import RemovalHooks
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import ON_RETRY, StepFailed
@@ -34,7 +44,7 @@ from reconciler.dispatch.secrets import InjectedSecrets
 from reconciler.dispatch.session import HostSession, is_same_place, open_session, usual_pace
 from reconciler.dispatch.shown_logs import WITHHELD, ShownLogs
 from reconciler.dispatch.transport import Transport
-from reconciler.dispatch.verify import verify
+from reconciler.dispatch.verify import candidate_key, validate_commit, validation_order, verify
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +207,38 @@ class Dispatcher:
             assignment, claim, repository, lambda order: self._round(order, may_adopt=may_adopt).validate()
         )
 
+    async def merge_chain(self, repo: Repo, heads: Sequence[tuple[str, str]]) -> MergeChain:
+        """Merge heads onto the newest base in the mirror; see controller.ports.Dispatch."""
+        try:
+            return await self._repository(repo).merge_chain(heads)
+        except StepFailed as error:
+            raise Unavailable(str(error)) from error
+
+    async def validate(self, request: ValidationRequest) -> Sequence[Check]:
+        """Return what the validation of a commit came to; see controller.ports.Dispatch."""
+        may_adopt = self._proofs.is_blank
+        try:
+            return await validate_commit(
+                request,
+                candidate_key(request),
+                lambda order: self._round(order, may_adopt=may_adopt).validate(),
+            )
+        except StepFailed as error:  # it is no result, so the next request must not meet its record
+            await self.end_validation(request)
+            raise Unavailable(str(error)) from error
+
+    async def end_validation(self, request: ValidationRequest) -> None:
+        """End the validation of a commit; see controller.ports.Dispatch."""
+        with suppress(StepFailed):
+            await self._round(validation_order(request, candidate_key(request))).forget_validation()
+
+    async def land(self, repo: Repo, commit: str, base: str) -> bool:
+        """Let the base branch hold a commit; see controller.ports.Dispatch."""
+        try:
+            return await self._repository(repo).land(commit, base)
+        except StepFailed as error:
+            raise Unavailable(str(error)) from error
+
     async def close(self) -> None:
         """Stop following; runs go on. The caller closes the transports."""
         tasks = [*self._tasks.values(), *self._stops.values()]
@@ -213,7 +255,7 @@ class Dispatcher:
         # Called after the listing: everything listed belongs to runs that were recorded before.
         needs = needed()
         alive = [run_id for run_id, state in states.items() if state.stage.is_alive]
-        stale = [run_id for run_id in alive if needs.is_stale(run_of(run_id)) and not is_removal(run_id)]
+        stale = [run_id for run_id in alive if _is_stale(run_id, needs) and not is_removal(run_id)]
         lingering = await asyncio.gather(*(self._end_stale(host_session, run_id) for run_id in stale))
         kept = {run_of(run_id) for run_id in alive if run_id not in stale}
         kept.update(needs.open, self._followed_runs, *lingering)
@@ -404,6 +446,10 @@ class Dispatcher:
             repository = CodeRepository(repo, mirrors=self._data / "repos", fleet=self._base)
             self._repositories[repo.name] = repository
         return repository
+
+
+def _is_stale(run_id: str, needs: Retention) -> bool:
+    return needs.is_stale(run_of(run_id), is_check=is_check(run_id))
 
 
 def _failure(kind: FailureClass, message: str) -> Report:

@@ -42,13 +42,22 @@ class MergeConflict(ReconcilerError):
         return Check(command=f"git merge origin/{base}", exit_code=_CONFLICTS, seconds=0.0, output=text)
 
 
-async def merge(git: Git, head: str, base: str, message: str) -> str:
-    """Return the merge of a base branch into the work, dated as the last commit of that. Raises Clash."""
-    tree = await _merged_tree(git, head, base)
-    (header, _) = await _read(git, head)
-    when = b" ".join(_field(header, b"committer ").rsplit(b" ", 2)[1:])
+async def merge(git: Git, into: str, other: str, message: str) -> str:
+    """
+    Return the merge of another commit into one, dated as the later of the two.
+
+    Raises MergeConflict.
+    """
+    tree = await _merged_tree(git, into, other)
+    when = max([await _date(git, into), await _date(git, other)], key=lambda date: int(date.split()[0]))
     people = (b"author %b %b" % (_OURS, when), b"committer %b %b" % (_OURS, when))
-    return await _write(git, tree, (head, base), people, f"{message}\n".encode())
+    return await _write(git, tree, (into, other), people, f"{message}\n".encode())
+
+
+async def _date(git: Git, commit: str) -> bytes:
+    """Return seconds and time zone of a commit."""
+    header, _ = await _read(git, commit)
+    return b" ".join(_field(header, b"committer ").rsplit(b" ", 2)[1:])
 
 
 async def rebase(git: Git, head: str, base: str) -> str | None:

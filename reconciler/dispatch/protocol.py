@@ -142,6 +142,12 @@ def check_key(run: str, commit: str) -> str:
     return f"{run}.c{commit[:12]}"
 
 
+def is_check(run_id: str) -> bool:
+    """Return whether a run on a host is the validation of a commit, without an agent."""
+    match = RUN_ID.match(run_id)
+    return match is not None and match["commit"] is not None
+
+
 def opinion_key(run: str, number: int) -> str:
     """Return the key under which the work of a round is reviewed by a second agent."""
     return f"{run}.o{number}"

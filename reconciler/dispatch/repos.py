@@ -19,6 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from pathspec import GitIgnoreSpec
 
 from reconciler.core.errors import NotFound, Unavailable
+from reconciler.core.forge.merge_queue import MergeChain
 from reconciler.core.leaks import Leak, commit_passage, find_leaks, patch_passages
 from reconciler.core.masking import Mask
 from reconciler.core.model.runs import FailureClass
@@ -151,6 +152,8 @@ class CodeRepository:
         self._rests_until = 0.0
         self._may_push = False
         """Whether a push was once seen to be allowed."""
+        self._chain: tuple[tuple[object, ...], MergeChain] = (), MergeChain(base="")
+        """The chain that was made last, and of what."""
 
     @_with_rebuilt_mirror
     async def newest(self) -> str:
@@ -371,6 +374,69 @@ class CodeRepository:
         """Return those of the commits that are on the base branch by now. Raises StepFailed, Unavailable."""
         await self.newest()
         return frozenset([head for head in heads if await self._is_ancestor(head, self._base)])
+
+    @_with_rebuilt_mirror
+    async def merge_chain(self, heads: Sequence[tuple[str, str]]) -> MergeChain:
+        """
+        Merge heads (branch and commit) onto the newest base, one after another, up to a conflict.
+
+        Nothing is pushed, and no file is checked out. The same heads on the same base are the
+        same commits. Raises StepFailed, and Unavailable.
+        """
+        base = await self.newest()
+        made_of = (self._remade, base, *heads)
+        if self._chain[0] == made_of:
+            return self._chain[1]
+        absent = {head for branch, head in heads if not await self._has_or_fetches(branch, head)}
+        there = [(branch, head) for branch, head in heads if head not in absent]
+        landed = {head for _, head in there if await self._is_ancestor(head, base)}
+        commits, conflicts = await self._merge_all(base, [each for each in there if each[1] not in landed])
+        await self._git.run("update-ref", "refs/reconciler/queue", [base, *commits][-1])  # keeps them here
+        chain = MergeChain(
+            base=base,
+            commits=tuple(commits),
+            conflicts=tuple(conflicts),
+            landed=frozenset(landed),
+            absent=frozenset(absent),
+        )
+        if not absent:
+            self._chain = made_of, chain
+        return chain
+
+    async def _merge_all(
+        self, base: str, heads: Sequence[tuple[str, str]]
+    ) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the commit after each head, and the files in which the next one conflicts."""
+        commits = [base]
+        for branch, head in heads:
+            message = f"Merge branch {branch!r} into {self.repo.base}"
+            try:
+                commits.append(await merge(self._git, commits[-1], head, message))
+            except MergeConflict as error:
+                return commits[1:], error.files
+        return commits[1:], ()
+
+    async def _has_or_fetches(self, branch: str, head: str) -> bool:
+        """Return whether a commit is here; it is fetched if its branch still holds it."""
+        ref = f"refs/heads/{branch}"
+        if not await self._has(head) and await self._look(ref) == head:
+            await self._fetch_commit(ref, head)
+        return await self._has(head)
+
+    @_with_rebuilt_mirror
+    async def land(self, commit: str, base: str) -> bool:
+        """
+        Let the base branch hold a commit that descends from what it holds; False if that is not `base`.
+
+        Raises StepFailed if it may not be pushed, and Unavailable.
+        """
+        error = await self._push(commit, self._base, base)
+        now = await self._look(self._base) if error else commit
+        if now == base:
+            raise self._error(f"cannot push {self.repo.base!r} to", error)
+        if now == commit:
+            await self._git.run("update-ref", self._base, commit)  # it may be asked of before the next fetch
+        return now == commit
 
     async def _is_ours(self, head: str, branch: str, there: str) -> bool:
         """

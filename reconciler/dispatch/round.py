@@ -217,6 +217,10 @@ class Round:
             prepared = await self.host_session.workspaces.prepare(self.order, self.repository)
         return await self._validate(prepared, Mask(), lambda _: None)
 
+    async def forget_validation(self) -> None:
+        """End the validation and remove its record, so that it may be run anew."""
+        await self._forget(self._validation)
+
     async def cancel(self) -> None:
         """End agent and validation, and prevent them from starting later."""
         runs = self.host_session.runs
@@ -556,12 +560,17 @@ class Round:
         """
         runs = self.host_session.runs
         if self._may_adopt and not await asyncio.to_thread(runs.proofs.is_ours, run_id, state):
-            await retry_until_reachable(lambda: runs.cancel(run_id, CANCELLED, self._ending))
-            await retry_until_reachable(lambda: runs.remove([run_id]))
-            await asyncio.to_thread(runs.proofs.forget, run_id)
+            await self._forget(run_id)
             return True
         await self._require_own_record(run_id, state)
         return False
+
+    async def _forget(self, run_id: str) -> None:
+        """End a run and remove its record: its name is free again."""
+        runs = self.host_session.runs
+        await retry_until_reachable(lambda: runs.cancel(run_id, CANCELLED, self._ending))
+        await retry_until_reachable(lambda: runs.remove([run_id]))
+        await asyncio.to_thread(runs.proofs.forget, run_id)
 
     async def _take_over_scripts(self, when: str) -> tuple[str, ...]:
         """Reinstall our scripts on the host; return a note if they had been changed."""
@@ -871,7 +880,7 @@ class Round:
         kind, message = _ENDED.get(why, (FailureClass.HOST, "host {host}: the run was ended there: {why}"))
         text = message.format(
             host=self.order.host.name,
-            program=self.order.argv[0],
+            program=next(iter(self.order.argv), "sh"),
             why=why,
             timeout=format_duration(self.order.timeout),
             stall=format_duration(self.order.stall_timeout),

@@ -5,6 +5,8 @@ The branch is looked up in the code repository, and its
 validation is run on a host of ours, in a workspace of its own.
 """
 
+import hashlib
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -12,7 +14,16 @@ from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.leaks import leak_check
 from reconciler.core.masking import Mask
-from reconciler.core.model.runs import Assignment, Check, Claim, FailureClass, Report, RunRequest, Verdict
+from reconciler.core.model.runs import (
+    Assignment,
+    Check,
+    Claim,
+    FailureClass,
+    Report,
+    RunRequest,
+    ValidationRequest,
+    Verdict,
+)
 from reconciler.core.model.specs import Host
 from reconciler.core.text import tail
 from reconciler.dispatch.protocol import agent_id, check_key
@@ -93,27 +104,53 @@ async def _look(assignment: Assignment, branch: str, repository: CodeRepository)
 async def _validated(
     assignment: Assignment, host: Host, branch: str, head: str, validate: Validate
 ) -> Sequence[Check]:
-    order = RunRequest(
-        run=check_key(assignment.run, head),
-        round=1,
+    request = ValidationRequest(
+        run=assignment.run,
         task=assignment.task,
         host=host,
-        adapter=_NO_AGENT,
         repo=assignment.repo,
-        argv=(),
-        prompt="",
-        env=assignment.env,
         branch=branch,
-        start_from=head,
+        commit=head,
         validation=assignment.validation,
+        env=assignment.env,
         timeout=assignment.timeout,
-        stall_timeout=assignment.timeout,
-        commit_message="",
     )
+    return await validate_commit(request, check_key(assignment.run, head), validate)
+
+
+async def validate_commit(request: ValidationRequest, key: str, validate: Validate) -> Sequence[Check]:
+    """Return what the validation of a commit came to. Raises StepFailed, Unavailable."""
     try:
-        return await validate(order)
+        return await validate(validation_order(request, key))
     except Refused as error:  # a person must fix the host; that is no fault of the work
         raise Unavailable(str(error)) from error
+
+
+def validation_order(request: ValidationRequest, key: str) -> RunRequest:
+    """Return the order of which only the validation is run, under a key of its own."""
+    return RunRequest(
+        run=key,
+        round=1,
+        task=request.task,
+        host=request.host,
+        adapter=_NO_AGENT,
+        repo=request.repo,
+        argv=(),
+        prompt="",
+        env=request.env,
+        branch=request.branch,
+        start_from=request.commit,
+        validation=request.validation,
+        timeout=request.timeout,
+        stall_timeout=request.timeout,
+        commit_message="",
+    )
+
+
+def candidate_key(request: ValidationRequest) -> str:
+    """Return the key of a commit of a merge queue: it names what is run, too, as a repo may change that."""
+    content = json.dumps((request.commit, request.validation, sorted(request.env.items())))
+    return check_key(request.run, hashlib.sha256(content.encode()).hexdigest())
 
 
 def _refused(message: str) -> StepFailed:

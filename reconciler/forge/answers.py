@@ -378,6 +378,10 @@ class ProtectionRule(ForgeAnswer):
     rule_name: str = ""
     branch_name: str = ""
     required_approvals: Id = 0
+    enable_push: bool = True
+    enable_push_whitelist: bool = False
+    push_whitelist_usernames: tuple[str, ...] = ()
+    push_whitelist_teams: tuple[str, ...] = ()
     enable_merge_whitelist: bool = False
     merge_whitelist_usernames: tuple[str, ...] = ()
     merge_whitelist_teams: tuple[str, ...] = ()

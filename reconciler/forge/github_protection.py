@@ -18,10 +18,6 @@ class _Checks(ForgeAnswer):
     contexts: tuple[JsonLine, ...] = ()
 
 
-class _Reviews(ForgeAnswer):
-    required_approving_review_count: Id = 0
-
-
 class _Account(ForgeAnswer):
     """A user, a team or an App: each is told by another field."""
 
@@ -29,30 +25,48 @@ class _Account(ForgeAnswer):
     slug: JsonLine = ""
 
 
-class _Restrictions(ForgeAnswer):
-    """Who may push to the branch, and so merge into it."""
+class _Accounts(ForgeAnswer):
+    """Those to whom something is allowed."""
 
     users: tuple[_Account, ...] = ()
     teams: tuple[_Account, ...] = ()
     apps: tuple[_Account, ...] = ()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*(each.login for each in self.users), *(f"{each.slug}[bot]" for each in self.apps))
+
+    @property
+    def team_names(self) -> tuple[str, ...]:
+        return tuple(each.slug for each in self.teams)
+
+
+class _Reviews(ForgeAnswer):
+    required_approving_review_count: Id = 0
+    bypass_pull_request_allowances: _Accounts = _Accounts()
+    """Who may push all the same."""
+
 
 class _Protection(ForgeAnswer):
     required_status_checks: _Checks | None = None
     required_pull_request_reviews: _Reviews | None = None
-    restrictions: _Restrictions | None = None
+    restrictions: _Accounts | None = None
+    """Who may push to the branch, and so merge into it."""
 
     def rule(self, base: str) -> ProtectionRule:
         checks = self.required_status_checks.contexts if self.required_status_checks else ()
-        reviews = self.required_pull_request_reviews or _Reviews()
-        who = self.restrictions or _Restrictions()
-        names = (*(each.login for each in who.users), *(f"{each.slug}[bot]" for each in who.apps))
+        reviews, who = self.required_pull_request_reviews or _Reviews(), self.restrictions or _Accounts()
+        pushers = reviews.bypass_pull_request_allowances if self.required_pull_request_reviews else who
         return ProtectionRule(
             rule_name=base,
             required_approvals=reviews.required_approving_review_count,
+            enable_push=not checks,
+            enable_push_whitelist=bool(self.required_pull_request_reviews or self.restrictions),
+            push_whitelist_usernames=pushers.names,
+            push_whitelist_teams=pushers.team_names,
             enable_merge_whitelist=self.restrictions is not None,
-            merge_whitelist_usernames=names,
-            merge_whitelist_teams=tuple(each.slug for each in who.teams),
+            merge_whitelist_usernames=who.names,
+            merge_whitelist_teams=who.team_names,
             enable_status_check=bool(checks),
             status_check_contexts=checks,
         )
@@ -67,6 +81,10 @@ class _Parameters(ForgeAnswer):
     required_status_checks: tuple[_Check, ...] = ()
 
 
+_NO_PUSHES = frozenset({"pull_request", "required_status_checks", "merge_queue", "update"})
+"""Rules under which a branch takes nothing but merges of pull requests, or of what was checked as it is."""
+
+
 class _RulesetRule(ForgeAnswer):
     """One rule of a ruleset, as it holds for a branch."""
 
@@ -78,6 +96,7 @@ class _RulesetRule(ForgeAnswer):
         return ProtectionRule(
             rule_name=base,
             required_approvals=self.parameters.required_approving_review_count,
+            enable_push=self.type not in _NO_PUSHES,
             enable_status_check=bool(contexts),
             status_check_contexts=contexts,
         )

@@ -647,9 +647,13 @@ async def _protections(request: ForgeRequest) -> ForgeReply:
 
 
 def _protection(rule: ProtectedBranch, level: int) -> Json:
-    may_merge = any(each.access_level and each.access_level <= level for each in rule.merge_access_levels)
+    may_merge, may_push = (
+        any(each.access_level and each.access_level <= level for each in levels)
+        for levels in (rule.merge_access_levels, rule.push_access_levels)
+    )
     return {
         "rule_name": rule.name,
+        "enable_push": may_push or not rule.push_access_levels,
         "enable_merge_whitelist": bool(rule.merge_access_levels) and not may_merge,
     }
 

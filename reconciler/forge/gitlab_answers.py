@@ -391,3 +391,4 @@ class ProtectedBranch(ForgeAnswer):
 
     name: str
     merge_access_levels: tuple[AccessLevel, ...] = ()
+    push_access_levels: tuple[AccessLevel, ...] = ()

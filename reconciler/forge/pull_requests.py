@@ -254,10 +254,15 @@ class PullRequestReader:
         if self._dialect.notices_merges or now - since < self._settling_time():
             return False
         self._computing[number] = head, now  # looked up again after as long
-        sides = f"{quote(answer.base.ref, safe='')}...{head}"
-        comparison = await self._client.get(f"compare/{sides}", ComparisonAnswer)
-        if comparison.total_commits == 0:
-            self._merged[number] = head
+        return await self.find_in_base(answer)
+
+    async def find_in_base(self, answer: PullAnswer) -> bool:
+        """Return whether the commits of a pull request are in its base branch, as far as git goes."""
+        if not self.was_merged(answer):
+            sides = f"{quote(answer.base.ref, safe='')}...{answer.head.sha}"
+            comparison = await self._client.get(f"compare/{sides}", ComparisonAnswer)
+            if comparison.total_commits == 0:
+                self._merged[answer.number] = answer.head.sha
         return self.was_merged(answer)
 
     def was_merged(self, answer: PullAnswer) -> bool:

@@ -217,23 +217,36 @@ class ForgeSetup:
         return SetupStep("labels", "would" if is_dry else "done", f"make {', '.join(missing)}")
 
     async def protection(
-        self, base: str, account: str, *, protects: bool, is_dry: bool
+        self, base: str, account: str, *, protects: bool, is_dry: bool, pushes: bool = False
     ) -> Sequence[SetupStep]:
-        """Look at what protects the base branch; with `protects`, protect it if nothing does."""
+        """
+        Look at what protects the base branch; with `protects`, protect it if nothing does.
+
+        `pushes` says that a merge queue has to push there.
+        """
         try:
             ours = await self._rules(base)
         except (Forbidden, Declined) as error:
             return [_protection("failed" if protects else "skipped", f"not seen: {error}")]
-        if problems := [problem for rule in ours for problem in _problems(rule, account)]:
+        problems = [problem for rule in ours for problem in _problems(rule, account)]
+        problems += [_no_pushes(rule.name, account) for rule in ours if pushes and not _takes(rule, account)]
+        if problems:
             return [_protection("failed", problem) for problem in problems]
         if ours:
             most = max(rule.required_approvals for rule in ours)
             return [_protection("already so", f"{base}: approvals required: {most}")]
+        if pushes and protects:
+            why = f"{self._dialect.protection} would keep `merge: queue` out: protect {base} there, by hand"
+            return [_protection("skipped", why)]
+        return [await self._newly_protected(base, protects=protects, is_dry=is_dry)]
+
+    async def _newly_protected(self, base: str, *, protects: bool, is_dry: bool) -> SetupStep:
+        """Protect a branch that nothing protects, if that is wanted."""
         if not protects:
-            return [_protection("skipped", f"nothing protects {base}")]
+            return _protection("skipped", f"nothing protects {base}")
         if is_dry:
-            return [_protection("would", f"{base}: {self._dialect.protection}")]
-        return [await self._protect(base)]
+            return _protection("would", f"{base}: {self._dialect.protection}")
+        return await self._protect(base)
 
     async def _rules(self, base: str) -> Sequence[ProtectionRule]:
         if self._dialect.protection_rules:
@@ -264,6 +277,19 @@ def _problems(rule: ProtectionRule, account: str) -> Iterator[str]:
     is_on_list = account in rule.merge_whitelist_usernames or rule.merge_whitelist_teams
     if rule.enable_merge_whitelist and not is_on_list:
         yield f"{account} is not among those who may merge into {rule.name}: add it, or leave `merge: never`"
+
+
+def _takes(rule: ProtectionRule, account: str) -> bool:
+    """Return whether a rule lets an account push, as far as can be seen."""
+    is_on_list = account in rule.push_whitelist_usernames or bool(rule.push_whitelist_teams)
+    return rule.enable_push and (not rule.enable_push_whitelist or is_on_list)
+
+
+def _no_pushes(base: str, account: str) -> str:
+    return (
+        f"{base} takes no pushes of {account}, and `merge: queue` pushes what it has validated: let it push "
+        "there, or say `merge: when_approved`"
+    )
 
 
 def _rule_body(base: str) -> Mapping[str, object]:

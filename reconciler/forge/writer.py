@@ -179,8 +179,8 @@ class ForgeWriter:
     ) -> tuple[PullRequestDetail, MergeRefusal | None]:
         """Let a pull request look and be as wanted; return it as it is then, and why it was not merged."""
         writes, number = self._client.writes, detail.pull.number
-        if detail.answer.is_open and self._pulls.was_merged(detail.answer) and want.phase == Phase.COMPLETED:
-            await self._close_merged(detail)
+        if detail.answer.is_open and want.phase == Phase.COMPLETED and not self._dialect.notices_merges:
+            await self._end_merged(detail)
         merges = want.merges is not None and detail.answer.is_open
         if not merges:
             detail = await self._write_text(detail, want)
@@ -247,11 +247,25 @@ class ForgeWriter:
             return MergeRefusal(why)
         return None
 
-    async def _close_merged(self, detail: PullRequestDetail) -> None:
-        """Close a pull request whose commits are in the base branch, where the forge does not notice that."""
-        text = f"Its commits are in {detail.pull.base}; the forge does not call it merged, as it was cut off."
-        await self.upsert_comment(detail.pull.number, ManagedComment(key="merged", text=text), on_pull=True)
-        await self._client.send("PATCH", f"pulls/{detail.pull.number}", {"state": "closed"})
+    async def _end_merged(self, detail: PullRequestDetail) -> None:
+        """End a pull request whose commits are in the base branch, where the forge does not notice that."""
+        number, head, base = detail.pull.number, detail.pull.head, detail.pull.base
+        if not await self._pulls.find_in_base(detail.answer):
+            return
+        by_hand = {"Do": "manually-merged", "MergeCommitID": head}
+        try:
+            await self._client.send("POST", f"pulls/{number}/merge", by_hand)
+        except Declined as declined:
+            if declined.status not in _NOT_NOW:
+                raise
+            if not (await self._pulls.read(number)).answer.is_open:
+                return
+            text = (
+                f"Its commits are in {base}. The forge calls such a pull request merged only if the settings "
+                "of the repository allow manually merged ones."
+            )
+            await self.upsert_comment(number, ManagedComment(key="merged", text=text), on_pull=True)
+            await self._client.send("PATCH", f"pulls/{number}", {"state": "closed"})
 
     async def _refusal(self, declined: Declined, detail: PullRequestDetail) -> MergeRefusal | None:
         """Return why a merge was declined; None for a conflict, which is seen at the pull request itself."""

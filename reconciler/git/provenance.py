@@ -80,6 +80,18 @@ async def is_ancestor(git: Git, old: str, new: str) -> bool:
     return (await git.attempt("merge-base", "--is-ancestor", old, new)).code == 0
 
 
+async def first_parent_refs(git: Git, commit: str) -> Sequence[str]:
+    """Return the branches that were at a commit and went on from there; empty if none was."""
+    names = ("for-each-ref", "--format=%(refname)", "--contains", commit, "refs/heads", "refs/remotes")
+    refs = (await git.run(*names)).decode().split()
+    return [ref.split("/", 2)[2] for ref in refs if await _was_at(git, ref, commit)]
+
+
+async def _was_at(git: Git, ref: str, commit: str) -> bool:
+    since = await git.run("rev-list", "--first-parent", ref, f"^{commit}^@")
+    return commit in since.decode().split()
+
+
 async def is_of(git: Git, commit: str, base: str, head: str) -> bool:
     """Return whether a commit is one of those that a branch has on top of its base."""
     return await is_ancestor(git, commit, head) and not await is_ancestor(git, commit, base)

@@ -262,7 +262,7 @@ def doubts_of_task(
     is_pulled = task.execution_mode is ExecutionMode.HTTP_PULL
     if task.validate_on is not None and task.validate_on not in shared.hosts:
         yield Mistake(("validate_on",), *shared.missing("host", task.validate_on, shared.hosts))
-    elif task.validate_on is not None and not is_pulled:
+    elif task.validate_on is not None and not is_pulled and "validate_on" in own:
         yield _no_effect(("validate_on",), "it is for `execution_mode: http_pull`")
     elif task.validate_on is not None and not task.validation:
         yield _no_effect(("validate_on",), "there is no `validation`")

@@ -344,7 +344,19 @@ def _repo(spec: RepoSpec) -> Iterator[Mistake]:
     yield from _hooks(spec.hooks)
     yield from _forge(spec.forge)
     yield from _paths(spec.paths)
+    if spec.merge == "queue":
+        yield from _queue(spec)
     yield from _defaults(spec)
+
+
+def _queue(spec: RepoSpec) -> Iterator[Mistake]:
+    """Yield what keeps a merge queue from landing what it validated."""
+    if not spec.validation:
+        yield Mistake(("merge",), "queue needs a `validation` in this file: nothing lands before that passes")
+    if spec.merge_style != "merge":
+        yield Mistake(("merge_style",), "must be `merge` with `merge: queue`: it lands what was validated")
+    if spec.push != "reconciler":
+        yield Mistake(("push",), "must be `reconciler` with `merge: queue`, which pushes to the base branch")
 
 
 def _paths(patterns: Sequence[str]) -> Iterator[Mistake]:

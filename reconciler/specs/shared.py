@@ -22,6 +22,7 @@ from reconciler.core.model.specs import (
     HostSpec,
     Kind,
     Repo,
+    RepoSpec,
     Task,
     TaskDefaults,
 )
@@ -239,10 +240,17 @@ def _default_mistakes(shared: SharedSpecs, parsed: Parsed) -> Iterator[Mistake]:
         yield from shared.reviewer_mistakes(parsed.spec)
 
 
+def _repo_mistakes(shared: SharedSpecs, parsed: Parsed) -> Iterator[Mistake]:
+    yield from _default_mistakes(shared, parsed)
+    host = parsed.spec.validate_on if isinstance(parsed.spec, RepoSpec) else None
+    if host is not None and host not in shared.hosts:
+        yield Mistake(("validate_on",), *shared.missing("host", host, shared.hosts))
+
+
 _REFERENCES: Mapping[Kind, Callable[[SharedSpecs, Parsed], Iterator[Mistake]]] = {
     "account": _account_mistakes,
     "adapter": _adapter_mistakes,
-    "repo": _default_mistakes,
+    "repo": _repo_mistakes,
     "fleet": _default_mistakes,
 }
 """What is wrong with the names of other things in files of a kind."""

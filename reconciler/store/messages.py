@@ -47,6 +47,7 @@ _TRAILERS: Mapping[str, str] = {
     "Adapter-Blob": "adapter_blob",
     "CLI-Version": "cli_version",
     "Second-Opinion": "opinion",
+    "Validated": "validated",
     "Program-Version": "program_version",
     "Prev-Transition": "previous",
 }

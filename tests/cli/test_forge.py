@@ -32,6 +32,12 @@ def steps(done):
     return {subject: (result, message) for subject, result, message in rows}
 
 
+def have_queue(fleet):
+    fleet.write("specs/repos/code.yaml", "url: ../code.git\nmerge: queue\nvalidation: [make]\n")
+    fleet.git("add", ".")
+    fleet.git("commit", "-qm", "Have a queue")
+
+
 def results(done):
     return {subject: result for subject, (result, _) in steps(done).items()}
 
@@ -181,6 +187,28 @@ def test_protection_that_keeps_tasks_from_being_merged_is_told(fleet, forge, roo
 
     assert done.exit_code == 5
     assert message in steps(done)["acme/code protection"][1]
+
+
+@pytest.mark.parametrize(
+    ("rule", "result"),
+    [
+        ({"enable_push": False}, "failed"),
+        ({"enable_push_whitelist": True, "push_whitelist_usernames": ["ann"]}, "failed"),
+        ({"enable_push_whitelist": True, "push_whitelist_usernames": ["bot"]}, "already so"),
+        (None, "skipped"),
+    ],
+)
+def test_a_base_that_takes_no_pushes_is_told_where_a_merge_queue_has_to_push(
+    fleet, forge, root, rule, result
+):
+    have_queue(fleet)
+    if rule:
+        forge.repos["acme/code"].protections.append({"rule_name": "main", **rule})
+
+    done = fleet.run("forge", "connect", root, "acme/code", *TOKEN, "--no-webhooks", "--protect")
+
+    assert steps(done)["acme/code protection"][0] == result
+    assert ("merge: queue" in steps(done)["acme/code protection"][1]) == (result != "already so")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ Repositories on GitHub connected to a fleet by one command.
 
 import pytest
 
-from tests.cli.test_forge import TOKEN, results, steps
+from tests.cli.test_forge import TOKEN, have_queue, results, steps
 from tests.forge.github import GitHubDouble
 
 CODE = "acme/code"
@@ -72,6 +72,26 @@ def test_a_ruleset_that_requires_our_own_check_is_told(connect, github):
 
     assert done.exit_code == 5
     assert "main requires the check reconciler/task" in steps(done)[STEP][1]
+
+
+@pytest.mark.parametrize(
+    ("rule", "result"),
+    [
+        ({"required_pull_request_reviews": {"required_approving_review_count": 1}}, "failed"),
+        (
+            {"required_pull_request_reviews": {"bypass_pull_request_allowances": {"users": ["bot"]}}},
+            "already so",
+        ),
+        ({"required_status_checks": {"contexts": ["ci"]}}, "failed"),
+    ],
+)
+def test_a_base_that_takes_pull_requests_alone_is_told_where_a_queue_pushes(
+    fleet, connect, github, rule, result
+):
+    have_queue(fleet)
+    github.repos[CODE].protections.append({"branch": "main", **rule})
+
+    assert steps(connect())[STEP][0] == result
 
 
 @pytest.mark.parametrize(

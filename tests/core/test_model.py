@@ -8,7 +8,7 @@ from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.model.runs import Check, Report, RunRequest, Verdict, run_key
 from reconciler.core.model.specs import Host, Task, TaskSpec, work_id
-from reconciler.core.model.status import Status
+from reconciler.core.model.status import FLAT, ReviewState, Run, Session, Status
 from tests.strategies import statuses, tasks
 
 
@@ -17,6 +17,11 @@ def test_a_status_reads_back_from_json_as_it_was(data):
     status = data.draw(statuses(data.draw(tasks("a"))))
 
     assert Status.model_validate(json.loads(status.model_dump_json()), strict=False) == status
+
+
+@pytest.mark.parametrize(("name", "part"), [("review", ReviewState), ("run", Run), ("session", Session)])
+def test_every_field_of_a_part_of_a_status_has_a_name_in_its_file(name, part):
+    assert FLAT[name].keys() == part.model_fields.keys()
 
 
 def test_the_work_changes_with_what_is_asked_for_and_with_nothing_else():

@@ -6,7 +6,7 @@ An agent for tests: it does, word for word, what its prompt tells it.
 A line `write PATH: TEXT` of the prompt is a file to write, `wait for PATH` is a
 file to wait for, and `ask TEXT` a question, whose answer goes where TEXT has `{answer}`;
 a conflict with the base branch is resolved by keeping what
-the branch has, and failed checks by a file. DIARY gets a JSON line for each
+the branch has, and failed checks, or a merge queue's, by a file. DIARY gets a JSON line for each
 call; a file `over` beside it ends all waiting.
 """
 
@@ -37,7 +37,7 @@ failed = prompt.partition("# What failed")[2]
 if "## Conflict with the base branch" in prompt or "git merge origin/main" in failed:
     who = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
     subprocess.run(["git", *who, "merge", "-q", "-X", "ours", "origin/main"], check=True)
-if "## Failed checks" in prompt:
+if "## Failed checks" in prompt or "## Sent back by the merge queue" in prompt:
     Path("mended.txt").write_text("yes\n", encoding="utf-8")
 for path, text in re.findall(r"^write (\S+): (.+)$", prompt, re.MULTILINE):
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ The API of the double, with the ways of Forgejo that surprise.
 - The secret of a webhook stays as it is, whatever a PATCH says.
 - A label of the organisation beside one of the repository: issues that have both are asked for.
   Whether there is one is told only to tokens with a scope that ours need not have.
+- A pull request whose commits come to its base otherwise stays open; it is called merged by hand, if at all.
 - A merge whose request is cut off is done in git alone: the pull request stays open and computes for ever.
 - Where issues are switched off, their list is not there; comments on pull requests are.
 """
@@ -347,6 +348,8 @@ def _merge(request: Request, number: str) -> Answer:
         raise Refusal(404, "The target couldn't be found.")
     if request.body.get("head_commit_id") not in {None, pull.head}:
         raise Refusal(409, "head out of date")
+    if request.body["Do"] == "manually-merged":
+        return _merge_by_hand(request, pull)
     if pull.computing > 0:
         pull.computing -= 1
         raise Refusal(405, "Please try again later")
@@ -358,6 +361,15 @@ def _merge(request: Request, number: str) -> Answer:
     ):
         raise Refusal(405, "There are official review requests")
     request.forge.merge(request.repo_name, pull, request.body["Do"], request.who)
+    return 200, None, {}
+
+
+def _merge_by_hand(request: Request, pull: PullTicket) -> Answer:
+    if not request.repo.allows_manual_merges:
+        raise Refusal(405, "Invalid merge style")
+    if not request.repo.has_in(pull.base, request.body["MergeCommitID"]):
+        raise Refusal(409, "Wrong commit ID")
+    request.forge.count_as_merged(request.repo_name, pull, request.body["MergeCommitID"], request.who)
     return 200, None, {}
 
 

@@ -98,6 +98,8 @@ class ForgejoDouble:
         """Accounts that may only read, and administer nothing."""
         self.tokens_are_limited = False
         """Whether tokens are for some repositories only, and may not read whose they are."""
+        self.notices_merges = self.kind in {"github", "gitlab"}
+        """Whether a pull request is merged once its commits are in its base branch, however that came."""
         self.cuts_merges_off = False
         """Whether merges are done in git, and no further: the pull request stays open, and computes."""
         self._ids = iter(range(1, 10**9))
@@ -395,14 +397,18 @@ class ForgejoDouble:
             self.notice(author)
             pull.computing = 10**6
             raise Refusal(500, "")
-        pull.state, pull.merged, pull.merged_by = "closed", True, author
-        self.touch(pull)
-        self.tell_issue(repo, pull, "closed", author)
+        self.count_as_merged(repo, pull, pull.merge_commit, author)
         self.notice(author)
         for match in re.finditer(r"(?i)\b(?:closes|fixes) #(\d+)", pull.body):
             if ticket := at.tickets.get(int(match[1])):
                 self.set_state(repo, ticket, "closed", author)
         return pull.merge_commit
+
+    def count_as_merged(self, repo: str, pull: PullTicket, commit: str, author: str) -> None:
+        pull.merge_commit = commit
+        pull.state, pull.merged, pull.merged_by = "closed", True, author
+        self.touch(pull)
+        self.tell_issue(repo, pull, "closed", author)
 
     # --- What happens to the git repositories ------------------------------
 
@@ -431,6 +437,8 @@ class ForgejoDouble:
         for pull in (pull for pull in repo.pulls if pull.state == "open"):
             if pull.base == branch and new is not None:
                 pull.base_head, pull.computing = new, self.computing
+                if self.notices_merges and repo.has_in(branch, pull.head):
+                    self.count_as_merged(repo.name, pull, new, author or BOT)
             if pull.branch == branch:
                 self._head_moved(repo, pull, new, author or BOT)
 

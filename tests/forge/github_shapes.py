@@ -107,7 +107,10 @@ class Shapes:
         answer: dict[str, Any] = {"url": url}
         if reviews := rule.get("required_pull_request_reviews"):
             flags = {"dismiss_stale_reviews": False, "require_code_owner_reviews": False}
-            answer["required_pull_request_reviews"] = {"url": f"{url}/reviews", **flags, **reviews}
+            bypass = reviews.get("bypass_pull_request_allowances", {"users": []})
+            people = {"users": [self.user(name) for name in bypass["users"]], "teams": [], "apps": []}
+            rules = {**flags, **reviews, "bypass_pull_request_allowances": people}
+            answer["required_pull_request_reviews"] = {"url": f"{url}/reviews", **rules}
         if checks := rule.get("required_status_checks"):
             each = [{"context": name, "app_id": None} for name in checks["contexts"]]
             answer["required_status_checks"] = {

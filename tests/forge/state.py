@@ -112,6 +112,8 @@ class CodeRepo:
     """Branches as last seen."""
     has_issues: bool = True
     """Whether issues are switched on."""
+    allows_manual_merges: bool = False
+    """Whether a pull request may be called merged whose commits came to its base otherwise."""
     hides_next: bool = False
     """Whether the next list of pull requests is empty, as if one were opened just after it."""
 
@@ -134,6 +136,10 @@ class CodeRepo:
         )
         assert done.returncode in ok, f"{args}: {done.stderr!r}"
         return done.stdout.decode().strip()
+
+    def has_in(self, branch: str, commit: str) -> bool:
+        """Return whether a branch has a commit."""
+        return self.git("branch", "--list", branch, "--contains", commit, ok=(0, 129)) != ""
 
     def branches(self) -> dict[str, str]:
         """Return what every branch points at, read from the files: this is asked all the time."""

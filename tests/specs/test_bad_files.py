@@ -257,6 +257,19 @@ BAD = [
     ),
     (
         REPO,
+        b"url: /x\nmerge: queue\n",
+        ["2:8: error: merge: queue needs a `validation` in this file: nothing lands before that passes"],
+    ),
+    (
+        REPO,
+        b"url: /x\nmerge: queue\nvalidation: make\nmerge_style: squash\npush: host\n",
+        [
+            "4:14: error: merge_style: must be `merge` with `merge: queue`: it lands what was validated",
+            "5:7: error: push: must be `reconciler` with `merge: queue`, which pushes to the base branch",
+        ],
+    ),
+    (
+        REPO,
         b"url: --upload-pack=x\n",
         ["1:6: error: url: unsafe address: it begins with '-', or has characters that none has"],
     ),

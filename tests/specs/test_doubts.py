@@ -239,6 +239,7 @@ HAS_NO_EFFECT = [
     (HOST, "daily_budget: {}\n", "1:15: warning: daily_budget: limits nothing"),
     (AGENT, "capabilities: [a]\n", "1:1: warning: has no `token_hash`"),
     (REPO, "url: /x\nmerge: when_green\n", "2:1: warning: merge: has no effect: it needs a `forge`"),
+    (REPO, "url: /x\nmerge: queue\nvalidation: make\n", "2:1: warning: merge: has no effect: it needs a `forge`"),
     (FLEET, "limits: {gpu: 2}\n", "1:10: warning: limits.gpu: has no effect: no host and no agent has the label 'gpu'"),
     (FLEET, "issues: {authors: [a]}\n", "1:1: warning: issues: has no effect: no repo has a `forge`"),
     (FLEET, "lost_after: 50s\n", "1:13: warning: lost_after: is less than two looks (`poll_interval`)"),

@@ -11,11 +11,19 @@ from typing import Literal
 
 from reconciler.core.costs import money
 from reconciler.core.forge.markdown import code, fenced
-from reconciler.core.forge.pull_request import first_wait, may_merge
+from reconciler.core.forge.pull_request import IN_QUEUE, first_wait, may_merge
 from reconciler.core.model.forge import CommitStatus, ForgeView, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.runs import Check, Opinion
 from reconciler.core.model.specs import Repo, Task
-from reconciler.core.model.status import MERGE_REASONS, HostStatus, Phase, Question, Reason, Status
+from reconciler.core.model.status import (
+    MERGE_REASONS,
+    QUEUE_REASONS,
+    HostStatus,
+    Phase,
+    Question,
+    Reason,
+    Status,
+)
 from reconciler.core.text import head, one_line, tail
 
 TITLE_LENGTH = 200
@@ -100,8 +108,10 @@ def issue_number(task: Task, repo: Repo) -> int | None:
 
 
 def _merge_wait(status: Status) -> str:
-    is_known = status.waiting is not None and status.waiting.reason in MERGE_REASONS
-    return status.waiting.message if status.waiting and is_known else ""
+    """Return what the merge waits for; not at which place, as each change is a write to the forge."""
+    if status.waiting is None or status.waiting.reason not in MERGE_REASONS:
+        return ""
+    return IN_QUEUE if status.waiting.reason in QUEUE_REASONS else status.waiting.message
 
 
 def _body(task: Task, status: Status, issue: int | None, host: HostStatus | None) -> Iterator[str]:

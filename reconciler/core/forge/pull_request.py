@@ -28,11 +28,12 @@ from reconciler.core.events import (
 )
 from reconciler.core.forge.comments import is_among, parse_command
 from reconciler.core.forge.markdown import visible_text
-from reconciler.core.model.forge import Comment, MergeRefusal, PullRequestSnapshot, Review
+from reconciler.core.model.forge import Comment, MergeRefusal, PullRequestSnapshot, QueueNews, Review
 from reconciler.core.model.runs import FailureClass, ReviewNote
 from reconciler.core.model.specs import DesiredState, Repo, Task
 from reconciler.core.model.status import (
     MERGE_REASONS,
+    QUEUE_REASONS,
     Failure,
     Phase,
     PullRequest,
@@ -43,10 +44,11 @@ from reconciler.core.model.status import (
 )
 from reconciler.core.text import head, one_line
 
-CHECKS, CONFLICT, LEFT_OUT = "checks", "conflict", "left out"
+CHECKS, CONFLICT, QUEUE, LEFT_OUT = "checks", "conflict", "queue", "left out"
 NOTICES: Mapping[str, str] = {
     CHECKS: "Failed checks",
     CONFLICT: "Conflict with the base branch",
+    QUEUE: "Sent back by the merge queue",
     LEFT_OUT: "Left out here",
 }
 """Headings of the notes that no reviewer wrote, by what stands for their author."""
@@ -110,6 +112,18 @@ def may_merge(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo,
     return next(_blockers(task, status, pull, repo, bot), None) is None
 
 
+def is_queued(task: Task, status: Status, pull: PullRequestSnapshot, repo: Repo, *, bot: str) -> bool:
+    """Return whether the pull request belongs in the merge queue of its repo: nothing else keeps it."""
+    blocker = next(_blockers(task, status, pull, repo, bot), None)
+    return blocker is not None and blocker.reason is Reason.MERGE_QUEUE
+
+
+def approved_at(pull: PullRequestSnapshot, bot: str) -> tuple[datetime, int]:
+    """Return when the head got its first approval that counts, as the forge says; and that review's id."""
+    approvals = (review for review in _verdicts(pull, bot) if _approves(review, pull))
+    return min(((review.at or _LONG_AGO, review.id) for review in approvals), default=(_LONG_AGO, 0))
+
+
 def first_wait(task: Task, status: Status, repo: Repo) -> str:
     """Return what a pull request will wait for that is opened now; empty if there is nothing to tell."""
     number = 1  # any: it has none yet
@@ -132,6 +146,7 @@ def first_wait(task: Task, status: Status, repo: Repo) -> str:
     return one_line(blocker.message) if blocker else ""
 
 
+IN_QUEUE = "it is in the merge queue"
 _REFUSED, _PASSING = "the forge does not merge it", "it is merged as soon as the forge is ready"
 
 
@@ -178,10 +193,9 @@ def _blockers(
         message = f"it conflicts with {pull.base}; merge that into the branch, or set `base_moved: rebase`"
         yield _Blocker(message, Reason.BLOCKED)
     yield from _missing_checks(pull, repo)
-    doubt = status.opinion.summary if status.opinion and status.opinion.verdict != "approve" else ""
-    if repo.merge != "when_green" or doubt:
-        missing = _missing_approval(pull, bot)
-        yield from (_Blocker(f"{why}; {doubt}" if doubt else why) for why in missing)
+    yield from _missing_review(status, pull, repo, bot)
+    if repo.merge == "queue":
+        yield _Blocker(IN_QUEUE, Reason.MERGE_QUEUE)
 
 
 def _is_gone(author: str) -> bool:
@@ -199,9 +213,16 @@ def _missing_checks(pull: PullRequestSnapshot, repo: Repo) -> Iterator[_Blocker]
         yield _Blocker("its head has no check yet (`merge: when_green`)")
 
 
+def _missing_review(status: Status, pull: PullRequestSnapshot, repo: Repo, bot: str) -> Iterator[_Blocker]:
+    doubt = status.opinion.summary if status.opinion and status.opinion.verdict != "approve" else ""
+    if repo.merge != "when_green" or doubt:
+        missing = _missing_approval(pull, bot)
+        yield from (_Blocker(f"{why}; {doubt}" if doubt else why) for why in missing)
+
+
 def _missing_approval(pull: PullRequestSnapshot, bot: str) -> Iterator[str]:
     approvals = [review for review in _verdicts(pull, bot) if review.verdict == "approved"]
-    if any(review.commit == pull.head for review in approvals):
+    if any(_approves(review, pull) for review in approvals):
         return
     if approvals:
         author = one_line(approvals[-1].author, 100)
@@ -213,6 +234,11 @@ def _missing_approval(pull: PullRequestSnapshot, bot: str) -> Iterator[str]:
         yield f"the approval of {author} does not count: the forge does not take it for an official one"
     else:
         yield "it is not approved yet"
+
+
+def _approves(review: Review, pull: PullRequestSnapshot) -> bool:
+    """Return whether a review approves the head as it is now."""
+    return review.verdict == "approved" and review.commit == pull.head
 
 
 # --- The case --------------------------------------------------------------
@@ -322,9 +348,16 @@ def _merge_wait(case: _Reading) -> Event | None:
     """Return that the merge waits for something else now; what else the task waits for is told first."""
     before, after = case.status.waiting, _waiting_for_merge(case, case.status)
     is_other = before is not None and before.reason not in MERGE_REASONS
-    if after is None or is_other or (before and before.message == after.message):
+    validated = case.pull.queue.validated if case.pull.queue else None
+    is_same = before and after and (before.reason, before.message) == (after.reason, after.message)
+    if after is None or is_other or (is_same and validated == case.status.review.validated):
         return None
-    return WaitingChanged(task=case.name, origin=case.origin(f"{case.title}: {after.message}"), waiting=after)
+    return WaitingChanged(
+        task=case.name,
+        origin=case.origin(f"{case.title}: {after.message}"),
+        waiting=after,
+        validated=validated or "",
+    )
 
 
 def _waiting_for_merge(case: _Reading, status: Status) -> Waiting | None:
@@ -332,9 +365,18 @@ def _waiting_for_merge(case: _Reading, status: Status) -> Waiting | None:
     blocker = next(_blockers(case.task, status, case.pull, case.repo, case.bot), None)
     if blocker is None and case.pull.refusal is not None:
         blocker = _refusal(case.pull.refusal)
+    if blocker is not None and blocker.reason is Reason.MERGE_QUEUE:
+        blocker = _in_queue(case.pull.queue, status.waiting, blocker)
     if blocker is None or not blocker.message:  # a refusal stands until something else is wrong
         return None
     return Waiting(reason=blocker.reason, message=one_line(blocker.message), since=case.at)
+
+
+def _in_queue(queue: QueueNews | None, before: Waiting | None, entered: _Blocker) -> _Blocker | None:
+    """Return what the merge queue says; None if it says nothing new of what was in it before."""
+    if queue is not None:
+        return _Blocker(queue.message, Reason.MERGE_QUEUE_HALTED if queue.is_stuck else entered.reason)
+    return None if before is not None and before.reason in QUEUE_REASONS else entered
 
 
 def _refusal(refusal: MergeRefusal) -> _Blocker:
@@ -450,12 +492,14 @@ def _is_unanswered(case: _Reading, review: Review) -> bool:
 
 def _problems(case: _Reading) -> Iterator[tuple[str, ReviewNote]]:
     """Yield a reason and a note for each problem that the forge itself reports for the head."""
-    pull, base = case.pull, case.repo.base
+    pull, base, queue = case.pull, case.repo.base, case.pull.queue
     if case.repo.failed_checks == "fix" and pull.checks == "failure":
         failed = [one_line(check) for check in pull.failed_checks]
         lines = [f"Checks fail on commit {pull.head[:8]}.", *(f"- {check}" for check in failed)]
         yield f"checks fail on {pull.head[:8]}", ReviewNote(author=CHECKS, text="\n".join(lines))
-    if case.repo.base_moved != "leave" and pull.is_conflicting:
+    if queue is not None and queue.problem:
+        yield queue.problem, ReviewNote(author=QUEUE, text=queue.details)
+    elif (case.repo.base_moved != "leave" or case.repo.merge == "queue") and pull.is_conflicting:
         text = (
             f"The branch cannot be merged into {base}: both have changed the same lines since they parted. "
             f"Run `git merge origin/{base}`, resolve the conflicts, and commit."

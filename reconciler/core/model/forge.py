@@ -49,6 +49,22 @@ class MergeRefusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueueNews:
+    """What the merge queue of its repo says of a pull request."""
+
+    message: str = ""
+    """Its place, and what is done about it."""
+    is_stuck: bool = False
+    """Whether a person has to remove what is in the way."""
+    validated: str | None = None
+    """Commit with it that passed validation, and lands next."""
+    problem: str = ""
+    """Why it is sent back to its agent; empty if it is not."""
+    details: str = ""
+    """What its agent is told of that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PullRequestSnapshot:
     """A pull request as the forge has it now."""
 
@@ -83,6 +99,8 @@ class PullRequestSnapshot:
     """The conversation, oldest first, our own among them."""
     refusal: MergeRefusal | None = None
     """Why the forge did not merge it when it was asked to just now."""
+    queue: QueueNews | None = None
+    """What our merge queue says of it; None: nothing now."""
     checks: Checks = "none"
     """Of its head, our own commit status left out."""
     failed_checks: tuple[str, ...] = ()

@@ -290,6 +290,21 @@ class Assignment(Frozen):
     timeout: Duration
 
 
+class ValidationRequest(Frozen):
+    """A commit whose validation a host runs alone, without an agent; asking again is asking once."""
+
+    run: str
+    """Run in whose name it is kept on the host, and with which it goes."""
+    task: str
+    host: Host
+    repo: Repo | None
+    branch: str
+    commit: str
+    validation: tuple[str, ...]
+    env: Env = Field(default_factory=dict)
+    timeout: Duration
+
+
 def run_key(task: str, generation: str, attempt: int) -> str:
     """Return the name of a run: it names the folder on the host, the log, the commit trailer."""
     return f"{task}.g{generation[:8]}.a{attempt}"

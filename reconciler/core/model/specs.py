@@ -187,7 +187,10 @@ class TaskDefaults(Frozen):
     completed only by a `validation` that passes (and with `review`, not at all): else it has failed.
     """
     validate_on: Name | None = None
-    """With `http_pull`: the host on which `validation` is run on what an agent says it finished."""
+    """
+    With `http_pull`: the host on which `validation` is run on what an agent says it finished. Of a repo
+    with `merge: queue`, where its merge queue is validated, too (`local` if left out).
+    """
     budget: Budget | None = None
     """What one task may spend, all of its runs together; a person must raise it then."""
     over_budget: Literal["finish", "stop"] = "finish"
@@ -708,10 +711,12 @@ class RepoSpec(TaskDefaults):
     """Who is asked to review its pull requests."""
     draft: bool = False
     """Whether its pull requests begin as drafts."""
-    merge: Literal["never", "when_approved", "when_green"] = "never"
+    merge: Literal["never", "when_approved", "when_green", "queue"] = "never"
     """
     When the reconciler merges. `when_approved`: approved, and no check fails or is
     awaited. `when_green`: checks are there and all succeed, and nobody asks for changes.
+    `queue`: as `when_approved`, but merged in order with the others that are, and landed once
+    `validation` has passed on just that; see [merge queue](how-to/merge-queue.md).
     """
     merge_style: Literal["merge", "rebase", "squash"] = "merge"
     """How it merges."""

@@ -89,13 +89,19 @@ class Reason(StrEnum):
     """Its pull request is not merged yet: what is missing."""
     BLOCKED = "Blocked"
     """Its pull request cannot be merged until a person removes what is in the way."""
+    MERGE_QUEUE = "MergeQueue"
+    """Its pull request is approved and in the merge queue of its repo: its place, and what is validated."""
+    MERGE_QUEUE_HALTED = "MergeQueueHalted"
+    """The same, and a person must act: the base branch does not pass by itself, or takes no pushes."""
     APPROVAL = "Approval"
     """A removal that a person must allow: `reconciler approve-prune`."""
     FAULT = "Fault"
     """Thinking about it failed by a mistake of the reconciler; nothing is decided about it."""
 
 
-MERGE_REASONS = frozenset({Reason.REVIEW, Reason.BLOCKED})
+QUEUE_REASONS = frozenset({Reason.MERGE_QUEUE, Reason.MERGE_QUEUE_HALTED})
+"""Reasons of work in a merge queue; it has been there since it had the first of them."""
+MERGE_REASONS = QUEUE_REASONS | {Reason.REVIEW, Reason.BLOCKED}
 """Reasons of work that waits for its merge."""
 
 
@@ -160,6 +166,8 @@ class ReviewState(Frozen):
     """Id of the last comment in the conversation that an agent was given; later ones have higher ids."""
     last_edit: Time | None = None
     """When the comments that an agent was given were changed last; what is changed later is given again."""
+    validated: str | None = None
+    """Commit of the merge queue that passed validation with this work in it, and is what lands."""
 
 
 QUESTION_LINE = 300
@@ -261,6 +269,7 @@ FLAT: dict[str, Mapping[str, str]] = {
         "answered": "reviewed",
         "last_comment": "last_comment",
         "last_edit": "last_edit",
+        "validated": "validated",
     },
     "session": {"id": "session_id", "totals": "session_totals"},
     "run": {

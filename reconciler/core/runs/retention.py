@@ -46,17 +46,18 @@ class Retention:
         most = self.failed_mb * _KIBIBYTES
         return frozenset(run for run, total in zip(self.failed, totals, strict=True) if total <= most)
 
-    def is_stale(self, run: str) -> bool:
+    def is_stale(self, run: str, *, is_check: bool = False) -> bool:
         """
         Return whether a run that is alive on a host should not be: its task has moved on without it.
 
         A run of a task that has no status was let go of on purpose, and one of
         an attempt that is not on record here may be on record elsewhere: both
-        are left alone.
+        are left alone. What only validates a commit (`is_check`) may do so as long as the task
+        is open: in a merge queue its run is over by then.
         """
         task, attempt = read_run_key(run) or ("", 0)
         status = self.statuses.get(task)
-        if status is None or run in self.live:
+        if status is None or run in self.live or (is_check and run in self.open):
             return False
         return run == status.run_key or attempt < status.attempt
 
