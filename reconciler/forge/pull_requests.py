@@ -206,7 +206,17 @@ class PullRequestReader:
 
     def new(self, answer: PullAnswer) -> PullRequestDetail:
         """Return a pull request that was opened this moment: nobody has said anything of it yet."""
-        return PullRequestDetail(answer, answer, (), self._pull(answer))
+        self._listed[answer.number] = answer
+        return self.keep(PullRequestDetail(answer, answer, (), self._pull(answer)))
+
+    def keep(self, detail: PullRequestDetail) -> PullRequestDetail:
+        """Take a pull request for as it is now, after a write of ours whose answer said so; return it."""
+        self._details[detail.pull.number] = detail
+        return detail
+
+    def is_ours(self, commit: str) -> None:
+        """Remember that a commit is on record: nobody asks who pushed it."""
+        self._pushers.setdefault(commit, "")
 
     async def statuses(self, commit: str) -> tuple[StatusAnswer, ...]:
         """Return the newest status of each context of a commit; none of none."""
