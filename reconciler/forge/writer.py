@@ -246,6 +246,8 @@ class ForgeWriter:
         """Merge a pull request; return why the forge did not, None if it did or it is judged anew."""
         if detail.pull.head != want.merges:
             return None  # somebody pushed meanwhile
+        if await self._pulls.has_landed(detail.answer):
+            return None
         method, body = self._dialect.merge(want)
         try:
             await _whole(self._client.send(method, f"pulls/{detail.pull.number}/merge", body))
@@ -256,8 +258,12 @@ class ForgeWriter:
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.
             log.warning("%s", broken)
+            self._pulls.doubt(detail.pull.number)
             why = "it fails without a reason; does it depend on an issue or a pull request that is open?"
             return MergeRefusal(why)
+        except Unavailable:
+            self._pulls.doubt(detail.pull.number)
+            raise
         return None
 
     async def _close_merged(self, detail: PullRequestDetail) -> None:

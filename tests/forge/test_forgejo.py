@@ -380,8 +380,8 @@ async def test_a_merge_that_finds_the_forge_computing_costs_one_request(double, 
     await forges.show(spec, want())
     await forges.pulls(spec, [BRANCH], [1])
 
-    tries = [await asked(double, forges.show(spec, want(merges=head))) for _ in range(2)]
     refusal = (await forges.show(spec, want(merges=head))).refusal
+    tries = [await asked(double, forges.show(spec, want(merges=head))) for _ in range(2)]
 
     assert tries == [["POST /pulls/1/merge"]] * 2
     assert refusal.kind == "computing"
