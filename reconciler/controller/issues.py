@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, TypeVar
 
 from reconciler.controller.poller import Poller
-from reconciler.controller.ports import Clock, FleetView, Forges, SpecWriter
+from reconciler.controller.ports import Clock, FleetView, Forges, SpecWriter, Step
 from reconciler.core.errors import Conflict, ReconcilerError, SpecError, Unavailable, UsageError
 from reconciler.core.forge.comments import (
     Command,
@@ -38,6 +38,7 @@ from reconciler.core.forge.issues import (
     task_path,
 )
 from reconciler.core.forge.presentation import issue_number
+from reconciler.core.lifecycle import Transition
 from reconciler.core.model.forge import Comment, Issue, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import Forge, IssueRules, Repo, TaskSpec
 from reconciler.core.model.status import Phase, Status
@@ -77,6 +78,8 @@ class IssueController:
     poller: Poller[Repo] = field(init=False)
     _since: dict[str, datetime] = field(default_factory=dict, init=False)
     """Time up to which the comments of each repo were handled."""
+    _awaited: set[str] = field(default_factory=set, init=False)
+    """Repos with a command on a pull request that is not on record yet."""
     _worked: dict[str, set[str]] = field(default_factory=dict, init=False)
     """Keys of handled or ignored commands that may be listed again, by repo."""
 
@@ -95,9 +98,16 @@ class IssueController:
         if forge is None or rules is None:
             return
         place = _Target(repo.name, forge, rules)
+        self._awaited.discard(repo.name)
         comments = await self._comments(place)  # issues first: a command refers to the issue as it is now
         await self._sync_files(place)
         await self._follow_comments(place, comments)
+
+    def on_step(self, step: Step) -> None:
+        """Poll a repo now if a command waits there for the pull request that just came on record."""
+        after = step.after if isinstance(step, Transition) else None
+        if after and after.run and after.review.pull_request and after.run.repo in self._awaited:
+            self.poller.notify([after.run.repo])
 
     def _repos(self) -> Mapping[str, Repo]:
         """Return the repos whose issues are looked at; of several at the same place, the first."""
@@ -247,6 +257,7 @@ class IssueController:
             return
         name = await self._task_of(place, comment)
         if name is None and self._may_be_opened(place, comment):
+            self._awaited.add(place.repo)
             why = "the pull request of a task may not be on record yet"
             raise Unavailable(f"comment on {place.repo}#{comment.number}: {why}")
         if name is None:

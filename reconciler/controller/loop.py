@@ -5,7 +5,6 @@ One coroutine does this; nothing else changes the record. Runs are never
 awaited here: their followers send facts to the inbox.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from reconciler.controller.act import Actuator
 from reconciler.controller.backoff import Backoff
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.hosts import HostMaintenance
-from reconciler.controller.inbox import Inbox
+from reconciler.controller.inbox import Inbox, Waiter
 from reconciler.controller.leases import PendingReport, WorkerLeases, open_requests
 from reconciler.controller.observe import HostObserver, TaskObserver, observe_accounts
 from reconciler.controller.poller import Poller
@@ -215,13 +214,19 @@ class Loop:
             poller.poll_due(now)
         times = (
             self.cache.last_plan.due,
+            self.inbox.next(),
             self.stages.hosts.breakers.next(now),
             *(each.next() for each in pollers),
         )
         return min((time - now for time in times if time is not None), default=None)
 
     def _is_over(self, until: StopWhen) -> bool:
-        if until == "stopped" or self.inbox.is_notified or self.inbox.facts or self.backoff.until is not None:
+        if (
+            until == "stopped"
+            or self.inbox.is_notified
+            or not self.inbox.is_empty
+            or self.backoff.until is not None
+        ):
             return False
         hosts = self.controllers.hosts
         statuses, faults = self.cache.open_statuses(), self.stages.quarantine.faults
@@ -322,21 +327,24 @@ class Loop:
         cache.statuses, cache.hosts, cache.head = statuses, hosts, self.ports.state.head
         cache.accounts = limits.accounts
         self._publish(steps)
+        self.inbox.linger(self.stages.recorder.took)
         # Facts are dropped only now: had the commit failed, they would have to be judged again.
         del self.inbox.facts[: len(batch.facts)]
         await self.stages.actuator.act(cache.last_plan, planned)
         # Workers are answered last: what they are told has to be on record.
         self.controllers.leases.settle(batch.lease_requests, batch.reports)
-        if steps or quarantine.faults != batch.faults:
+        if quarantine.faults != batch.faults:
             return True
-        self.inbox.release(batch.waiters)  # only a round without steps shows that nothing follows any more
-        return False
+        # Only a round in which it takes no step shows that for a task nothing follows any more.
+        self.inbox.release(batch.waiters, {name for step in steps for name in _names(step)})
+        return bool(steps)
 
     def _batch(self) -> "_Batch":
         """Take a snapshot of the input before the first await: later arrivals belong to the next round."""
-        leases, quarantine = self.controllers.leases, self.stages.quarantine
+        leases, quarantine, now = self.controllers.leases, self.stages.quarantine, self.ports.clock()
+        self.inbox.ripen(now)
         return _Batch(
-            now=self.ports.clock(),
+            now=now,
             facts=tuple(self.inbox.facts),
             waiters=tuple(self.inbox.waiters),
             reports=leases.pending_reports(quarantine.unwritable),
@@ -461,11 +469,16 @@ class _Batch:
 
     now: datetime
     facts: Sequence[Fact]
-    waiters: Sequence[asyncio.Future[None]]
+    waiters: Sequence[Waiter]
     reports: Sequence[PendingReport]
     lease_requests: Sequence[LeaseRequest]
     faults: Mapping[str, str]
     """Faults known before the round."""
+
+
+def _names(step: Step) -> Collection[str]:
+    """Return what a step is about; of a task that was renamed both names."""
+    return {subject(step), step.old} if isinstance(step, Transition) else {subject(step)}
 
 
 def _is_back(change: HostChange) -> bool:

@@ -192,9 +192,9 @@ class PullRequestController:
             if isinstance(pull, PullRequestSnapshot):
                 delivery = hints.get(pull.number)
                 self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
-        await self._inbox.wait_recorded()
+        await self._inbox.wait_recorded(by_task)
         await self._queues.visit(repo, by_task, bot)
-        await self._inbox.wait_recorded()
+        await self._inbox.wait_recorded(by_task)
         await self._show_all(repo, repo.forge, {name: by_task.get(name) for name in names}, bot)
 
     def _is_refresh_due(self, repo: str, at: datetime) -> bool:
@@ -220,7 +220,7 @@ class PullRequestController:
 
         async def show(name: str) -> None:
             async with gate:
-                await self._try_to_show(repo, forge, name, pulls[name], bot=bot, tell=self._inbox.emit)
+                await self._try_to_show(repo, forge, name, pulls[name], bot=bot, tell=self._inbox.emit_later)
 
         async def merge(name: str) -> MergeRefusal | None:
             return await self._try_to_show(repo, forge, name, pulls[name], bot=bot, tell=merged.append)

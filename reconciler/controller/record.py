@@ -4,6 +4,7 @@ Recorder: writes steps to the record; one that cannot be written does not block 
 
 import logging
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 from reconciler.controller.ports import CommitOutcome, Meter, State, Step, subject
 from reconciler.controller.quarantine import Quarantine
@@ -25,6 +26,8 @@ class Recorder:
         self._quarantine = quarantine
         self._meter = meter
         self._monotonic = monotonic
+        self.took = timedelta(0)
+        """How long the last commit took."""
 
     async def commit(self, steps: Sequence[Step]) -> bool:
         """
@@ -61,7 +64,9 @@ class Recorder:
             outcome = "unavailable"
             raise
         finally:
-            self._meter.commit(len(steps), self._monotonic() - began, outcome)
+            seconds = self._monotonic() - began
+            self.took = timedelta(seconds=seconds)
+            self._meter.commit(len(steps), seconds, outcome)
 
     async def _commit_apart(self, steps: Sequence[Step]) -> None:
         """Put on record what can be, task by task, and remember what cannot."""

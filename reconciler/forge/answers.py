@@ -243,17 +243,57 @@ class BranchAnswer(ForgeAnswer):
 
 class _Person(ForgeAnswer):
     name: JsonLine = ""
+    email: JsonLine = ""
+    date: ForgeTime | None = None
 
 
 class _CommitBody(ForgeAnswer):
     author: _Person | None = None
+    message: JsonText = ""
+
+
+class _Parent(ForgeAnswer):
+    sha: _Commit = ""
+
+
+class FileAnswer(ForgeAnswer):
+    """A file that a pull request changes."""
+
+    filename: JsonText = ""
+
+
+class FilesAnswer(RootModel[tuple[FileAnswer, ...]]):
+    """Files that a pull request changes."""
+
+
+class BlobAnswer(ForgeAnswer):
+    """A file at a commit."""
+
+    sha: _Commit
 
 
 class CommitAnswer(ForgeAnswer):
     """A commit, and the account of its author where the forge knows one."""
 
+    sha: _Commit = ""
     author: ForgeUser | None = None
     commit: _CommitBody
+    parents: tuple[_Parent, ...] | None = None
+
+    @property
+    def subject(self) -> str:
+        """The first line of its message."""
+        return self.commit.message.strip().partition("\n")[0].rstrip()
+
+    @property
+    def is_merge(self) -> bool:
+        """Whether it has more than one parent."""
+        return len(self.parents or ()) > 1
+
+    @property
+    def identity(self) -> tuple[_Person | None, str]:
+        """What a rebase leaves as it is: author, time and message."""
+        return self.commit.author, self.commit.message.strip()
 
     @property
     def by(self) -> str:

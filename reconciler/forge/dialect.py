@@ -150,6 +150,8 @@ class Dialect:
     """Return what two names of one label have in common: all of it, where names know upper and lower case."""
     label_key: Literal["id", "name"] = "id"
     """Field of a label by which it is removed from an issue."""
+    opens_with_labels: bool = True
+    """Whether the request that opens a pull request may name its labels, by their ids."""
 
     # --- Webhooks ---
 

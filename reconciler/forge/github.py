@@ -365,6 +365,7 @@ GITHUB = Dialect(
     has_exclusive_labels=False,
     same_label=str.lower,
     label_key="name",
+    opens_with_labels=False,
     hook_type={"name": "web"},
     hook_events=_EVENTS,
     listed_events=_EVENTS,

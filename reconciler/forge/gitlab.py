@@ -732,6 +732,7 @@ GITLAB = Dialect(
     has_owner_labels=False,
     has_exclusive_labels=False,
     label_key="name",
+    opens_with_labels=False,
     hook_type={},
     hook_events=HOOK_EVENTS,
     listed_events=HOOK_EVENTS,

@@ -25,10 +25,12 @@ from reconciler.core.model.runs import ReviewNote
 from reconciler.core.text import one_line
 from reconciler.forge.answers import (
     OWN_CONTEXTS,
+    BlobAnswer,
     CommentAnswer,
     CommitsAnswer,
     ComparisonAnswer,
     EntryAnswer,
+    FilesAnswer,
     InlineAnswer,
     PullAnswer,
     ReviewAnswer,
@@ -38,6 +40,7 @@ from reconciler.forge.answers import (
 )
 from reconciler.forge.client import ABOUT_ONE, GONE_CODES, PAGE, Declined, ForgeClient, Outage, page_of
 from reconciler.forge.dialect import Dialect
+from reconciler.forge.landed import rebase_of, squash_of
 from reconciler.forge.members import MemberReader
 
 log = logging.getLogger(__name__)
@@ -58,6 +61,8 @@ Forgejo says the same while it computes, which takes moments.
 """
 _COMPUTED = 10
 """Open pull requests that a forge under load computes in that time, after their base has moved."""
+_COMPARED = 20
+"""Files that are compared, where commits look as if a pull request had been merged."""
 _MOST_KEPT = 1000
 """Pull requests, commits and reviews of which something is kept that is read once."""
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -104,6 +109,8 @@ class PullRequestReader:
         """Head whose merge was declined because the forge computes, and since when."""
         self._merged: MutableMapping[int, str] = BoundedDict(_MOST_KEPT)
         """Head that is in the base branch though the forge does not call the pull request merged."""
+        self._doubtful: set[int] = set()
+        """Open pull requests for which a merge may have been requested whose answer was not heard."""
 
     async def of(
         self, branches: Collection[str], fresh: Collection[int], *, refreshes: bool = True
@@ -131,19 +138,21 @@ class PullRequestReader:
 
     async def look(self) -> None:
         """Read the list of pull requests, and which of them changed."""
-        newest = self._looked_until
+        newest, is_first = self._looked_until, self._looked_until is _LONG_AGO
         async for answer in self._client.pages(
             "pulls",
             PullAnswer,
             {"state": "all", **self._dialect.newest_first},
-            most=_LOOK_PAGES if self._looked_until is _LONG_AGO else _LOOK_PAGES * PAGE // _FEW,
-            size=PAGE if self._looked_until is _LONG_AGO else _FEW,
+            most=_LOOK_PAGES if is_first else _LOOK_PAGES * PAGE // _FEW,
+            size=PAGE if is_first else _FEW,
         ):
             if answer.updated_at < self._looked_until:
                 break
             self._listed[answer.number] = answer
             self._client.is_read_only = answer.is_read_only
             newest = max(newest, answer.updated_at)
+        if is_first:  # the process before this one may have been killed in the middle of any merge
+            self._doubtful = {answer.number for answer in self._listed.values() if answer.is_open}
         # One from the future, of a clock that was wrong, would hide all that happens until then.
         self._looked_until = min(newest, self._client.forge_clock.theirs(self._clock()))
 
@@ -206,7 +215,17 @@ class PullRequestReader:
 
     def new(self, answer: PullAnswer) -> PullRequestDetail:
         """Return a pull request that was opened this moment: nobody has said anything of it yet."""
-        return PullRequestDetail(answer, answer, (), self._pull(answer))
+        self._listed[answer.number] = answer
+        return self.keep(PullRequestDetail(answer, answer, (), self._pull(answer)))
+
+    def keep(self, detail: PullRequestDetail) -> PullRequestDetail:
+        """Take a pull request for as it is now, after a write of ours whose answer said so; return it."""
+        self._details[detail.pull.number] = detail
+        return detail
+
+    def is_ours(self, commit: str) -> None:
+        """Remember that a commit is on record: nobody asks who pushed it."""
+        self._pushers.setdefault(commit, "")
 
     async def statuses(self, commit: str) -> tuple[StatusAnswer, ...]:
         """Return the newest status of each context of a commit; none of none."""
@@ -264,6 +283,55 @@ class PullRequestReader:
             if comparison.total_commits == 0:
                 self._merged[answer.number] = answer.head.sha
         return self.was_merged(answer)
+
+    def doubt(self, number: int) -> None:
+        """Remember that the answer to the request for a merge was not heard."""
+        self._doubtful.add(number)
+
+    async def has_landed(self, answer: PullAnswer) -> bool:
+        """
+        Return whether a merge whose answer was not heard was done, as far as git goes.
+
+        Forgejo and Gitea do not notice that themselves: they would make an empty commit of a second squash.
+        """
+        if self._dialect.notices_merges or answer.number not in self._doubtful:
+            return False
+        if await self._is_in(answer):
+            self._merged[answer.number] = answer.head.sha
+        self._doubtful.discard(answer.number)
+        return self.was_merged(answer)
+
+    async def _is_in(self, answer: PullAnswer) -> bool:
+        """Return whether the newest commits of the base branch have what a pull request brings."""
+        number, page = answer.number, page_of(1, PAGE, self._dialect.size_parameter)
+        query = {**self._dialect.one_commit, **page}
+        base = (await self._client.get("commits", CommitsAnswer, {**query, "sha": answer.base.ref})).root
+        if any(commit.sha == answer.head.sha for commit in base):
+            return True
+        landed = squash_of(number, base)
+        if landed is None:
+            own = await self._client.get(f"pulls/{number}/commits", CommitsAnswer, query)
+            landed = rebase_of(own.root, base)
+        return landed is not None and await self._has_same_files(answer, landed.sha)
+
+    async def _has_same_files(self, answer: PullAnswer, commit: str) -> bool:
+        """Return whether the first files that a pull request changes are in a commit as in its head."""
+        few = page_of(1, _COMPARED, self._dialect.size_parameter)
+        files = (await self._client.get(f"pulls/{answer.number}/files", FilesAnswer, few)).root
+        for file in files:
+            path = f"contents/{quote(file.filename)}"
+            if await self._blob(path, answer.head.sha) != await self._blob(path, commit):
+                return False
+        return bool(files)
+
+    async def _blob(self, path: str, commit: str) -> str:
+        """Return the id of a file's content at a commit; empty where it is not there."""
+        try:
+            return (await self._client.get(path, BlobAnswer, {"ref": commit})).sha
+        except Declined as declined:
+            if declined.status not in GONE_CODES:
+                raise
+            return ""
 
     def was_merged(self, answer: PullAnswer) -> bool:
         """Return whether the commits of a pull request were found in its base branch."""

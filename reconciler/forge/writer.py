@@ -136,7 +136,9 @@ class ForgeWriter:
         if commit_status.commit != detail.pull.head:
             await self.commit_status(commit_status)
             return detail
-        return replace(detail, statuses=await self.commit_status(commit_status, detail.statuses))
+        self._pulls.is_ours(commit_status.commit)
+        statuses = await self.commit_status(commit_status, detail.statuses)
+        return self._pulls.keep(replace(detail, statuses=statuses))
 
     async def whoami(self) -> str:
         """Return the name of the account that the token is of."""
@@ -162,6 +164,7 @@ class ForgeWriter:
             "base": want.base,
             "title": f"{self._dialect.draft} {_title(want)}" if draft else _title(want),
             "body": self._block(_NEW if want.labels or want.reviewers else _digest(_title(want)), want),
+            **await self._labels_at_opening(want),
         }
         if want.is_draft and self._dialect.has_drafts:
             body["draft"] = True
@@ -174,19 +177,29 @@ class ForgeWriter:
                 raise Unavailable(f"no pull request can be opened: {declined}; {hint}") from None
             return await self._pulls.read(number)
 
+    async def _labels_at_opening(self, want: ForgeView) -> Mapping[str, object]:
+        """Return what names the labels of a pull request that is opened, which saves a request for each."""
+        if not self._dialect.opens_with_labels:
+            return {}
+        names = [f"{_PHASES}{want.phase}", *want.labels]
+        await self._ensure_labels(names)
+        return {"labels": [self._labels[same] for same in sorted(self._same(names))]}
+
     async def _update_pull(
         self, detail: PullRequestDetail, want: ForgeView
     ) -> tuple[PullRequestDetail, MergeRefusal | None]:
         """Let a pull request look and be as wanted; return it as it is then, and why it was not merged."""
-        writes, number = self._client.writes, detail.pull.number
+        number = detail.pull.number
+        if want.commit_status is not None:
+            detail = await self._set_commit_status(detail, want.commit_status)
+        # A commit status is no part of the pull request: what it says is known without another look.
+        writes = self._client.writes
         if detail.answer.is_open and want.phase == Phase.COMPLETED and not self._dialect.notices_merges:
             await self._end_merged(detail)
         merges = want.merges is not None and detail.answer.is_open
         if not merges:
             detail = await self._write_text(detail, want)
         await self._set_phase(self._ticket(number, on_pull=True), detail.pull.labels, want.phase)
-        if want.commit_status is not None:
-            detail = await self._set_commit_status(detail, want.commit_status)
         for note in want.notes:
             await self.upsert_comment(number, note, on_pull=True)
         is_written = self._client.writes > writes
@@ -233,6 +246,8 @@ class ForgeWriter:
         """Merge a pull request; return why the forge did not, None if it did or it is judged anew."""
         if detail.pull.head != want.merges:
             return None  # somebody pushed meanwhile
+        if await self._pulls.has_landed(detail.answer):
+            return None
         method, body = self._dialect.merge(want)
         try:
             await _whole(self._client.send(method, f"pulls/{detail.pull.number}/merge", body))
@@ -243,8 +258,12 @@ class ForgeWriter:
         except Broken as broken:
             # Forgejo and Gitea answer so where it depends on something that is still open.
             log.warning("%s", broken)
+            self._pulls.doubt(detail.pull.number)
             why = "it fails without a reason; does it depend on an issue or a pull request that is open?"
             return MergeRefusal(why)
+        except Unavailable:
+            self._pulls.doubt(detail.pull.number)
+            raise
         return None
 
     async def _end_merged(self, detail: PullRequestDetail) -> None:

@@ -174,9 +174,11 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         )
         previews = PlanPreview(forges, *pull_readers(repository), cache, branch, clock.now)
         branches = BranchController(forges, cache, loop.inbox, clock.now)
+        issues = IssueController(forges, writer, cache, clock.now, read_task, edit)
+        loop.listeners.steps.append(issues.on_step)
         pollers = (
             specs_poller(repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now),
-            IssueController(forges, writer, cache, clock.now, read_task, edit).poller,
+            issues.poller,
             previews.poller,
             branches.poller,
         )

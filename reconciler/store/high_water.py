@@ -40,8 +40,10 @@ LineKind = Literal["record", "specs"]
 APPROVAL = "Rewind-Approved"
 """Trailer of the commit in which a person approves that a line continues without another commit."""
 
-_PAUSE = 1.0
-"""Seconds between two moves of the refs."""
+_PAUSE, _MOST_PAUSE = 1.0, 30.0
+"""Seconds between two moves of the refs, at the least and at the most."""
+_SHARE = 10
+"""So many times as long as a move took, the next waits: a slow remote is left to the record itself."""
 
 _LOCAL, _THEIRS = "refs/fleet", "refs/remote-fleet"
 """Where our own marks are, and where those of the remote are fetched to."""
@@ -288,13 +290,15 @@ class HighWaterMarks:
         A fleet that commits all the time moves them every now and then only: a process or a push for
         each commit would cost as much as the commit.
         """
+        clock = asyncio.get_running_loop().time
         while self._waiting:
+            began = clock()
             while self._waiting:
                 kind, branch = key = self._waiting.pop()
                 if commit := self._passed.get(key):
                     await self._move(kind, branch, commit)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), _PAUSE)
+                await asyncio.wait_for(self._closing.wait(), pause_after(clock() - began))
 
     async def _move(self, kind: LineKind, branch: str, commit: str) -> None:
         ref = f"{_LOCAL}/{kind}/{branch}"
@@ -350,6 +354,11 @@ class BranchLine:
     async def there(self) -> Sequence[str]:
         """Return those of `left` that are still in the repository."""
         return [commit for commit in await self.left() if await self.marks.has(commit)]
+
+
+def pause_after(took: float) -> float:
+    """Return how many seconds to leave a remote alone after a move of the refs that took so many."""
+    return min(max(_PAUSE, _SHARE * took), _MOST_PAUSE)
 
 
 def _replace(path: Path, content: bytes, *, is_durable: bool) -> None:

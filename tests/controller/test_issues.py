@@ -13,9 +13,11 @@ from reconciler import clock
 from reconciler.controller.issues import IssueController
 from reconciler.core.adapter import Secret
 from reconciler.core.errors import Conflict, ReconcilerError, Unavailable
+from reconciler.core.events import Origin, PullRequestOpened
+from reconciler.core.lifecycle import Transition, transition
 from reconciler.core.model.forge import Issue, ManagedComment, PullRequestSnapshot
 from reconciler.core.model.specs import Desired, FleetSpec, Forge, Host, IssueRules, Repo, TaskSpec
-from reconciler.core.model.status import Phase, Status
+from reconciler.core.model.status import Phase, PullRequest, Status
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.specs.edit import edit
@@ -532,6 +534,24 @@ async def test_a_command_on_a_pull_request_that_is_being_opened_waits_until_that
     assert before == []
     assert taken_up.branch.content[path] == "goal: g\ndesired: cancelled\n"
     assert len(taken_up.answers) == 1
+
+
+async def test_such_a_command_is_followed_as_soon_as_that_is_on_record(taken_up):
+    controller, request = taken_up.issue_controller, PullRequest(number=12, url="u")
+    taken_up.is_on_record(Phase.REVIEW_PENDING, "web/fix")
+    before = taken_up.office.statuses["web/fix"]
+    opened = PullRequestOpened(task="web/fix", origin=Origin(START, "opened", cause="webhook"), pull=request)
+    step = Transition("web/fix", before, transition(before, opened), opened)
+    controller.poller.due["calc"] = later = START + timedelta(hours=1)
+    controller.on_step(step)
+    idle = controller.poller.due.get("calc")
+    taken_up.write("/agent cancel", 12)
+    await taken_up.look()
+
+    controller.on_step(step)
+
+    assert idle == later
+    assert "calc" not in controller.poller.due  # one that is missing is polled at once
 
 
 async def test_a_command_of_yesterday_is_followed_after_a_start_and_an_older_one_is_not(scene):

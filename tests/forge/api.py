@@ -194,18 +194,49 @@ def _add_file(request: Request, path: str) -> Answer:
     branch = body.get("new_branch") or body["branch"]
     text = base64.b64decode(body["content"]).decode()
     parent = request.repo.branches()[body["branch"]]
-    commit = request.repo.commit(branch, {path: text}, body["message"], request.who, parent)
+    who, at = body.get("author", {}).get("name", request.who), body.get("dates", {}).get("author", "")
+    commit = request.repo.commit(branch, {path: text}, body["message"], who, parent, at=at)
     request.forge.notice(request.who)
     return 201, {"commit": {"sha": commit}}, {}
 
 
 @route("GET", R + "/commits")
 def _commits(request: Request) -> Answer:
-    name = request.repo.git("log", "-1", "--format=%an", request.query["sha"])
+    most = f"-{request.query.get('limit') or request.query.get('per_page') or 50}"
+    shas = request.repo.git("log", most, "--format=%H", request.query["sha"]).split()
+    return 200, [_commit_json(request, sha) for sha in shas], {}
+
+
+def _commit_json(request: Request, sha: str) -> dict[str, Any]:
+    line = request.repo.git("log", "-1", "--format=%an%x00%aI%x00%P%x00%B", sha)
+    name, at, parents, message = line.split("\0")
     known = user(name) if name in request.forge.tokens.values() else None
-    person = {"name": name, "email": f"{name}@example.org"}
-    commit = {"sha": request.query["sha"], "author": known, "committer": known}
-    return 200, [{**commit, "commit": {"author": person, "committer": person}}], {}
+    person = {"name": name, "email": f"{name}@example.org", "date": at}
+    body = {"author": person, "committer": person, "message": message}
+    sides = [{"sha": parent} for parent in parents.split()]
+    return {"sha": sha, "author": known, "committer": known, "commit": body, "parents": sides}
+
+
+@route("GET", R + r"/contents/(?P<path>.+)")
+def _file(request: Request, path: str) -> Answer:
+    blob = request.repo.git("rev-parse", "--verify", "-q", f"{request.query['ref']}:{path}", ok=(0, 1))
+    if not blob:
+        raise Refusal(404, "The target couldn't be found.")
+    return 200, {"type": "file", "path": path, "sha": blob}, {}
+
+
+@route("GET", R + "/pulls/{number}/files")
+def _pull_files(request: Request, number: str) -> Answer:
+    pull = request.pull(number)
+    names = request.repo.git("diff", "--name-only", f"{pull.base_head}...{pull.head}").splitlines()
+    return request.page(names, lambda name: {"filename": name, "status": "added"})
+
+
+@route("GET", R + "/pulls/{number}/commits")
+def _pull_commits(request: Request, number: str) -> Answer:
+    pull = request.pull(number)
+    shas = request.repo.git("rev-list", f"{pull.base_head}..{pull.head}").split()
+    return request.page(shas, lambda sha: _commit_json(request, sha))
 
 
 @route("GET", R + r"/compare/(?P<base>.+)\.\.\.(?P<head>.+)")

@@ -124,6 +124,7 @@ def hand(request, connect):
     else:
         at, token = _real()
     hand = ApiHand(connect(token), at, token)
+    hand.restarted = lambda: connect(token)
     yield hand
     hand.close_connection()
 
@@ -138,5 +139,5 @@ def _real() -> tuple[Forge, str]:
     api = f"{root.rstrip('/')}/api/v1"
     body = {"name": f"contract-{uuid.uuid1().hex}", "auto_init": True, "default_branch": "main"}
     headers = {"Authorization": f"token {token}"}
-    reply = httpx2.post(f"{api}/user/repos", json=body, headers=headers, trust_env=False)
+    reply = httpx2.post(f"{api}/user/repos", json=body, headers=headers, trust_env=False, timeout=60)
     return Forge(api=api, repo=reply.raise_for_status().json()["full_name"], token=TOKEN), token

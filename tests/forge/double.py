@@ -390,12 +390,16 @@ class ForgejoDouble:
         at = self.repos[repo]
         if self.conflicts(repo, pull):
             raise Refusal(409, "", {"Style": style, "StdOut": "CONFLICT (content)", "StdErr": "", "Err": {}})
-        tree = at.git("merge-tree", "--write-tree", pull.base_head, pull.head)
-        parents = [pull.base_head, pull.head] if style == "merge" else [pull.base_head]
-        pull.merge_commit = at.put(pull.base, tree, parents, f"{pull.title} (#{pull.number})\n", author)
+        if style == "rebase":
+            pull.merge_commit = at.rebase(pull.base, pull.base_head, pull.head)
+        else:
+            tree = at.git("merge-tree", "--write-tree", pull.base_head, pull.head)
+            parents = [pull.base_head, pull.head] if style == "merge" else [pull.base_head]
+            pull.merge_commit = at.put(pull.base, tree, parents, f"{pull.title} (#{pull.number})\n", author)
         if self.cuts_merges_off:
             self.notice(author)
-            pull.computing = 10**6
+            # Of commits that are in the base it computes for ever; others can be merged again, to nothing.
+            pull.computing = 10**6 if style == "merge" else 0
             raise Refusal(500, "")
         self.count_as_merged(repo, pull, pull.merge_commit, author)
         self.notice(author)

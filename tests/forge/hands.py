@@ -18,10 +18,13 @@ from tests.forge.gitlab import FIRST
 class ApiHand:
     """Acts by the API with a token: at the double, and at a real Forgejo."""
 
+    notices_merges = False
+    """Whether a merge cannot be done in git and nowhere else."""
+
     def __init__(self, forges: Forges, forge: Forge, token: str) -> None:
         self.forges, self.forge = forges, forge
         self._http = httpx2.Client(
-            base_url=forge.api, headers={"Authorization": f"token {token}"}, trust_env=False
+            base_url=forge.api, headers={"Authorization": f"token {token}"}, trust_env=False, timeout=60
         )
         self._count = itertools.count()
 
@@ -63,9 +66,32 @@ class ApiHand:
     def review(self, number: int, text: str) -> None:
         self.ask("POST", f"/pulls/{number}/reviews", {"event": "COMMENT", "body": text})
 
+    def land(self, number: int, style: str) -> None:
+        """Do in git what a merge does that is cut off: the one file of a pull request comes to `main`."""
+        [file], [twin] = (
+            self.ask("GET", f"/pulls/{number}/files"),
+            self.ask("GET", f"/pulls/{number}/commits"),
+        )
+        author, message = twin["commit"]["author"], twin["commit"]["message"]
+        body = {
+            "content": base64.b64encode(b"text\n").decode(),
+            "branch": "main",
+            "message": f"It (#{number})",
+        }
+        if style == "rebase":
+            who, date = {"name": author["name"], "email": author["email"]}, author["date"]
+            body |= {"message": message.strip(), "author": who, "dates": {"author": date}}
+        self.ask("POST", f"/contents/{file['filename']}", body)
+
+    def commits(self) -> list[str]:
+        """Return the commits of `main`."""
+        return [commit["sha"] for commit in self.ask("GET", "/commits?sha=main")]
+
 
 class GitHubHand(ApiHand):
     """Acts at the GitHub double by its API, and pushes by git."""
+
+    notices_merges = True
 
     def __init__(self, forges: Forges, github: Any, repo: str, token: Secret) -> None:
         super().__init__(forges, github.spec(repo, token), github.token)
@@ -84,6 +110,8 @@ class GitHubHand(ApiHand):
 
 class GitLabHand(ApiHand):
     """Acts at the GitLab double by its API, and pushes by git."""
+
+    notices_merges = True
 
     def __init__(self, forges: Forges, gitlab: Any, repo: str, token: Secret) -> None:
         super().__init__(forges, gitlab.spec(repo, token), gitlab.token)
@@ -134,6 +162,8 @@ class GitLabHand(ApiHand):
 
 class FakeHand:
     """Acts on forges in memory."""
+
+    notices_merges = True
 
     def __init__(self, forges: Any, forge: Forge) -> None:
         self.forges, self.forge = forges, forge

@@ -157,7 +157,14 @@ class CodeRepo:
         return found
 
     def commit(
-        self, branch: str, files: Mapping[str, str], message: str, author: str, parent: str | None = None
+        self,
+        branch: str,
+        files: Mapping[str, str],
+        message: str,
+        author: str,
+        parent: str | None = None,
+        *,
+        at: str = "",
     ) -> str:
         """Commit files to a branch in somebody's name; the branch is made if it is not there."""
         parent = parent or self.branches().get(branch)
@@ -169,11 +176,24 @@ class CodeRepo:
                 blob = self.git("hash-object", "-w", "--stdin", stdin=text.encode())
                 self.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", **env)
             tree = self.git("write-tree", **env)
-        return self.put(branch, tree, [parent] if parent else [], message, author)
+        return self.put(branch, tree, [parent] if parent else [], message, author, at=at)
 
-    def put(self, branch: str, tree: str, parents: list[str], message: str, author: str) -> str:
+    def rebase(self, branch: str, base: str, head: str) -> str:
+        """Put a twin of each commit of a head on a branch; return the last."""
+        for sha in self.git("rev-list", "--reverse", f"{base}..{head}").split():
+            tree = self.git("merge-tree", "--write-tree", base, sha)
+            author, at, message = self.git("log", "-1", "--format=%an%x00%aI%x00%B", sha).split("\0")
+            base = self.put(branch, tree, [base], f"{message}\n", author, at=at)
+        return base
+
+    def put(
+        self, branch: str, tree: str, parents: list[str], message: str, author: str, *, at: str = ""
+    ) -> str:
         args = [word for parent in parents for word in ("-p", parent)]
-        commit = self.git("commit-tree", tree, *args, stdin=message.encode(), **_identity(author))
+        dated = {"GIT_AUTHOR_DATE": at} if at else {}
+        commit = self.git(
+            "commit-tree", tree, *args, stdin=message.encode(), **{**_identity(author), **dated}
+        )
         self.git("update-ref", f"refs/heads/{branch}", commit)
         return commit
 

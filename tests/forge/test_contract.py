@@ -189,13 +189,37 @@ async def test_a_wanted_merge_is_done_when_it_can_be(hand):
     head = hand.push(BRANCH)
     pull = await hand.forges.show(hand.forge, want())
 
-    for _ in range(20):
-        pull = await hand.forges.show(hand.forge, want(merges=head))
+    assert await _until_merged(hand.forges, hand.forge, want(merges=head)) == (pull.number, True)
+
+
+@pytest.mark.parametrize("style", ["squash", "rebase"])
+async def test_a_merge_whose_answer_nobody_heard_is_known_by_its_commits_and_not_done_twice(hand, style):
+    if hand.notices_merges:
+        pytest.skip("this forge does a merge as a whole")
+    head = hand.push(BRANCH)
+    other = hand.push(f"{BRANCH}-more")
+    opened = await hand.forges.show(hand.forge, want())
+    beside = await hand.forges.show(hand.forge, want(branch=f"{BRANCH}-more"))
+    hand.land(opened.number, style)
+    before, forges = hand.commits(), hand.restarted()
+
+    merged = await forges.show(hand.forge, want(merges=head, merge_style=style))
+    shown = await forges.show(hand.forge, want(phase="completed", opens=False))
+
+    assert (merged.is_merged, shown.is_merged, shown.state) == (True, True, "closed")
+    assert hand.commits() == before
+    asked = want(branch=f"{BRANCH}-more", merges=other, merge_style=style)
+    assert await _until_merged(forges, hand.forge, asked) == (beside.number, True)
+
+
+async def _until_merged(forges, forge, asked) -> tuple[int, bool]:
+    """Ask for a merge again while a real forge computes."""
+    for _ in range(50):
+        pull = await forges.show(forge, asked)
         if pull.is_merged:
             break
-        await asyncio.sleep(0.1)  # a real forge computes meanwhile
-
-    assert (pull.is_merged, pull.state) == (True, "closed")
+        await asyncio.sleep(0.1)
+    return pull.number, pull.is_merged
 
 
 async def test_a_merge_that_is_refused_is_told_in_the_text(hand):

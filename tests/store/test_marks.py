@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from reconciler.core.errors import Rewound, Unavailable
-from reconciler.store.high_water import HighWaterMarks
+from reconciler.store.high_water import HighWaterMarks, pause_after
 from reconciler.store.state import StateBranch
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, start
 
@@ -305,6 +305,10 @@ async def test_refs_follow_the_first_commit_and_the_last_of_many_and_files_follo
 
     assert git(bare, "rev-parse", MARK) == made[-1]
     assert len(moved) < len(made)
+
+
+def test_a_slow_remote_is_left_alone_for_longer_and_never_for_long():
+    assert [pause_after(took) for took in (0.01, 0.5, 60)] == [1.0, 5.0, 30.0]
 
 
 async def test_the_marks_of_two_fleets_with_one_data_folder_are_apart(checkout, bare, remember, look, data):
