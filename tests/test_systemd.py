@@ -20,7 +20,7 @@ def manager(request, tmp_path, monkeypatch):
     address = str(tmp_path / "notify") if request.param == "path" else f"\0reconciler-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(address)
-        listening.settimeout(5)
+        listening.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", address.replace("\0", "@"))
         yield listening
 

@@ -6,7 +6,7 @@ from tests.agents.agent import at_work
 from tests.agents.clis import CLIS
 from tests.agents.scenarios import CLASSES, SCENARIOS
 
-pytestmark = [pytest.mark.real_agent, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real_agent]
 
 RETRIES = {"err429", "err500"}
 """Scenarios in which most CLIs call their model again and again, for a minute and more."""

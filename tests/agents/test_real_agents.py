@@ -9,7 +9,7 @@ from reconciler.core.adapter import RoundLimits
 from reconciler.core.model.runs import FailureClass
 from tests.agents.models import Reply
 
-pytestmark = [pytest.mark.real_agent, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real_agent]
 
 WRITE = Reply("I will write the file.", command="echo hello > hello.txt")
 

@@ -10,7 +10,7 @@ from tests.agents.models import Reply
 from tests.dispatch.sshd import needs_sshd, yard
 from tests.e2e.conftest import playground  # noqa: F401 - a fixture
 
-pytestmark = [pytest.mark.real_agent, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real_agent]
 
 WRITE = "if grep -q world hello.txt; then echo mended > hello.txt; else echo world > hello.txt; fi"
 TOKENS = {"claude-code": 40, "codex": 50}

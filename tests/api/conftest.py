@@ -59,7 +59,7 @@ async def clients(address):
     for name in (*TOKENS, "nobody"):
         headers = {"Authorization": f"Bearer {TOKENS[name]}"} if name in TOKENS else {}
         made[name] = httpx2.AsyncClient(
-            base_url=address, headers=headers, trust_env=False, timeout=httpx2.Timeout(20)
+            base_url=address, headers=headers, trust_env=False, timeout=httpx2.Timeout(60)
         )
     yield made
     for client in made.values():

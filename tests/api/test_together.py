@@ -73,7 +73,7 @@ async def test_what_is_wrong_is_the_same_error_on_both_sides(world, client, addr
 
 async def test_a_command_works_off_every_task(world, client, tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_TICK", 0.01)
-    monkeypatch.setattr("reconciler.worker.worker.SHORT_WAIT", 0.2)
+    monkeypatch.setattr("reconciler.worker.worker.SHORT_WAIT", 2.0)
     names = [f"t{number}" for number in range(6)]
     await world.ask(*(pulled(name, goal="Say hello.") for name in names))
     drawn = iter(range(1000))

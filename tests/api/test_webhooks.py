@@ -88,6 +88,7 @@ async def test_one_that_drips_gives_its_room_back(world, nobody, address, monkey
 
     answer = await reader.readline()
     writer.close()
+    monkeypatch.setattr(hooks, "SECONDS", 60)
 
     assert answer.startswith(b"HTTP/1.1 408")
     assert (await nobody.post(PLACE, content=b"{}", headers=SIGNED)).status_code == 202

@@ -2,6 +2,7 @@
 A fleet's repository for every test that wants one, and commands called as people call them.
 """
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.cli.main import cli
+from tests.prepared import prepare
 
 TASK = """\
 # Why this task is here: see the meeting of May.
@@ -48,14 +50,24 @@ class Fleet:
         self.git("add", "--all")
         self.git("commit", "--quiet", f"--message={message}")
 
-    def run(self, *args, stdin=None):
-        """Call `reconciler` in this process."""
+    def run(self, *args, stdin=None, env=None):
+        """Call `reconciler` in this process, with some variables changed."""
         arguments = ["--repo", str(self.folder), "--data-dir", str(self.data), *args]
-        return CliRunner().invoke(cli, arguments, prog_name="reconciler", input=stdin, catch_exceptions=False)
+        return CliRunner().invoke(
+            cli, arguments, prog_name="reconciler", input=stdin, env=env, catch_exceptions=False
+        )
 
     def reconcile(self, until="--until-idle"):
-        """Let a reconciler do what there is to do, as a process of its own; return what it printed."""
-        done = subprocess.run([*self.command, "run", until], check=True, capture_output=True, text=True)
+        """
+        Let a reconciler do what there is to do, and return what it printed.
+
+        In this process, unless a loop runs in it: to start one costs more than most of what it does.
+        """
+        if asyncio._get_running_loop():
+            command = [*self.command, "run", until]
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        done = self.run("run", until)
+        assert done.exit_code == 0, done.stderr
         return done.stdout
 
     @property
@@ -83,7 +95,12 @@ def person(tmp_path, monkeypatch):
 def fleet(tmp_path):
     """Return a fleet with one committed task, `hello`."""
     made = Fleet(tmp_path / "fleet", tmp_path / "data")
+    prepare(begin, made.folder)
+    return made
+
+
+def begin(folder):
+    made = Fleet(folder, folder.parent / "none")
     made.write("specs/tasks/hello.yaml", TASK)
     made.git("init", "--quiet", "--initial-branch=main")
     made.commit("Say hello")
-    return made

@@ -103,7 +103,7 @@ ECHO = """\
 command: [echo-agent, --model, small]
 env: {GREETING: hello}
 version: {command: [echo-agent, --version], range: ">=1.2"}
-health: {command: [echo-agent, login, status], timeout: 5s}
+health: {command: [echo-agent, login, status], timeout: 60s}
 """
 AGENT = """\
 #!/bin/sh

@@ -22,6 +22,7 @@ from reconciler.cli.hosts import HostCheck
 from reconciler.core.model.specs import Host
 from tests.dispatch.sshd import Yard, needs_sshd
 from tests.forge.double import ForgejoDouble
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -54,17 +55,11 @@ def looked(typed, *, only_bad=True):
     return code, {(each["check"], each["message"]): each["fix"] for each in findings}
 
 
-def closed_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def break_everything(fleet, home, tmp_path):
     """Let eleven things be wrong."""
     subprocess.run(["git", "init", "-qb", "trunk", str(tmp_path / "web")], check=True)
     subprocess.run(["git", "-C", str(tmp_path / "web"), "commit", "-qm", "a", "--allow-empty"], check=True)
-    forge = f"{{api: 'http://127.0.0.1:{closed_port()}/api/v1', repo: a/b, token: {{file: ~/token}}, "
+    forge = f"{{api: 'http://127.0.0.1:{free_port()}/api/v1', repo: a/b, token: {{file: ~/token}}, "
     fleet.write(
         "specs/repos/app.yaml",
         f"url: ../web\nbase: trunk\nforge: {forge}webhook_secret: {{file: ~/hook}}}}\n",
@@ -278,7 +273,7 @@ def test_what_is_wrong_with_hosts_is_put_right_by_what_it_says(fleet, tmp_path, 
         given = {key: value for key, value in at.items() if value is not None}
         fleet.write(f"specs/hosts/{server.name}.yaml", json.dumps(given))
     program(tmp_path / "bin/ssh", f'exec /usr/bin/ssh -o UserKnownHostsFile={tmp_path}/hosts "$@"')
-    fleet.write("specs/hosts/dead.yaml", json.dumps(given | {"port": closed_port()}))
+    fleet.write("specs/hosts/dead.yaml", json.dumps(given | {"port": free_port()}))
     fleet.write("specs/tasks/coded.yaml", "goal: x\nadapter: codex\n")
     fleet.commit()
     changed.use_key(asyncssh.generate_private_key("ssh-ed25519"))
@@ -375,7 +370,7 @@ def test_what_takes_the_room_of_a_host_is_looked_for_where_it_is(fields, command
 def test_a_code_repository_that_never_answers_keeps_no_other_from_being_looked_at(
     fleet, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("reconciler.cli.health._LONG", 1.0)
+    monkeypatch.setattr("reconciler.cli.health._LONG", 5.0)
     subprocess.run(["git", "init", "-qb", "main", str(tmp_path / "web")], check=True)
     subprocess.run(["git", "-C", str(tmp_path / "web"), "commit", "-qm", "a", "--allow-empty"], check=True)
     with socket.socket() as silent:

@@ -250,7 +250,8 @@ def test_history_of_one_task_is_as_long_as_asked_for(ran):
 def as_person(fleet, name, *args):
     """Call a command as somebody else than whoever runs the tests."""
     env = {"GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": "x@example.org"}
-    subprocess.run([*fleet.command, *args], check=True, capture_output=True, env={**os.environ, **env})
+    done = fleet.run(*args, env=env)
+    assert done.exit_code == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,15 @@ def started(fleet):
 
 
 def attempt(fleet, *args):
-    return subprocess.run([*fleet.command, *args], capture_output=True, text=True, check=False, timeout=100)
+    """Call `reconciler` in this process; what it logs is not in what it printed."""
+    done = fleet.run(*args)
+    return subprocess.CompletedProcess(args, done.exit_code, done.stdout, done.stderr)
+
+
+def run_apart(fleet, *args):
+    """Let a process of its own reconcile: what it logs is on stderr."""
+    command = [*fleet.command, "run", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
 
 
 BACK = {
@@ -47,7 +55,7 @@ def test_a_record_that_went_back_stops_the_fleet_and_is_put_back(ran, back, how)
     assert "reconciler restore-record" in done.stderr
     assert all("reconciler approve-rewind record" in look.stderr for look in looks[:3])
     assert ran.run("restore-record", "--yes").exit_code == 0
-    assert attempt(ran, "run", "--until-idle").stderr == "nothing to do\n"
+    assert run_apart(ran, "--until-idle").stderr == "nothing to do\n"
     assert len(started(ran)) == 1
 
 
@@ -95,7 +103,7 @@ def test_a_record_whose_branch_is_damaged_has_both_ways_out(ran, content, packed
 def test_a_record_whose_newest_commit_never_came_to_the_disk_goes_on_from_what_was_acted_on(ran, content):
     (ran.folder / ".git/refs/heads/fleet-state").write_bytes(content)
 
-    done = attempt(ran, "run", "--until-idle")
+    done = run_apart(ran, "--until-idle")
 
     assert done.returncode == 0, done.stderr
     assert "cut off by a loss of power before it was acknowledged" in done.stderr
@@ -124,7 +132,7 @@ def test_specs_that_went_back_are_said_and_the_last_ones_go_on(ran):
     ran.write("specs/tasks/new.yaml", "goal: New.\nscript: 'true'\n")
     ran.commit("Force another line")
 
-    done = attempt(ran, "run", "--until-idle")
+    done = run_apart(ran, "--until-idle")
 
     assert done.returncode == ExitCode.FAILURE
     assert "the specs went back" in done.stderr
@@ -142,7 +150,7 @@ def test_a_revert_is_the_normal_way_and_needs_nobody(ran):
     ran.reconcile()
     ran.git("revert", "--no-edit", "HEAD")
 
-    done = attempt(ran, "run", "--once")
+    done = run_apart(ran, "--once")
 
     assert "went back" not in done.stderr
 
@@ -201,7 +209,7 @@ def test_a_clone_goes_on_with_the_record_that_it_adopted(clone):
     unsure = clone.run("adopt-record", stdin="")
     clone.run("adopt-record", "--from", "origin", "--yes")
 
-    done = attempt(clone, "run", "--until-idle")
+    done = run_apart(clone, "--until-idle")
 
     assert unsure.exit_code == ExitCode.USAGE
     assert (done.returncode, done.stderr) == (0, "nothing to do\n")

@@ -111,7 +111,7 @@ def test_what_needs_a_person_is_listed(fleet):
     fleet.write("specs/tasks/bad.yaml", "gaol: x\n")
     fleet.write("specs/tasks/fails.yaml", "goal: Fail.\nscript: exit 1\nretries: 0\n")
     fleet.commit("Break")
-    subprocess.run([*fleet.command, "run", "--until-idle"], check=False, capture_output=True)
+    fleet.run("run", "--until-idle")
 
     _, told = document(fleet)
 
@@ -140,9 +140,7 @@ def test_run_until_idle_tells_of_broken_specs_by_its_exit_code(fleet, files, cod
         fleet.write(f"specs/tasks/{name}", text)
         fleet.commit(name)
 
-    done = subprocess.run([*fleet.command, "run", "--until-idle"], check=False, capture_output=True)
-
-    assert done.returncode == code
+    assert fleet.run("run", "--until-idle").exit_code == code
 
 
 def test_run_with_nothing_to_do_says_so(fleet):

@@ -147,7 +147,7 @@ def test_serving_goes_on_when_its_reader_went_away(fleet):
         followed = shell(fleet, "until r history later | grep -q completed; do :; done")
         is_alive = process.poll() is None
         process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=30)
+        code = process.wait(timeout=60)
 
     assert (followed.returncode, is_alive, code) == (0, True, ExitCode.OK)
 

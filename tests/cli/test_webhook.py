@@ -229,13 +229,20 @@ class Served:
 @pytest.fixture
 def served(fleet, forge, monkeypatch):
     forge.webhooks = "normal"
-    monkeypatch.setattr("reconciler.forge.webhook_check.PATIENCE", 0.5)
-    monkeypatch.setattr("reconciler.forge.webhook_check.SETTLES", 0.1)
+    monkeypatch.setattr("reconciler.forge.webhook_check.PATIENCE", 60)
+    monkeypatch.setattr("reconciler.forge.webhook_check.SETTLES", 60)
     monkeypatch.setattr("reconciler.forge.webhook_check.RENEWAL", 0)
     know(fleet, forge, {"file": "~/code"})
     served = Served(fleet, forge)
     yield served
     served.close()
+
+
+@pytest.fixture
+def in_vain(served, monkeypatch):
+    """Let nobody wait long for what will not come."""
+    monkeypatch.setattr("reconciler.forge.webhook_check.PATIENCE", 0.1)
+    monkeypatch.setattr("reconciler.forge.webhook_check.SETTLES", 0.1)
 
 
 def check(fleet, *repos):
@@ -254,9 +261,10 @@ def test_a_webhook_that_works_is_told_with_how_late_it_comes(fleet, forge, serve
     assert message.endswith(" s, and was acted upon")
 
 
-def test_a_delivery_that_is_not_acted_upon_is_told_so(fleet, forge, served):
+def test_a_delivery_that_is_not_acted_upon_is_told_so(fleet, forge, served, monkeypatch):
     fleet.run("webhook", "install", "code", "--url", served.url)
     served.acts = False
+    monkeypatch.setattr("reconciler.forge.webhook_check.SETTLES", 0.1)
 
     _, [(_, message)] = check(fleet)
 
@@ -320,7 +328,9 @@ def test_another_secret_is_told_by_what_the_forge_was_answered(fleet, forge, ser
     assert "was answered 401" in message
 
 
-def test_a_forge_that_does_not_send_to_private_addresses_is_told_as_the_likely_cause(fleet, forge, served):
+def test_a_forge_that_does_not_send_to_private_addresses_is_told_as_the_likely_cause(
+    fleet, forge, served, in_vain
+):
     fleet.run("webhook", "install", "code", "--url", served.url)
     forge.webhooks = "dropped"
 
@@ -330,7 +340,7 @@ def test_a_forge_that_does_not_send_to_private_addresses_is_told_as_the_likely_c
     assert "`ALLOWED_HOST_LIST` of [webhook] in their app.ini names this one" in message
 
 
-def test_an_address_where_nobody_listens_is_told_so(fleet, forge, served):
+def test_an_address_where_nobody_listens_is_told_so(fleet, forge, served, in_vain):
     fleet.run("webhook", "install", "code", "--url", NOWHERE)
 
     code, [(result, message)] = check(fleet)
@@ -340,7 +350,7 @@ def test_an_address_where_nobody_listens_is_told_so(fleet, forge, served):
     assert f"/acme/code/settings/hooks/{hooks(forge)[0].id}" in message
 
 
-def test_an_address_of_somebody_else_is_told_so(fleet, forge, served):
+def test_an_address_of_somebody_else_is_told_so(fleet, forge, served, in_vain):
     fleet.run("webhook", "install", "code", "--url", f"{served.url}/elsewhere")
 
     code, [(_, message)] = check(fleet)

@@ -111,6 +111,7 @@ async def test_a_bid_is_answered_in_time_though_a_commit_takes_long_and_nothing_
     with pytest.raises(Unavailable, match="send the same request again, with the same request_key"):
         await office.acquire()
     done.set()
+    monkeypatch.undo()
 
     assert await office.acquire() == "a"
     assert office.stage.state.statuses["a"].attempt == 1

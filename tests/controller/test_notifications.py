@@ -317,7 +317,7 @@ async def test_a_damaged_file_keeps_no_notifier_from_starting(stand, caplog):
 
 
 async def test_at_an_orderly_end_what_was_sent_is_noted(stand):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         work = asyncio.create_task(stand.notifier.run(stand.clock.pause))
         stand.record.goes("a", "completed")
         while not stand.titles:  # noqa: ASYNC110 - the clock passes by itself
@@ -333,7 +333,7 @@ async def test_at_an_orderly_end_what_was_sent_is_noted(stand):
 
 
 async def test_it_runs_until_it_is_cancelled_and_wakes_at_once(stand):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         work = asyncio.create_task(stand.notifier.run(stand.clock.pause))
         stand.record.goes("a", "completed")
         stand.notifier.wake()

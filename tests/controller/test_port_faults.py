@@ -105,7 +105,7 @@ async def run(clock, ports):
         forges=ports["forges"],
         meter=ports["meter"],
     )
-    await asyncio.wait_for(loop.run("idle"), 20)
+    await asyncio.wait_for(loop.run("idle"), 60)
     return loop
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 MISSING = [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
@@ -164,8 +166,8 @@ class Cluster:
         run, log = self.folder / "run", self.folder / "log"
         lines = {
             "SlurmctldHost": f"{name}(127.0.0.1)",
-            "SlurmctldPort": str(_free_port()),
-            "SlurmdPort": str(_free_port()),
+            "SlurmctldPort": str(free_port()),
+            "SlurmdPort": str(free_port()),
             # Jobs of clusters beside it share a place for cgroups.
             "FirstJobId": str(secrets.randbelow(60_000) * 1000 + 1000),
             "AuthInfo": f"socket={run}/munge.sock",
@@ -204,9 +206,3 @@ def _is_alive(pid: int) -> bool:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

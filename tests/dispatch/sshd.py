@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.pool import TransportPool
 from reconciler.dispatch.ssh.connection import ConnectTimeouts
 from tests import processes
+from tests.ports import free_port
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 needs_sshd = [
@@ -42,7 +42,7 @@ class Sshd:
     ) -> None:
         self.name = name
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.log = folder / "log"
         self.key = asyncssh.generate_private_key("ssh-ed25519")
         self.identity = folder / "identity"
@@ -236,9 +236,3 @@ async def silent_server() -> AsyncIterator[int]:
 def public(key: asyncssh.SSHKey) -> str:
     """Return the public key as it is pinned."""
     return key.export_public_key().decode().strip()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -207,7 +207,7 @@ async def test_a_hanging_cli_does_not_hold_up_the_others_and_leaves_nothing_behi
     install(tmp_path / "bin", "quick", "echo 1.0.0")
     reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
 
-    facts = await look(tmp_path, agent("hangs", seconds=1), agent("quick", seconds=1))
+    facts = await look(tmp_path, agent("hangs", seconds=1), agent("quick"))
 
     assert cli(facts, "quick").ok
     assert cli(facts, "hangs").message == "`hangs --version` gave no answer within 1 s"

@@ -246,13 +246,13 @@ async def test_a_restarted_server_is_found_again(servers: Yard):
 
 async def test_a_connection_that_falls_silent_is_noticed_by_its_missing_signs_of_life(servers: Yard):
     server = servers.sshd()
-    async with opened(keepalive=0.5, keepalive_count=3) as transports:
+    async with opened(keepalive=0.5, keepalive_count=10) as transports:
         await say(transports, server.host(), "before")
         stalled = server.stall_connections()
 
         try:
             with pytest.raises(Unavailable, match="cut off"):
-                await transports(server.host()).call(("true",), timeout=100)
+                await transports(server.host()).call(("true",), timeout=1800)
         finally:
             for pid in stalled:
                 os.kill(pid, signal.SIGKILL)

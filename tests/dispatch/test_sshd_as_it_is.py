@@ -148,17 +148,17 @@ async def test_a_login_may_take_longer_than_a_connection(servers: Yard, trusted:
     server = servers.sshd(
         AuthorizedKeysCommand=str(slow), AuthorizedKeysCommandUser="root", AuthorizedKeysFile="none"
     )
-    slow.write_text(f"#!/bin/sh\nsleep 2\ncat {server.folder}/authorized_keys\n")
+    slow.write_text(f"#!/bin/sh\nsleep 5\ncat {server.folder}/authorized_keys\n")
     slow.chmod(0o755)
     server.restart()
 
-    assert await ask(server.host(), connect=1.0, login=60.0) == "hi\n"
+    assert await ask(server.host(), connect=4.0, login=60.0) == "hi\n"
 
 
 async def test_a_login_shell_may_take_longer_than_a_connection(servers: Yard):
-    server = servers.sshd(ForceCommand='sleep 2; exec sh -c "$SSH_ORIGINAL_COMMAND"')
+    server = servers.sshd(ForceCommand='sleep 5; exec sh -c "$SSH_ORIGINAL_COMMAND"')
 
-    assert await ask(server.host(), connect=1.0, login=60.0) == "hi\n"
+    assert await ask(server.host(), connect=4.0, login=60.0) == "hi\n"
 
 
 async def test_where_sshd_has_one_session_files_are_read_and_commands_run(servers: Yard, tmp_path: Path):
@@ -352,7 +352,7 @@ async def test_a_server_with_old_algorithms_only_is_told_with_them(servers: Yard
         ),
         ({"DenyUsers": "*"}, r"login refused for .*authorized_keys"),
         ({"PubkeyAcceptedAlgorithms": "rsa-sha2-512"}, r"login refused for .*\(PubkeyAcceptedAlgorithms\)"),
-        ({"MaxSessions": "0"}, r"it opened no session within 2 s; see MaxSessions"),
+        ({"MaxSessions": "0"}, r"it opened no session within 5 s; see MaxSessions"),
         ({"ForceCommand": "internal-sftp"}, r"it allows SFTP and no commands \(ForceCommand internal-sftp\)"),
         ({"ForceCommand": "/bin/true"}, r"ended \(exit code 0\) before it ran anything.*forced command"),
         ({"ForceCommand": 'sh -c "$SSH_ORIGINAL_COMMAND"; echo bye'}, r"prints text after each .*'bye'"),
@@ -360,7 +360,7 @@ async def test_a_server_with_old_algorithms_only_is_told_with_them(servers: Yard
     ],
 )
 async def test_what_keeps_us_out_is_told_from_what_was_seen(servers: Yard, options, message):
-    told = await ask(servers.sshd(**options).host(), login=2.0 if "MaxSessions" in options else 60.0)
+    told = await ask(servers.sshd(**options).host(), login=5.0 if "MaxSessions" in options else 60.0)
 
     assert re.search(message, told), told
 
@@ -394,10 +394,10 @@ async def test_startup_files_are_told_by_what_they_do(servers: Yard, text: str, 
     server = servers.sshd()
     for file in (".bashrc", ".bash_profile"):
         (server.home / file).write_text(text)
-    if await ask(server.host(), connect=1.0) == "hi\n" and not message.startswith("^hi"):
+    if await ask(server.host(), connect=4.0) == "hi\n" and not message.startswith("^hi"):
         pytest.skip("the login shell of this user reads no startup files under sshd")
 
-    told = await ask(server.host(), connect=1.0)
+    told = await ask(server.host(), connect=4.0)
 
     assert re.search(message, told), told
 
@@ -474,14 +474,18 @@ async def test_a_host_key_of_another_type_than_the_pinned_one_is_told_so(servers
 
 
 async def test_a_call_that_is_given_up_under_a_slow_login_shell_says_what_it_waits_for(servers: Yard):
-    server = servers.sshd(ForceCommand='sleep 3; exec sh -c "$SSH_ORIGINAL_COMMAND"')
+    gate = servers.folder / "gate"
+    server = servers.sshd(
+        ForceCommand=f'until [ -e {gate} ]; do sleep 0.1; done; exec sh -c "$SSH_ORIGINAL_COMMAND"'
+    )
     async with opened() as transports:
         transport = transports(server.host())
         with pytest.raises(
-            Unavailable, match="the login shell gave no answer within 1 s; see what its startup"
+            Unavailable, match="the login shell gave no answer within 5 s; see what its startup"
         ):
-            await transport.call(("sh", "-s"), HELLO, timeout=1)
+            await transport.call(("sh", "-s"), HELLO, timeout=5)
 
+        gate.touch()
         assert (await transport.call(("sh", "-s"), HELLO, timeout=60)).stdout == b"hi\n"
 
     assert server.logins() == 1
@@ -494,14 +498,14 @@ async def test_a_call_that_is_given_up_under_a_slow_login_shell_says_what_it_wai
         ("while :; do echo tick; sleep 1; done &\n", r"something that its startup files .* started keeps"),
         ("trap 'sleep 60' EXIT;\n", r"did what it was asked to, but did not end .*`trap … EXIT`"),
         ("echo 'which one?'; sleep 60;\n", r"prints text of its own \('which one\?'\) and ran nothing"),
-        ("kill -STOP $$;\n", r"gave no answer within 2 s; see what its startup files .* wait for"),
+        ("kill -STOP $$;\n", r"gave no answer within 4 s; see what its startup files .* wait for"),
     ],
 )
 async def test_a_login_shell_that_does_not_end_is_told_by_what_came_of_it(
     servers: Yard, text: str, message: str
 ):
     server = servers.sshd(ForceCommand=f'{text.strip()} sh -c "$SSH_ORIGINAL_COMMAND"')
-    async with opened(login=2.0) as transports:
+    async with opened(login=4.0) as transports:
         with pytest.raises(Unavailable) as told:
             await transports(server.host()).call(("sh", "-s"), HELLO, timeout=60)
 

@@ -276,11 +276,14 @@ async def test_a_run_that_is_cancelled_before_its_start_never_starts(runs, tmp_p
 async def test_who_looks_while_a_run_that_never_started_is_being_ended_sees_that_we_do(runs, tmp_path):
     folder = tmp_path / "host/fleet/runs/a.r1"
     stubborn = ["sh", "-c", "trap '' TERM; sleep 20.0816; :"]
-    with subprocess.Popen(stubborn, env={"PATH": os.environ["PATH"], "RECONCILER_RUN_DIR": str(folder)}):  # noqa: ASYNC220  it takes no time
-        ending = asyncio.create_task(runs.cancel("a.r1", "cancelled", RunEnding(grace=2)))
+    with subprocess.Popen(  # noqa: ASYNC220  it takes no time
+        stubborn, env={"PATH": os.environ["PATH"], "RECONCILER_RUN_DIR": str(folder)}
+    ) as process:
+        ending = asyncio.create_task(runs.cancel("a.r1", "cancelled", RunEnding(grace=60)))
         await until((folder / "claim").exists)
 
         seen = (await runs.stat(["a.r1"])).states["a.r1"]
+        process.kill()
         ended = await ending
 
     assert (seen.stage, ended.stage) == (Stage.RUNNING, Stage.DONE)
@@ -359,9 +362,11 @@ async def test_without_its_supervisor_a_run_goes_on_as_an_orphan_and_is_lost_in_
 @pytest.mark.parametrize("does_end", [True, False])
 async def test_nothing_keeps_the_time_of_a_run_whose_supervisor_was_killed(runs, tmp_path, does_end):
     folder = tmp_path / "host/fleet/runs/a.r1"
-    await start(runs, "a.r1", "sleep 0.3" if does_end else "sleep 100")
+    await start(runs, "a.r1", f"until [ -e '{tmp_path}/gate' ]; do sleep 0.05; done")
     await until((folder / "pid").exists)
     os.kill(pid_of(folder, "claim"), signal.SIGKILL)
+    if does_end:
+        (tmp_path / "gate").touch()
 
     await runs.cancel("a.r1", "cancelled", QUICK)
 
@@ -401,10 +406,13 @@ async def test_a_pid_that_was_given_to_another_process_is_not_taken_for_the_run(
 
 
 async def test_a_run_folder_that_is_deleted_under_a_live_run_ends_its_following(runs, tmp_path):
-    state = await start(runs, "a.r1", "sleep 2")
+    script = f"touch '{tmp_path}/up'; until [ -e '{tmp_path}/gate' ]; do sleep 0.05; done"
+    state = await start(runs, "a.r1", script)
+    await until((tmp_path / "up").exists)  # until nothing more is written into the folder
     shutil.rmtree(tmp_path / "host/fleet/runs/a.r1")
 
     end = await finish(runs, "a.r1", state)
+    (tmp_path / "gate").touch()
 
     assert end.stage is Stage.ABSENT
 

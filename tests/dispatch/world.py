@@ -22,6 +22,7 @@ from reconciler.dispatch.protocol import RunState, agent_job
 from reconciler.dispatch.runs import Bounds, Pace, RunEnding, Runs
 from reconciler.dispatch.scripts import Scripts
 from reconciler.dispatch.transport import Transport
+from tests.prepared import prepare
 from tests.statuses import make_status
 
 NOW = datetime(2030, 1, 31, 9, tzinfo=UTC)
@@ -90,6 +91,19 @@ async def until(is_true, *, every: float = 0.02) -> None:
         await asyncio.sleep(every)
 
 
+def begin(folder: Path) -> None:
+    """Make a code repository, `code.git`, and a clone to push from, `seed`."""
+    seed = folder / "seed"
+    (seed / "src").mkdir(parents=True)
+    git(seed, "init", "-q", "-b", "main")
+    (seed / "README").write_text("hello\n")
+    (seed / "src" / "main.py").write_text("print('hello')\n")
+    git(seed, "add", ".")
+    git(seed, "commit", "-q", "-m", "Begin")
+    git(folder, "clone", "-q", "--bare", "seed", "code.git")
+    git(folder / "code.git", "remote", "remove", "origin")
+
+
 class World:
     """A code repository `code` with one commit on `main`, and a data folder that outlives dispatchers."""
 
@@ -98,15 +112,7 @@ class World:
         self.code = folder / "code.git"
         self.data = folder / "data"
         self.journal = folder / "journal"
-        seed = folder / "seed"
-        seed.mkdir(parents=True)
-        git(seed, "init", "-q", "-b", "main")
-        (seed / "README").write_text("hello\n")
-        (seed / "src").mkdir()
-        (seed / "src" / "main.py").write_text("print('hello')\n")
-        git(seed, "add", ".")
-        git(seed, "commit", "-q", "-m", "Begin")
-        git(folder, "clone", "-q", "--bare", str(seed), str(self.code))
+        prepare(begin, folder)
         self.transport = LocalTransport(self.data / "host")
         self.repo = Repo(name="code", url="code.git")
 

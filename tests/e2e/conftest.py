@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import json
 import os
@@ -8,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from reconciler.cli.main import cli
 from tests.e2e.served import Served
+from tests.prepared import prepare
 
 IDENTITY = {
     "GIT_AUTHOR_NAME": "Test",
@@ -68,13 +72,25 @@ class Playground:
         return [sys.executable, "-m", "reconciler", *args]
 
     def reconciler(self, *args: str, code: int = 0) -> str:
+        """
+        Call a command and return what it printed; what reconciles is a process of its own.
+
+        So is everything where a loop runs in this one.
+        """
+        if "run" not in args and not asyncio._get_running_loop():
+            with contextlib.chdir(self.fleet):
+                looked = CliRunner().invoke(
+                    cli, args, prog_name="reconciler", env=self.env, catch_exceptions=False
+                )
+            assert looked.exit_code == code, f"{args}: {looked.exit_code}\n{looked.output}"
+            return looked.stdout
         done = subprocess.run(
             self.command(*args),
             cwd=self.fleet,
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=200,
             check=False,
         )
         assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -130,6 +146,11 @@ class Playground:
 
 def make_playground(root: Path) -> Playground:
     """Make a code repository and a fleet beside it."""
+    prepare(begin, root)
+    return Playground(root)
+
+
+def begin(root: Path) -> None:
     place = Playground(root)
     place.code.mkdir()
     place.fleet.mkdir()
@@ -138,7 +159,6 @@ def make_playground(root: Path) -> Playground:
     place.sh("git init -qb main")
     place.write("specs/repos/code.yaml", "url: ../code\n")
     place.write("specs/fleet.yaml", "backoff: 1s\n")
-    return place
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tests.forge.state import Hook, PullTicket
 T = TypeVar("T")
 
 CODE, FLEET = "acme/code", "acme/fleet"
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which something that should happen is missed."""
 SECRET = "s3cret-of-the-hooks"
 APPRENTICE = Path(__file__).with_name("apprentice.py")
@@ -102,11 +102,11 @@ class World:
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
         """Have a reconciler serve the fleet as long as the block lasts; its webhooks are set up."""
-        self.start()
-        for repo in (CODE, FLEET):
-            events = list(DIALECTS[self.forge.kind].hook_events)
-            self.forge.repos[repo].hooks = {1: Hook(1, self.hook_url, SECRET, True, events)}
         try:
+            self.start()
+            for repo in (CODE, FLEET):
+                events = list(DIALECTS[self.forge.kind].hook_events)
+                self.forge.repos[repo].hooks = {1: Hook(1, self.hook_url, SECRET, True, events)}
             yield
         finally:
             self.kill()
@@ -170,7 +170,7 @@ class World:
 
     def deliver(self, body: bytes | Iterable[bytes], headers: Mapping[str, str]) -> int:
         """Send a webhook, in pieces if it is not bytes; return the status of the answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before all was sent
                 known = {"Content-Type": "application/json", **headers}

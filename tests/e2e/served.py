@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 
 API = "/api/v1"
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which what has not come will not come."""
 
 

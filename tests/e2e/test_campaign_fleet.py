@@ -70,7 +70,7 @@ def test_a_campaign_waits_for_its_pilot_keeps_its_width_and_is_stopped_by_a_reve
                 break
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
     assert gone == {f"up/{name}" for name in REPOS}
     assert playground.phases() == {}

@@ -189,7 +189,10 @@ def bundled() -> Path | None:
     return next((found for folder in folders for found in folder.glob("pip-*.whl")), None)
 
 
-@pytest.fixture(params=["bundled", UBUNTU_2204, DEBIAN_12, UBUNTU_2404, DEBIAN_13, "newest"])
+PIPS = ["bundled", UBUNTU_2204, DEBIAN_12, UBUNTU_2404, DEBIAN_13, "newest"]
+
+
+@pytest.fixture
 def pip(request, tmp_path) -> list[str]:
     """The command line of a pip: the one that venv brings, those of distributions, the newest."""
     if request.param == "bundled":
@@ -209,16 +212,18 @@ def unpacked(wheel: Path, folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_newer_versions_of_everything_are_left_alone(pip, index, tmp_path):
+@pytest.mark.parametrize(
+    ("pip", "options"), [*((each, []) for each in PIPS), (UBUNTU_2204, ["--no-deps"])], indirect=["pip"]
+)
+def test_newer_versions_of_everything_are_left_alone(pip, options, index, tmp_path):
     pinned = len(pins((index / "constraints.txt").read_text()))
+    target = tmp_path / "installed"
 
-    for resolving in ([], ["--no-deps"]):
-        target = tmp_path / f"installed{len(resolving)}"
-        done = install(pip, index, "--target", str(target), *resolving)
+    done = install(pip, index, "--target", str(target), *options)
 
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert len(list(target.glob("*.dist-info"))) == pinned
-        assert list(target.glob(f"*-{NEWER}.dist-info")) == []
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(target.glob("*.dist-info"))) == pinned
+    assert list(target.glob(f"*-{NEWER}.dist-info")) == []
 
 
 def install(pip: list[str], index: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -30,7 +30,7 @@ def crashed(kind: str, fleet: CrashFleet) -> Sequence[Row]:
     )
 
 
-@pytest.mark.timeout(900 if HOW else 120)
+@pytest.mark.timeout(900 if HOW else 300)
 @pytest.mark.parametrize("kind", ["local", pytest.param("ssh", marks=needs_sshd)])
 def test_a_reconciler_that_dies_after_any_side_effect_loses_nothing_and_starts_nothing_twice(kind, tmp_path):
     with FLEETS[kind](tmp_path) as fleet:

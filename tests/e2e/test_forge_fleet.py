@@ -124,7 +124,6 @@ def check_rounds(world: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_killed_at_random_moments_it_says_and_does_everything_once(world):
     world.settings(code="merge: when_approved\nretries: 3\n")
     chance = random.Random(11)

@@ -86,7 +86,7 @@ def test_a_commit_on_the_specs_branch_is_noticed_by_a_running_reconciler(playgro
         assert any("second" in line and "completed" in line for line in seen)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
     assert process.returncode == 0
 
 
@@ -100,7 +100,7 @@ def test_sigterm_leaves_runs_running_and_the_next_start_takes_them_up(playground
     assert any("→ running" in line for line in iter(process.stdout.readline, ""))
 
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     gate.touch()
     playground.reconciler("run", "--until-idle")
 

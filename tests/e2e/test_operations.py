@@ -45,7 +45,7 @@ def operator(tmp_path: Path) -> Callable[..., str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
         assert done.returncode == code, f"{commands}\n{done.stdout}"
@@ -55,7 +55,7 @@ def operator(tmp_path: Path) -> Callable[..., str]:
 
 
 def until(shell: Callable[..., str], command: str, *wanted: str) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not all(word in (seen := shell(command)) for word in wanted):
         assert time.monotonic() < deadline, seen
         time.sleep(0.2)

@@ -64,7 +64,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=90,
+            timeout=200,
             check=False,
         )
         assert done.returncode == 0, f"{commands}\n{done.stdout}"

@@ -1,11 +1,13 @@
 import os
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from reconciler.git.repository import Repository
 from reconciler.store.state import StateBranch
+from tests.prepared import prepare
 from tests.store.world import BRANCH, commit, git, start
 
 IDENTITY = "[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n"
@@ -26,19 +28,27 @@ def person(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """Return a work tree on branch main with one task in it."""
-    place = tmp_path / "checkout"
+    prepare(begin, tmp_path / "checkout")
+    return tmp_path / "checkout"
+
+
+def begin(place: Path) -> None:
     subprocess.run(["git", "init", "-q", str(place)], check=True)
     commit(place, "specs/tasks/a.yaml", "goal: a\n", "specs")
-    return place
 
 
 @pytest.fixture
 def bare(tmp_path, checkout) -> Path:
     """Return a bare repository with the same commit on main."""
-    place = tmp_path / "bare.git"
-    subprocess.run(["git", "clone", "-q", "--bare", str(checkout), str(place)], check=True)
+    prepare(begin_bare, tmp_path / "bare.git")
+    return tmp_path / "bare.git"
+
+
+def begin_bare(place: Path) -> None:
+    with TemporaryDirectory() as folder:
+        prepare(begin, Path(folder))
+        subprocess.run(["git", "clone", "-q", "--bare", folder, str(place)], check=True)
     git(place, "remote", "remove", "origin")
-    return place
 
 
 @pytest.fixture

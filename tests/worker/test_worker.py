@@ -20,6 +20,7 @@ from reconciler.worker.job import JobConfig
 from reconciler.worker.process import identity
 from reconciler.worker.slot import HeldTask, Slot
 from reconciler.worker.worker import Worker
+from tests import processes
 from tests.processes import is_alive
 from tests.worker.standin import TOKEN, StandIn, lease
 
@@ -206,11 +207,11 @@ async def test_what_the_command_leaves_running_is_ended_with_it(server, agent, t
 async def test_a_command_that_takes_too_long_is_stopped(server, agent, tmp_path):
     server.leases = [lease(timeout_seconds=0.2)]
 
-    await agent(f"echo $$ >{tmp_path}/pid; sleep 600").run()
+    await agent(f"until [ -e {tmp_path}/never ]; do sleep 0.1; done").run()
 
     assert report(server)["status"] == "failed"
     assert "longer than 0.2 s" in report(server)["result"]
-    assert not is_alive(int((tmp_path / "pid").read_text()))
+    assert processes.with_word(f"{tmp_path}/never") == []
 
 
 async def test_a_command_that_prints_too_much_is_stopped(server, agent, monkeypatch):
