@@ -53,7 +53,7 @@ from reconciler.core.model.status import (
     Status,
     Waiting,
 )
-from reconciler.core.planning.backlog import Backlog
+from reconciler.core.planning.backlog import Backlog, Lane, Turn
 from reconciler.core.planning.context import PlanContext, Wait, waiting
 from reconciler.core.planning.limits import budget_scopes, spent_today
 from reconciler.core.planning.liveness import (
@@ -186,6 +186,8 @@ class PartialPlan(NamedTuple):
     plan: Plan
     blocked: Mapping[str, Wait]
     """Of those that want to run: what some wait for that no slot would help."""
+    ready: Mapping[str, tuple[Lane, Turn]]
+    """The others of those that want to run, and where each stands."""
 
 
 def plan_some(
@@ -229,9 +231,9 @@ def plan_some(
         ),
         waiting=waitings,
         placements=queue.placements,
-        due=min((*_times(context, waits), *queue.times, *backlog.next_times()), default=None),
+        due=min((*_times(context, waits), *queue.times, *backlog.next_times(observed.leases)), default=None),
     )
-    return PartialPlan(plan, queue.blocked)
+    return PartialPlan(plan, queue.blocked, queue.ready)
 
 
 def _subjects(steps: Iterable[Transition]) -> set[str]:
@@ -376,7 +378,8 @@ def _awaits_approval(status: Status) -> bool:
 def _spec_changes(context: PlanContext) -> Iterator[Event]:
     """Yield, task by task, every event by which the record catches up with the specs; removals first."""
     desired = context.desired
-    for name in sorted(context.names - context.held, key=lambda name: (name in desired.tasks, name)):
+    names = sorted(context.names - context.held)
+    for name in (*(n for n in names if n not in desired.tasks), *(n for n in names if n in desired.tasks)):
         status, spec = context.statuses.get(name), desired.tasks.get(name)
         if name in desired.broken and (status is not None or spec is None):
             # Its last good version stays in force as far as it got.
