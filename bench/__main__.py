@@ -72,7 +72,16 @@ def _run(name: str, *, quick: bool) -> Mapping[str, Any] | None:
     sys.stdout.flush()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
-        command = [sys.executable, "-m", "bench", "--child", name, "--json", file, *["--quick"][: int(quick)]]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "bench",
+            "--child",
+            name,
+            "--json",
+            file,
+            *(["--quick"] if quick else []),
+        ]
         code = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False).returncode
         if code:
             sys.stdout.write(f"  {'skipped' if code == SKIPPED else 'failed'}; see above\n\n")

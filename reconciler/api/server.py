@@ -199,7 +199,8 @@ class _Http(Http):
         return int(value, base)
 
     async def read(self) -> bytes | None:
-        if self.request_body is True and len(self.recv_buffer) >= self.request_bytes_left:
+        framing: object = self.request_body  # Sanic's type hint is incomplete
+        if framing is True and len(self.recv_buffer) >= (self.request_bytes_left or 0):
             return await super().read()  # all of it is here: no time to keep
         is_answered = self.stage is Stage.IDLE
         if is_answered:
