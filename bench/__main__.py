@@ -7,6 +7,7 @@ costs no other.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -98,6 +99,7 @@ def _run(name: str, *, quick: bool) -> Mapping[str, Any] | None:
 
 
 def _child(name: str, file: Path, *, quick: bool) -> int:
+    gc.set_threshold(50_000, 20, 20)  # as every command does
     try:
         rows = measure(name, quick=quick)
     except Skipped as why:
