@@ -7,6 +7,7 @@ costs no other.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -72,7 +73,16 @@ def _run(name: str, *, quick: bool) -> Mapping[str, Any] | None:
     sys.stdout.flush()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
-        command = [sys.executable, "-m", "bench", "--child", name, "--json", file, *["--quick"][: int(quick)]]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "bench",
+            "--child",
+            name,
+            "--json",
+            file,
+            *(["--quick"] if quick else []),
+        ]
         code = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False).returncode
         if code:
             sys.stdout.write(f"  {'skipped' if code == SKIPPED else 'failed'}; see above\n\n")
@@ -89,6 +99,7 @@ def _run(name: str, *, quick: bool) -> Mapping[str, Any] | None:
 
 
 def _child(name: str, file: Path, *, quick: bool) -> int:
+    gc.set_threshold(50_000, 20, 20)  # as every command does
     try:
         rows = measure(name, quick=quick)
     except Skipped as why:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.rows import Row, row
@@ -57,7 +57,7 @@ def delays(rounds: int) -> list[float]:
             process.wait(30)
 
 
-def delay(fleet: Path, times: Path, number: int, commit) -> float:
+def delay(fleet: Path, times: Path, number: int, commit: Callable[[str], None]) -> float:
     """Commit one task; return the milliseconds until its script began."""
     stamp = times / str(number)
     task = fleet / "specs" / "tasks" / f"task{number}.yaml"

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
 from bench.rows import Row, row
 from reconciler import clock
@@ -83,7 +83,7 @@ def pieces(shape: str) -> Iterator[bytes]:
         yield piece
 
 
-def write(file: BinaryIO, shape: str, size: int) -> None:
+def write(file: IO[bytes], shape: str, size: int) -> None:
     """Write an output of so many MiB, and a result."""
     for piece in pieces(shape):
         file.write(piece)
@@ -110,8 +110,8 @@ def measure(file: Path, shape: str) -> Cost:
         if shape == "validation":
             read_checks(["make"], _account(file), printed, seconds=1, mask=MASK, exit_code=1)
         else:
-            streams = (LAST.encode(), printed) if shape == "stderr" else (printed, b"")
-            output = RoundOutput(*streams, 0)
+            is_beside = shape == "stderr"
+            output = RoundOutput(LAST.encode() if is_beside else printed, printed if is_beside else b"", 0)
             judge_output(adapter, output, OutputRequest(), clock.now(), MASK)
     cpu = time.process_time() - begun
     return Cost(cpu / (file.stat().st_size / 2**20), (resident_kib("VmHWM") - before) / 1024)
@@ -125,7 +125,7 @@ def rows(quick: bool) -> Iterator[Row]:
     size = 4 if quick else 512
     for shape in (*SHAPES, *BESIDE):
         with tempfile.NamedTemporaryFile() as file:
-            write(file.file, shape, size)
+            write(file, shape, size)
             file.flush()
             command = [sys.executable, "-m", "bench.output", file.name, shape]
             done = subprocess.run(command, check=True, capture_output=True, text=True)

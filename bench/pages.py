@@ -10,7 +10,7 @@ time in which 200 viewers have the page Now after a change; the client's is in i
 import asyncio
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx2
@@ -22,7 +22,7 @@ from reconciler.api.listen import read_listen
 from reconciler.api.server import serve_app
 from reconciler.core.events import Assigned, Completed, Created, Origin, Started
 from reconciler.core.model.runs import Report, Verdict, run_key
-from reconciler.core.model.specs import Host
+from reconciler.core.model.specs import Host, Task
 from reconciler.core.model.status import OnHost, Reason, Waiting
 from tests.api.world import FakeWorld
 from tests.fakes import START, make_task
@@ -40,12 +40,12 @@ def rows(quick: bool) -> Iterator[Row]:
 
 async def measure(count: int) -> list[Row]:
     world, tasks = await fleet(count)
-    commits = {entry.task: entry.commit for entry in world.record.entries}
+    commits = {entry.task: entry.commit for entry in world.record.entries if entry.task}
 
-    async def last_commits():
+    async def last_commits() -> Mapping[str, str]:
         return commits
 
-    world.last_commits = last_commits  # a fake walks its whole history for them, the store does not
+    world.last_commits = last_commits  # type: ignore[method-assign]  # a fake walks its whole history for them, the store does not
     app = make_app(
         world.controller,
         world.leases,
@@ -64,7 +64,7 @@ async def measure(count: int) -> list[Row]:
     return [*found, row(f"CPU until {VIEWERS} viewers have a change, the client's in it", "s", spent)]
 
 
-async def fleet(count):
+async def fleet(count: int) -> tuple[FakeWorld, list[Task]]:
     done = count * 29 // 100
     world = FakeWorld()
     tasks = [
@@ -90,17 +90,17 @@ async def fleet(count):
     return world, tasks
 
 
-def paths(tasks):
+def paths(tasks: Sequence[Task]) -> Sequence[str]:
     lists = ("/tasks", "/tasks?q=task-0050", "/tasks?view=board", "/tasks?order=cost&page=100")
     others = ("/hosts", "/agents", "/plan", "/history", "/cost", "/problems", f"/tasks/{tasks[5].name}")
     return ("/", *lists, *others)
 
 
-def change(world, task):
+def change(world: FakeWorld, task: Task) -> None:
     world.controller.put(Created(task=f"x{time.time_ns()}", origin=Origin(START, "new"), spec=task))
 
 
-async def page(world, client, path, task) -> list[Row]:
+async def page(world: FakeWorld, client: httpx2.AsyncClient, path: str, task: Task) -> list[Row]:
     began = time.perf_counter()
     first = await client.get(path)
     cold = time.perf_counter() - began
@@ -117,13 +117,13 @@ async def page(world, client, path, task) -> list[Row]:
     ]
 
 
-async def cpu(work) -> float:
+async def cpu(work: Awaitable[object]) -> float:
     began = time.process_time()
     await work
     return time.process_time() - began
 
 
-async def viewers(world, client, task) -> float:
+async def viewers(world: FakeWorld, client: httpx2.AsyncClient, task: Task) -> float:
     change(world, task)
     requests = [client.get("/", headers={"HX-Request": "true"}) for _ in range(VIEWERS)]
     return await cpu(asyncio.gather(*requests))

@@ -42,11 +42,13 @@ def rows(quick: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         rates, growth = asyncio.run(folders(Path(folder), tasks))
         for size, what in ((100, "batches of 100"), (1, "one at a time")):
-            beside = {"beside": "of folders of 100"}
+            beside = "of folders of 100"
             ours, floor = (growth[layout, size] for layout in LAYOUTS)
             own_rates = [rates[layout, size] for layout in LAYOUTS]
-            yield row(f"commits in one folder of {tasks:,}, {what}", "/s", *own_rates, aim="≥ 0.5", **beside)
-            yield row(f"what each of them adds, {what}", "kB", ours, floor, scale=1e-3, aim="≤ 2", **beside)
+            name = f"commits in one folder of {tasks:,}, {what}"
+            yield row(name, "/s", *own_rates, beside=beside, aim="≥ 0.5")
+            name = f"what each of them adds, {what}"
+            yield row(name, "kB", ours, floor, scale=1e-3, beside=beside, aim="≤ 2")
         ours, floor = asyncio.run(history(Path(folder), commits))
         yield row(
             f"history of one task among {commits:,} commits",

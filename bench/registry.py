@@ -17,6 +17,7 @@ BENCHMARKS = (
     "store",
     "record",
     "look",
+    "idle",
     "planner",
     "backlog",
     "latency",

@@ -5,9 +5,17 @@ Row: one measurement beside its floor or its peer, and the aim for it.
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 AIMS = {"≤": float.__le__, "≥": float.__ge__}
+
+
+class Beside(TypedDict, total=False):
+    """What a row says beside its figure; see the fields of `Row`."""
+
+    beside: str
+    aim: str
+    behind: str
 
 
 class Skipped(Exception):
@@ -63,12 +71,18 @@ class Row:
 
 
 def row(
-    name: str, unit: str, ours: Sequence[float], floor: Sequence[float] = (), *, scale: float = 1, **more: str
+    name: str,
+    unit: str,
+    ours: Sequence[float],
+    floor: Sequence[float] = (),
+    *,
+    scale: float = 1,
+    **more: Unpack[Beside],
 ) -> Row:
     """
     Return the row of samples, and of the samples of their floor, if there is one.
 
-    `scale` brings the samples into `unit`; `more` are `beside`, `aim` and `behind`.
+    `scale` brings the samples into `unit`.
     """
     samples = sorted(sample * scale for sample in ours)
     low, middle, high = statistics.quantiles(samples, method="inclusive") if len(samples) > 1 else samples * 3

@@ -29,10 +29,11 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from unittest.mock import patch
 
 from bench.virtual import VirtualTime
+from reconciler.controller import ports as controller_ports
 from reconciler.controller.build import build_loop
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.loop import Loop
@@ -549,7 +550,9 @@ async def _simulate(scenario: Scenario, folder: Path, *, verbose: bool) -> dict[
         state=state,
         dispatch=hosts,
         prober=hosts,
-        forges=forges,
+        forges=cast(
+            "controller_ports.Forges", forges
+        ),  # the rest of it is for settings that this fleet has not
         clock=world,
         monotonic=world.seconds,
         pause=world.pause,
@@ -618,9 +621,9 @@ def _measure_plans(cache: FleetCache, planner: Spent) -> None:
 
     def forget_and_measure() -> None:
         forget()
-        cache.planner.plan = planner.over(cache.planner.plan)
+        cache.planner.plan = planner.over(cache.planner.plan)  # type: ignore[method-assign]
 
-    cache.forget = forget_and_measure
+    cache.forget = forget_and_measure  # type: ignore[method-assign]
 
 
 def _tell(world: VirtualTime, people: People, journal: Journal, planner: Spent, began: float) -> None:

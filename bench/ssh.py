@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.rows import Row, Skipped, row
+from bench.rows import Beside, Row, Skipped, row
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import RunState, agent_job
@@ -154,7 +154,7 @@ def masters(folder: Path, hosts: Sequence[Sshd]) -> Iterator[list[list[str]]]:
 # --- Starts that can be found again -------------------------------------------
 
 
-async def starts(folder: Path, hosts: list[Sshd], runs: list[Runs], sizes: Sizes) -> Iterator[Row]:
+async def starts(folder: Path, hosts: list[Sshd], runs: list[Runs], sizes: Sizes) -> list[Row]:
     names = iter(range(10**9))
 
     async def ours() -> None:
@@ -170,7 +170,7 @@ async def starts(folder: Path, hosts: list[Sshd], runs: list[Runs], sizes: Sizes
     found = [row(what, "/s", rate)]
     for (name, _, aim), wall in zip(tools, walls, strict=True):
         other = [sizes.cli_runs / each for each in wall]
-        more = {"beside": f"{name}, of a command that cannot", "aim": f"≥ {aim}", "behind": FORKS}
+        more: Beside = {"beside": f"{name}, of a command that cannot", "aim": f"≥ {aim}", "behind": FORKS}
         found.append(row(what, "/s", rate, other, **more))
     return found
 
@@ -220,7 +220,7 @@ async def acknowledged(transport: Transport, runs: Runs, count: int) -> list[Row
 
     call, ack = await side_by_side(count, plain, whole)
     more = statistics.median(ack) - statistics.median(call)
-    aim = {"beside": "of a plain command", "aim": "≤ 2", "behind": FORKS}
+    aim: Beside = {"beside": "of a plain command", "aim": "≤ 2", "behind": FORKS}
     return [
         row("start → acknowledged, one at a time", "ms", ack, call, scale=1000, **aim),
         row(
@@ -242,13 +242,14 @@ async def following(hosts: list[Sshd], runs: list[Runs], count: int, window: flo
     job = agent_job(["sleep", "600"], env={}, folder="/")
     spread = [(run_id, runs[n % len(runs)], hosts[n % len(hosts)]) for n, run_id in enumerate(run_ids)]
 
-    async def begin(run_id: str, each: Runs) -> asyncio.Task:
+    async def begin(run_id: str, each: Runs) -> asyncio.Task[object]:
         state = await each.start(run_id, job, timeout=900, ending=ENDING)
         return asyncio.create_task(each.follow(run_id, state, Bounds(output=2**30), ENDING))
 
     followed = await asyncio.gather(*(begin(run_id, each) for run_id, each, _ in spread))
     paths = [str(s.home / ".local/state/reconciler/bench/runs" / run_id / "out") for run_id, _, s in spread]
     writer = await asyncio.create_subprocess_exec(sys.executable, "-c", WRITER, stdin=asyncio.subprocess.PIPE)
+    assert writer.stdin is not None
     writer.stdin.write("\n".join(paths).encode())
     writer.stdin.close()
     await asyncio.sleep(3)  # to get into step

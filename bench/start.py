@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.rows import Row, row
+from bench.rows import Beside, Row, row
 
 BEHIND = "Nearly all of it is imports, and git's own processes."
 COMMANDS = (
@@ -37,7 +37,7 @@ def rows(quick: bool) -> Iterator[Row]:
     cpu = seconds(2 if quick else 15)
     alone = cpu.pop("python -c pass")
     for args, taken in cpu.items():
-        aim = {"aim": "≤ 250", "behind": BEHIND} if args.split()[0] in QUICK else {}
+        aim: Beside = {"aim": "≤ 250", "behind": BEHIND} if args.split()[0] in QUICK else {}
         yield row(f"reconciler {args}", "ms", taken, scale=1000, **aim)
     yield row("python -c pass", "ms", alone, scale=1000)
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
-from bench.rows import Row, row
+from bench.rows import Beside, Row, row
 from reconciler.core.adapter import Usage
 from reconciler.core.events import Origin, Started
 from reconciler.core.lifecycle import Transition
@@ -27,7 +27,7 @@ from reconciler.store.state import StateBranch
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 BRANCH = "fleet-state"
 ROUNDS = 5
-AIMS = {
+AIMS: Mapping[str, Beside] = {
     "store, one at a time": {
         "aim": "≥ 20",
         "behind": "Five syncs, four new files and a look through the packs take 2 of its 3 ms, Python 1.",
@@ -48,7 +48,8 @@ def rows(quick: bool) -> Iterator[Row]:
         by_hand = rates.pop("git add + git commit")
         yield row("git add + git commit", "/s", by_hand)
         for name, samples in rates.items():
-            yield row(name, "/s", samples, by_hand, beside="git add + git commit", **AIMS.get(name, {}))
+            more: Beside = {**AIMS.get(name, Beside()), "beside": "git add + git commit"}
+            yield row(name, "/s", samples, by_hand, **more)
         for size in sizes:
             cold, warm = asyncio.run(load(Path(folder), size))
             yield row(f"load {size:,} statuses", "s", cold)
@@ -93,6 +94,11 @@ async def store(state: StateBranch, tasks: int, size: int, batches: int) -> floa
     return size * batches / (time.perf_counter() - began)
 
 
+def _after(step: Transition) -> Status:
+    assert step.after is not None
+    return step.after
+
+
 class CommandLine:
     """A checkout in which a program commits with git's commands, as they are."""
 
@@ -105,7 +111,7 @@ class CommandLine:
         work = [step(next(STEPS), self.tasks) for _ in range(commits)]
         began = time.perf_counter()
         for each in work:
-            (self.place / path(each.task)).write_bytes(statuses.dump_status(each.after))
+            (self.place / path(each.task)).write_bytes(statuses.dump_status(_after(each)))
             git(self.place, *options, "add", path(each.task))
             git(self.place, *options, "commit", "-q", "-m", f"task {each.task}: running")
         return commits / (time.perf_counter() - began)
@@ -115,7 +121,8 @@ def raw(place: Path, tasks: int, commits: int) -> float:
     work = [step(next(STEPS), tasks) for _ in range(commits)]
     began = time.perf_counter()
     stream(
-        place, [({path(each.task): statuses.dump_status(each.after)}, render_message(each)) for each in work]
+        place,
+        [({path(each.task): statuses.dump_status(_after(each))}, render_message(each)) for each in work],
     )
     return commits / (time.perf_counter() - began)
 

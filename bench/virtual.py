@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import count
+from typing import Any
 
 
 class VirtualTime:
@@ -46,7 +47,7 @@ class VirtualTime:
     async def sleep(self, seconds: float) -> None:
         """Wait for so many seconds to pass."""
         passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.after(seconds, lambda: passed.done() or passed.set_result(None))
+        self.after(seconds, lambda: None if passed.done() else passed.set_result(None))
         await passed
 
     async def pause(self, news: asyncio.Event, longest: timedelta | None) -> None:
@@ -85,7 +86,7 @@ class VirtualTime:
     @staticmethod
     async def _settle() -> None:
         """Let every coroutine run that can."""
-        loop = asyncio.get_running_loop()
+        loop: Any = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(0)
             if not loop._ready:

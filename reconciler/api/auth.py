@@ -35,8 +35,7 @@ class Authenticator:
         """Return who asks. Raises Unauthenticated, Refused, TooMany, Unavailable."""
         if operation.is_unlimited:
             return ANONYMOUS
-        is_open = self.exposure.is_open and self.exposure.has_name(request.headers.get("host", ""))
-        if operation.is_open_here and is_open:
+        if operation.is_open_here and self._is_open(request):
             self.peers.take(f"{request.client_ip} {operation.name}")
             return ANONYMOUS
         if not operation.scopes:
@@ -55,6 +54,9 @@ class Authenticator:
         caller.require(*operation.scopes)
         self.last_use.note(caller.agent)
         return caller
+
+    def _is_open(self, request: Request) -> bool:
+        return self.exposure.is_open and self.exposure.has_name(request.headers.get("host", ""))
 
     def is_still_good(self, caller: Caller) -> bool:
         """Return whether who was let in before would still be."""

@@ -199,6 +199,9 @@ class _Http(Http):
         return int(value, base)
 
     async def read(self) -> bytes | None:
+        framing: object = self.request_body  # Sanic's type hint is incomplete
+        if framing is True and len(self.recv_buffer) >= (self.request_bytes_left or 0):
+            return await super().read()  # all of it is here: no time to keep
         is_answered = self.stage is Stage.IDLE
         if is_answered:
             self.request_max_size = DROP_LIMIT

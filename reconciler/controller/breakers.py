@@ -5,7 +5,7 @@ A restart forgets them. What it costs is a few runs that fail again; those that
 could not start count as no attempts.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from reconciler.core.events import HostSeen, RunEnded, RunSeen
@@ -52,7 +52,10 @@ class Breakers:
         self._starts = {key: starts for key, starts in self._starts.items() if key[0] in hosts}
 
     def half_open(
-        self, hosts: Mapping[str, HostStatus], now: datetime, at_work: Iterable[Status] = ()
+        self,
+        hosts: Mapping[str, HostStatus],
+        now: datetime,
+        at_work: Callable[[], Mapping[str, Status]] = dict,
     ) -> frozenset[str]:
         """
         Return the hosts that may get one trial run: those whose last probe found no fault.
@@ -60,9 +63,11 @@ class Breakers:
         One of those `at_work` that was given to such a host since is the trial, and there is no other.
         """
         opened = {name: starts for name in self._hosts() if (starts := self._open(name))}
+        if not opened:
+            return frozenset()
         tried = {
             status.assigned_host
-            for status in at_work
+            for status in at_work().values()
             if (starts := opened.get(status.assigned_host or "")) and starts.is_tried_by(status)
         }
         return frozenset(

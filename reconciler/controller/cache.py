@@ -19,11 +19,22 @@ from reconciler.core.runs.accounts import Failing
 
 log = logging.getLogger(__name__)
 
-GroupKind = Literal["adapter", "new", "ready in", "live", "at worker", "in review", "unfinished", "branch"]
+GroupKind = Literal[
+    "adapter",
+    "new",
+    "ready in",
+    "live",
+    "at worker",
+    "held by",
+    "claimed",
+    "in review",
+    "unfinished",
+    "branch",
+]
 Group = tuple[GroupKind, str]
 """
-`adapter` and its name; `ready in` and a repo in which tasks could start; `branch` and one that is not
-called after the task; the name of others is empty.
+`adapter` and its name; `ready in` and a repo in which tasks could start; `held by` and the worker that
+has not said what came of it; `branch` and one that is not called after the task; the name of others is empty.
 """
 
 _READY = frozenset({Reason.REPO, Reason.SLOT, Reason.HOST})
@@ -128,6 +139,7 @@ class FleetCache:
             yield "live", ""
             if status.assigned_agent is not None:
                 yield "at worker", ""
+                yield ("held by", status.assigned_agent) if status.claim is None else ("claimed", "")
         if status is not None and status.phase is Phase.REVIEW_PENDING:
             yield "in review", ""
         if (place := self._place_of(name)) and place[1] != default_branch(name):
@@ -138,9 +150,9 @@ class FleetCache:
         names = {*self.groups.names("live"), *self.groups.names("in review"), *more}
         return {name: self.statuses[name] for name in names if name in self.statuses}
 
-    def in_group(self, kind: GroupKind) -> dict[str, Status]:
-        """Return the statuses of tasks of a group whose name is empty."""
-        return {name: self.statuses[name] for name in self.groups.names(kind) if name in self.statuses}
+    def in_group(self, kind: GroupKind, of: str = "") -> dict[str, Status]:
+        """Return the statuses of tasks of a group."""
+        return {name: self.statuses[name] for name in self.groups.names(kind, of) if name in self.statuses}
 
     def on_branch(self, repo: str, branch: str) -> Sequence[str]:
         """Return the tasks whose work is on a branch of a repo; whatever other tasks there are."""

@@ -160,10 +160,8 @@ class HostMaintenance:
         """
         return {
             run.key: name
-            for name, status in self.controller.in_group("at worker").items()
-            if (run := status.live_run)
-            and status.claim is not None
-            and name not in self.controller.desired.broken
+            for name, status in self.controller.in_group("claimed").items()
+            if (run := status.live_run) and name not in self.controller.desired.broken
         }
 
     async def _inspect(self, name: str) -> None:

@@ -83,6 +83,8 @@ class WorkerLeases:
         self._pending: list[PendingReport] = []
         self.leases: dict[str, datetime] = {}
         """End of each lease, by run key; only in memory: a restart renews them all."""
+        self._watched: str | None = None
+        """Commit of the record by which leases were last given."""
 
     # --- What agents ask ---------------------------------------------------
 
@@ -197,13 +199,13 @@ class WorkerLeases:
             events += following
         return events
 
-    def settle(self, seen: Iterable[LeaseRequest], reports: Iterable[PendingReport]) -> None:
+    def settle(self, seen: Collection[LeaseRequest], reports: Iterable[PendingReport]) -> None:
         """Answer what a look has taken up and put on record."""
         for pending in reports:
             if pending.after is not None and not pending.answer.done():
                 pending.answer.set_result(pending.after)
         self._pending = list(self.pending_reports())
-        held = _held_tasks(self._cache.at_work()) if self._waiters else {}
+        held = held_tasks(self._cache, seen)
         for lease_request in seen:
             waiter = self._waiters.get((lease_request.agent, lease_request.request_key))
             if waiter is None or waiter.won.done():
@@ -250,6 +252,9 @@ class WorkerLeases:
         Those of runs that are over go. It is the record that counts: what a look is about
         to record may never get there.
         """
+        if self._watched == self._cache.head:
+            return
+        self._watched = self._cache.head
         until = now + self._cache.desired.fleet.lease
         statuses = self._cache.in_group("at worker").values()
         runs = [run.key for status in statuses if (run := status.live_run) and status.assigned_agent]
@@ -266,10 +271,9 @@ def _priced(report: WorkerReport, status: Status, desired: Desired) -> WorkerRep
 
 
 def open_requests(
-    lease_requests: Sequence[LeaseRequest], statuses: Mapping[str, Status]
+    lease_requests: Sequence[LeaseRequest], held: Mapping[tuple[str, str], str]
 ) -> tuple[LeaseRequest, ...]:
     """Return the bids of agents that do not hold what they asked for already."""
-    held = _held_tasks(statuses) if lease_requests else {}
     return tuple(
         lease_request
         for lease_request in lease_requests
@@ -277,10 +281,12 @@ def open_requests(
     )
 
 
-def _held_tasks(statuses: Mapping[str, Status]) -> Mapping[tuple[str, str], str]:
-    """Return the tasks that agents hold, by the agent and the key with which it asked."""
+def held_tasks(cache: FleetCache, lease_requests: Iterable[LeaseRequest]) -> Mapping[tuple[str, str], str]:
+    """Return the tasks that those who ask hold, by the agent and the key with which it asked."""
+    agents = {lease_request.agent for lease_request in lease_requests}
     return {
         (status.holder.agent, status.holder.request_key): name
-        for name, status in statuses.items()
-        if status.phase.is_live and isinstance(status.holder, AtWorker) and status.holder.claim is None
+        for agent in agents
+        for name, status in cache.in_group("held by", agent).items()
+        if isinstance(status.holder, AtWorker)
     }

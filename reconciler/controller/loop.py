@@ -17,7 +17,7 @@ from reconciler.controller.backoff import Backoff
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.hosts import HostMaintenance
 from reconciler.controller.inbox import Inbox, Waiter
-from reconciler.controller.leases import PendingReport, WorkerLeases, open_requests
+from reconciler.controller.leases import PendingReport, WorkerLeases, held_tasks, open_requests
 from reconciler.controller.observe import HostObserver, TaskObserver, observe_accounts
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import ControllerSettings, Fact, LookOutcome, Ports, Step, subject
@@ -380,10 +380,10 @@ class Loop:
             hosts=hosts,
             load=beside.hosts.load,
             followed=self._followed(),
-            lease_requests=open_requests(batch.lease_requests, cache.at_work()),
+            lease_requests=open_requests(batch.lease_requests, held_tasks(cache, batch.lease_requests)),
             leases=beside.leases.leases,
             probed=frozenset(beside.hosts.probed),
-            half_open=stages.hosts.breakers.half_open(hosts, batch.now, cache.at_work().values()),
+            half_open=stages.hosts.breakers.half_open(hosts, batch.now, cache.at_work),
             unready=beside.hosts.unready(),
             retry_reasons=self._retry_reasons(batch.now),
             agent_over=self.ports.dispatch.agent_over,

@@ -32,7 +32,7 @@ from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.plan import Plan, why_end
 from reconciler.core.runs.command import assignment
 from reconciler.core.runs.failure import FailureSummary, summarize_failure
-from reconciler.core.runs.leases import LeaseQueue, holder, lease_lost, report_event, require_held
+from reconciler.core.runs.leases import LeaseQueue, held_now, holder, lease_lost, report_event, require_held
 from reconciler.core.transitions import TransitionRecord, host_record, task_record
 from reconciler.dispatch.shown_logs import LogLine, LogSize, ShownLogs, split_lines
 from reconciler.specs.explain import Explained
@@ -244,7 +244,9 @@ class FakeDesk:
         for name, task in sorted(self.desired.tasks.items()):
             status = self.statuses.get(name)
             is_free = status is not None and status.phase is Phase.CREATED
-            if is_free and LeaseQueue(self.desired, [lease_request], self.statuses).take(task):
+            if is_free and LeaseQueue(self.desired, [lease_request], held_now(self.statuses.values())).take(
+                task
+            ):
                 run = run_key(name, task.generation, status.attempt + 1)
                 origin = Origin(self.clock(), "given out")
                 self.put(Assigned(task=name, origin=origin, spec=task, holder=taken, run=run))

@@ -218,6 +218,13 @@ class Twins(RuleBasedStateMachine):
         requests = [LeaseRequest(agent=name, request_key=str(key)) for key, name in enumerate(asking)]
         self.extra = {**self.extra, "lease_requests": tuple(requests)}
 
+    @rule(data=st.data(), minutes=st.sampled_from([1, 10, 60]))
+    def agents_are_heard(self, data, minutes):
+        held = sorted(s.run.key for s in self.world.statuses.values() if s.phase.is_live and s.assigned_agent)
+        heard = data.draw(st.sets(st.sampled_from(held))) if held else set()
+        until = self.world.now + timedelta(minutes=minutes)
+        self.extra = {**self.extra, "leases": {**self.extra.get("leases", {}), **dict.fromkeys(heard, until)}}
+
     @rule(names=st.sets(st.sampled_from(NAMES + MORE), max_size=2))
     def thinking_fails(self, names):
         self.extra = {**self.extra, "faults": dict.fromkeys(names, "a bug")}

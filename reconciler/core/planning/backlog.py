@@ -22,6 +22,8 @@ from reconciler.core.planning.resting import Resting
 
 Turn = tuple[int, datetime, str]
 """Sorts tasks: highest priority first, then oldest, then by name, which is the last of the three."""
+_FEW = 16
+"""So many tasks are inserted in a lane one by one; more are sorted with all that are there."""
 RecordedWait = tuple[Reason, str] | None
 """What a status says that its task waits for: reason and message."""
 
@@ -90,10 +92,16 @@ class LaneQueue:
     by_wait: dict[RecordedWait, set[str]] = field(default_factory=lambda: defaultdict(set))
     """The same, by name, grouped by what their statuses say."""
 
-    def add(self, turn: Turn, wait: RecordedWait) -> None:
-        """Put a task in its place."""
-        insort(self.turns, turn)
-        self.by_wait[wait].add(turn[2])
+    def add(self, new: Sequence[tuple[Turn, RecordedWait]]) -> None:
+        """Put tasks in their places."""
+        if len(new) > _FEW:  # each insertion moves all behind it
+            self.turns += [turn for turn, _ in new]
+            self.turns.sort()
+        else:
+            for turn, _ in new:
+                insort(self.turns, turn)
+        for turn, wait in new:
+            self.by_wait[wait].add(turn[2])
 
     def remove(self, turn: Turn, wait: RecordedWait) -> None:
         """Take a task out."""
@@ -144,16 +152,20 @@ class Backlog:
         """Return those that nothing but a slot is missing for."""
         return self._lanes
 
-    def park(self, name: str, task: Parked) -> None:
-        """Take a task in that is not here."""
-        self._tasks[name] = task
-        self.open_count += task.is_open
-        for other in task.depends_on:
-            self._dependents[other].add(name)
-        if task.until is not None:
-            heapq.heappush(self._timers, (task.until, name))
-        if task.lane is not None and task.turn is not None:
-            self._lanes.setdefault(task.lane, LaneQueue()).add(task.turn, task.wait)
+    def park(self, tasks: Mapping[str, Parked]) -> None:
+        """Take tasks in that are not here."""
+        added = defaultdict[Lane, list[tuple[Turn, RecordedWait]]](list)
+        for name, task in tasks.items():
+            self._tasks[name] = task
+            self.open_count += task.is_open
+            for other in task.depends_on:
+                self._dependents[other].add(name)
+            if task.until is not None:
+                heapq.heappush(self._timers, (task.until, name))
+            if task.lane is not None and task.turn is not None:
+                added[task.lane].append((task.turn, task.wait))
+        for lane, new in added.items():
+            self._lanes.setdefault(lane, LaneQueue()).add(new)
 
     def take(self, names: Iterable[str]) -> set[str]:
         """Take tasks out; return those that were here."""
@@ -192,11 +204,12 @@ class Backlog:
                 due |= self.take([name])
         return due
 
-    def next_times(self) -> Sequence[datetime]:
-        """Return the next time of a task, of those that `take_due` left; nothing if there is none."""
+    def next_times(self, leases: Mapping[str, datetime]) -> Sequence[datetime]:
+        """Return the next time of a task, of those that `take_due` left, and the ends of leases."""
         while self._timers and not self._is_set(*self._timers[0]):
             heapq.heappop(self._timers)
-        return [until for until, _ in self._timers[:1]]
+        ends = (end for _, end in self.resting.lease_ends(leases))
+        return [*(until for until, _ in self._timers[:1]), *ends]
 
     def _is_set(self, until: datetime, name: str) -> bool:
         task = self._tasks.get(name)

@@ -11,8 +11,7 @@ from datetime import datetime
 from reconciler.core.lifecycle import old_name
 from reconciler.core.model.specs import Desired, Task
 from reconciler.core.model.status import Observed, Phase, Status
-from reconciler.core.planning.backlog import Backlog, Lane, Parked, recorded_wait, turn
-from reconciler.core.planning.context import Wait
+from reconciler.core.planning.backlog import Backlog, Parked, recorded_wait
 from reconciler.core.planning.liveness import deadline_end
 from reconciler.core.planning.plan import PartialPlan, Plan, is_known, needs_attention, plan, plan_some
 from reconciler.core.planning.resting import may_rest
@@ -54,7 +53,7 @@ class Planner:
             self.notice(list(self._backlog.names))
         self._now = now
         self.notice(self._backlog.take_due(now))
-        self.notice(self._backlog.resting.roused(desired, observed))
+        self.notice(self._backlog.resting.roused(desired, observed, now))
         self.notice({*desired.broken, *observed.damaged, *observed.faults})
         self._awake = {name for name in self._awake if is_known(name, desired, observed)}
         try:
@@ -69,44 +68,44 @@ class Planner:
         """Put those of the tasks that were looked at and only wait into the backlog."""
         changed = {name for event in partial.plan.events for name in (event.task, old_name(event))}
         busy = {action.task for action in partial.plan.actions}
+        idle, parked = set[str](), dict[str, Parked]()
         for name in self._awake - changed:
             spec, status = desired.tasks.get(name), observed.statuses.get(name)
             if name in desired.broken or name in observed.damaged or name in observed.faults:
                 continue
             if not needs_attention(spec, status):
-                self._awake.discard(name)
-            elif spec and status and (parked := _parked(spec, status, partial.blocked.get(name), now)):
-                self._awake.discard(name)
-                self._backlog.park(name, parked)
-            elif spec and status and name not in busy and name not in partial.plan.waiting:
-                self._lay_to_rest(name, spec, status, desired, observed)
+                idle.add(name)
+            elif spec and status and (place := _parked(spec, status, partial, now)):
+                parked[name] = place
+            elif (
+                spec
+                and status
+                and name not in busy
+                and name not in partial.plan.waiting
+                and may_rest(spec, status, desired, observed)
+            ):
+                parked[name] = Parked(True, _others(spec), rests=True)
+                self._backlog.resting.put(name, spec, status, observed)
+        self._awake -= idle | parked.keys()
+        self._backlog.park(parked)
 
-    def _lay_to_rest(
-        self, name: str, spec: Task, status: Status, desired: Desired, observed: Observed
-    ) -> None:
-        """Put a task into the backlog that runs or is in review, if all is well with it."""
-        if may_rest(spec, status, desired, observed):
-            self._awake.discard(name)
-            self._backlog.park(name, Parked(True, _others(spec), rests=True))
-            self._backlog.resting.put(name, spec, status, observed)
 
-
-def _parked(spec: Task, status: Status, wait: Wait | None, now: datetime) -> Parked | None:
+def _parked(spec: Task, status: Status, partial: PartialPlan, now: datetime) -> Parked | None:
     """
     Return the place in the backlog of a task about which there is nothing to record; None if it has none.
 
-    `wait` is what it waits for that no slot would help. While the clock is behind the one by which
-    its status was recorded, other rules hold, and they end by themselves. Answers and deadlines are
-    few, and have times of their own.
+    While the clock is behind the one by which its status was recorded, other rules hold, and they
+    end by themselves. Answers and deadlines are few, and have times of their own.
     """
     is_out_of_times = spec.schedule is not None and status.due_at is None
     is_asking = status.question is not None or status.interrupted_run is not None
     has_time = is_asking or deadline_end(spec, status) is not None
     if status.removed or is_out_of_times or has_time or status.since - now > JUMP:
         return None
-    others = _others(spec)
+    others, wait = _others(spec), partial.blocked.get(spec.name)
     if status.phase is Phase.CREATED and wait is None:
-        return Parked(True, others, None, Lane.of(spec, status), turn(spec, status), recorded_wait(status))
+        lane, turn = partial.ready[spec.name]
+        return Parked(True, others, None, lane, turn, recorded_wait(status))
     if status.phase is Phase.CREATED and wait is not None:
         return Parked(True, others, wait.until)
     is_scheduled = status.phase.is_settled and status.due_at is not None and status.due_at > now
@@ -115,4 +114,6 @@ def _parked(spec: Task, status: Status, wait: Wait | None, now: datetime) -> Par
 
 def _others(spec: Task) -> frozenset[str]:
     """Return the tasks that one builds on."""
+    if not spec.depends_on and not spec.start_from:
+        return frozenset()
     return frozenset({*spec.depends_on, *([spec.start_from] if spec.start_from else [])})

@@ -53,7 +53,7 @@ from reconciler.core.model.status import (
     Status,
     Waiting,
 )
-from reconciler.core.planning.backlog import Backlog
+from reconciler.core.planning.backlog import Backlog, Lane, Turn
 from reconciler.core.planning.context import PlanContext, Wait, waiting
 from reconciler.core.planning.limits import budget_scopes, spent_today
 from reconciler.core.planning.liveness import (
@@ -135,6 +135,8 @@ class StopRun:
 
 
 Action = RecordEvent | StartRun | FollowRun | StopRun
+_LiveRun = tuple[str, Status, Host]
+"""A live run that somebody can be sent to: its task, with its status, and its host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,8 @@ class PartialPlan(NamedTuple):
     plan: Plan
     blocked: Mapping[str, Wait]
     """Of those that want to run: what some wait for that no slot would help."""
+    ready: Mapping[str, tuple[Lane, Turn]]
+    """The others of those that want to run, and where each stands."""
 
 
 def plan_some(
@@ -214,6 +218,7 @@ def plan_some(
     context = _with(context, queue.starts.keys() | queue.waits.keys())
     waits = {**_non_slot_waits(context), **queue.waits}
     waitings = {name: waiting(context, name, wait) for name, wait in waits.items()}
+    runs = tuple(_within_reach(context))
     reported = {*queue.starts, *(event.task for event in changes if isinstance(event, Created | Scheduled))}
     plan = Plan(
         actions=(
@@ -223,15 +228,17 @@ def plan_some(
                 for event in _waiting_changes(context, waitings, reported)
             ),
             *_abandoned_runs(steps),
-            *_stops(context),
-            *_follows(context),
+            *_stops(context, runs),
+            *_follows(context, runs),
             *(_start(context, name, queue) for name in queue.starts),
         ),
         waiting=waitings,
         placements=queue.placements,
-        due=min((*_times(context, waits), *queue.times, *backlog.next_times()), default=None),
+        due=min(
+            (*_times(context, waits, runs), *queue.times, *backlog.next_times(observed.leases)), default=None
+        ),
     )
-    return PartialPlan(plan, queue.blocked)
+    return PartialPlan(plan, queue.blocked, queue.ready)
 
 
 def _subjects(steps: Iterable[Transition]) -> set[str]:
@@ -376,7 +383,8 @@ def _awaits_approval(status: Status) -> bool:
 def _spec_changes(context: PlanContext) -> Iterator[Event]:
     """Yield, task by task, every event by which the record catches up with the specs; removals first."""
     desired = context.desired
-    for name in sorted(context.names - context.held, key=lambda name: (name in desired.tasks, name)):
+    names = sorted(context.names - context.held)
+    for name in (*(n for n in names if n not in desired.tasks), *(n for n in names if n in desired.tasks)):
         status, spec = context.statuses.get(name), desired.tasks.get(name)
         if name in desired.broken and (status is not None or spec is None):
             # Its last good version stays in force as far as it got.
@@ -588,16 +596,16 @@ def _abandoned_runs(steps: Iterable[Transition]) -> Iterator[StopRun]:
             yield StopRun(step.task, *_round(step.before), step.event.origin.reason)
 
 
-def _stops(context: PlanContext) -> Iterator[StopRun]:
+def _stops(context: PlanContext, runs: Iterable[_LiveRun]) -> Iterator[StopRun]:
     """Yield a stop for every live run that no spec asks for."""
-    for name, status, host in _within_reach(context):
+    for name, status, host in runs:
         if why := _why_stop(context, name, status, host):
             yield StopRun(name, *_round(status), why)
 
 
-def _follows(context: PlanContext) -> Iterator[FollowRun]:
+def _follows(context: PlanContext, runs: Iterable[_LiveRun]) -> Iterator[FollowRun]:
     """Yield a follow for every live round that nobody follows, but for those to be stopped."""
-    for name, status, host in _within_reach(context):
+    for name, status, host in runs:
         run, number = _round(status)
         if (run, number) not in context.observed.followed and not _why_stop(context, name, status, host):
             yield FollowRun(name, run, number, f"round {number} of {run} is on record")
@@ -644,7 +652,7 @@ def _why_over_budget(context: PlanContext, spec: Task, status: Status) -> str | 
     return f"{spent} (over_budget: stop)" if spent else None
 
 
-def _within_reach(context: PlanContext) -> Iterator[tuple[str, Status, Host]]:
+def _within_reach(context: PlanContext) -> Iterator[_LiveRun]:
     """Yield the live tasks whose run somebody can be sent to, and its host."""
     statuses = context.statuses
     for name in sorted(n for n in context.names if n in statuses and statuses[n].phase.is_live):
@@ -894,12 +902,12 @@ def _before(context: PlanContext, spec: Task) -> Mapping[str, Status]:
     return {spec.start_from: status} if spec.start_from and status else {}
 
 
-def _times(context: PlanContext, waits: Mapping[str, Wait]) -> Iterator[datetime]:
+def _times(context: PlanContext, waits: Mapping[str, Wait], runs: Iterable[_LiveRun]) -> Iterator[datetime]:
     """Yield when something may change by itself."""
     yield from (wait.until for wait in waits.values() if wait.until is not None)
     yield from silence_deadlines(context)
     yield from _deadlines(context)
-    for _, _, host in _within_reach(context):
+    for _, _, host in runs:
         if host.drain and host.drain_until is not None and host.drain_until > context.now:
             yield host.drain_until
 

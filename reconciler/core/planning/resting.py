@@ -1,19 +1,22 @@
 """
 Tasks at rest: runs and reviews with which all is well, kept so that a plan need not look at each of them.
 
-A plan finds nothing to do for one until its spec, its status or its host changes, nobody follows its run any
-more, or something about it is tried again. What they take meanwhile, slots and room in groups, is counted.
+A plan finds nothing to do for one until its spec, its status or its host changes, its lease ends, nobody
+follows its run any more, or something about it is tried again. What they take meanwhile is counted: slots,
+room in groups, and what each agent may hold.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
 from reconciler.core.model.specs import Desired, Task
 from reconciler.core.model.status import Observed, Phase, Status
 from reconciler.core.planning.context import differing
 from reconciler.core.planning.limits import LimitGroup, live_groups
 from reconciler.core.planning.liveness import deadline_end
+from reconciler.core.runs.leases import lease_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +25,13 @@ class _Place:
 
     status: Status
     host: str
-    """Empty for one in review."""
+    """Empty for one in review, or with an agent."""
     slots: int
     groups: tuple[LimitGroup, ...]
+    agent: str
+    """Who pulled it and holds it; empty if nobody does."""
+    latest: datetime | None
+    """When it is taken from the agent, however long its lease."""
 
 
 class Resting:
@@ -35,6 +42,10 @@ class Resting:
         """Taken slots, by host."""
         self.groups = Counter[LimitGroup]()
         """Live runs, by group."""
+        self.held = Counter[str]()
+        """Tasks that agents hold, by agent."""
+        self._pulled: dict[str, _Place] = {}
+        """Those that agents hold, by run key."""
         self._places: dict[str, _Place] = {}
         self._by_host: dict[str, set[str]] = defaultdict(set)
         self._by_run: dict[str, str] = {}
@@ -48,18 +59,33 @@ class Resting:
 
     def put(self, name: str, spec: Task, status: Status, observed: Observed) -> None:
         """Take a task in with which all is well."""
-        run = status.last_run
-        place = _Place(status, "", 0, ())
+        run, host, agent = status.last_run, "", ""
         if status.phase.is_live:
-            host = status.assigned_host or ""
-            slots = run.slots if observed.can_reach(status) else 0
-            place = replace(place, host=host, slots=slots, groups=tuple(live_groups(run, spec)))
-            self._by_round[run.round_key] = name
+            host, agent = status.assigned_host or "", status.assigned_agent or ""
+        place = _Place(
+            status,
+            host,
+            run.slots if host and observed.can_reach(status) else 0,
+            tuple(live_groups(run, spec)) if status.phase.is_live else (),
+            agent,
+            lease_end(status, spec, {}, observed.began(run.key, status.since)),
+        )
         self._places[name] = place
-        self._by_host[place.host].add(name)
+        self._by_host[host].add(name)
         self._by_run[run.key] = name
-        self.slots[place.host] += place.slots
-        self.groups.update(place.groups)
+        if agent:
+            self._pulled[run.key] = place
+        elif host:
+            self._by_round[run.round_key] = name
+        self._count(place, 1)
+
+    def _count(self, place: _Place, by: int) -> None:
+        """Add what a task takes, or with -1 take it away."""
+        self.slots[place.host] += by * place.slots
+        for group in place.groups:
+            self.groups[group] += by
+        if place.agent:
+            self.held[place.agent] += by
 
     def beside(self, names: Container[str]) -> "Resting":
         """Return those that are not among these."""
@@ -67,11 +93,10 @@ class Resting:
         if not both:
             return self
         rest = Resting()
-        rest.slots, rest.groups, rest._places = self.slots.copy(), self.groups.copy(), dict(self._places)
+        rest.slots, rest.groups, rest.held = self.slots.copy(), self.groups.copy(), self.held.copy()
+        rest._places = dict(self._places)
         for name in both:
-            place = rest._places.pop(name)
-            rest.slots[place.host] -= place.slots
-            rest.groups.subtract(place.groups)
+            rest._count(rest._places.pop(name), -1)
         return rest
 
     def take(self, name: str) -> None:
@@ -82,11 +107,18 @@ class Resting:
         run = place.status.last_run
         self._by_round.pop(run.round_key, None)
         self._by_run.pop(run.key, None)
+        self._pulled.pop(run.key, None)
         self._by_host[place.host].discard(name)
-        self.slots[place.host] -= place.slots
-        self.groups.subtract(place.groups)
+        self._count(place, -1)
 
-    def roused(self, desired: Desired, observed: Observed) -> set[str]:
+    def lease_ends(self, leases: Mapping[str, datetime]) -> Iterable[tuple[str, datetime]]:
+        """Yield the run keys of those that agents hold, and when each is taken from its agent."""
+        for run, place in self._pulled.items():
+            ends = [end for end in (leases.get(run), place.latest) if end is not None]
+            if ends:
+                yield run, min(ends)
+
+    def roused(self, desired: Desired, observed: Observed, now: datetime) -> set[str]:
         """Return those that are to be looked at again, by what is new since the last call."""
         before, seen = self._desired, self._observed
         self._desired, self._observed = desired, observed
@@ -95,6 +127,7 @@ class Resting:
         lost = self._by_round.keys() - observed.followed
         names = {self._by_round[key] for key in lost}
         names |= {self._by_run[key] for key in observed.retry_reasons if key in self._by_run}
+        names |= {self._by_run[run] for run, end in self.lease_ends(observed.leases) if end <= now}
         for host in differing(seen.hosts, observed.hosts):
             names |= self._by_host.get(host, set())
         return names
@@ -108,6 +141,8 @@ def may_rest(spec: Task, status: Status, desired: Desired, observed: Observed) -
         return False
     if status.phase is Phase.REVIEW_PENDING:
         return True
+    if status.phase.is_live and status.assigned_agent is not None:
+        return status.claim is None
     host, probe = (
         desired.hosts.get(status.assigned_host or ""),
         observed.hosts.get(status.assigned_host or ""),
@@ -127,4 +162,4 @@ def _rests_on_the_same(before: Desired, after: Desired) -> bool:
 
 
 def _own(observed: Observed) -> tuple[object, ...]:
-    return observed.machine, observed.takes_over
+    return observed.machine, observed.takes_over, observed.drift

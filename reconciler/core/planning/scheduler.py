@@ -37,7 +37,7 @@ from reconciler.core.planning.placement import (
 )
 from reconciler.core.planning.schedule import JUMP, format_in, next_opening
 from reconciler.core.runs.accounts import fallback_task, is_run_of, run_account
-from reconciler.core.runs.leases import LeaseQueue
+from reconciler.core.runs.leases import LeaseQueue, held_now
 from reconciler.core.runs.start_point import is_delivered
 from reconciler.core.times import format_time
 
@@ -57,6 +57,8 @@ class Schedule:
     """Of the others; of those in the backlog, only where their statuses say something else."""
     blocked: dict[str, Wait] = field(default_factory=dict)
     """Those of `waits` that no slot would help."""
+    ready: dict[str, tuple[Lane, Turn]] = field(default_factory=dict)
+    """The others that were looked at, started or not, and where each stood."""
     placements: dict[str, Placement] = field(default_factory=dict)
     """Of all that only a place was missing for, the backlog apart."""
     times: list[datetime] = field(default_factory=list)
@@ -128,7 +130,7 @@ def _line(context: PlanContext, lane: Lane, ready: Iterable[Turn], parked: LaneQ
 
 def _ready(context: PlanContext, queue: Schedule) -> Mapping[Lane, Sequence[Turn]]:
     """Return the tasks that want to run and only lack a slot; the others are told what they wait for."""
-    ready = defaultdict[Lane, list[Turn]](list)
+    ready, lanes = defaultdict[Lane, list[Turn]](list), dict[Lane, Lane]()
     for name, status in context.statuses.items():
         spec = context.spec(name)
         if name not in context.names or status.phase is not Phase.CREATED or spec is None:
@@ -136,7 +138,10 @@ def _ready(context: PlanContext, queue: Schedule) -> Mapping[Lane, Sequence[Turn
         if wait := next(_blockers(context, spec, status), None):
             queue.waits[name] = queue.blocked[name] = wait
         else:
-            ready[Lane.of(spec, status)].append(turn(spec, status))
+            lane = Lane.of(spec, status)
+            lane = lanes.setdefault(lane, lane)  # one for all that are in it
+            queue.ready[name] = lane, turn(spec, status)
+            ready[lane].append(queue.ready[name][1])
     return ready
 
 
@@ -265,7 +270,8 @@ class _SlotPool:
         self._by_repo[None] = self._running[FLEET_GROUP] - sum(self._by_repo.values())
         theirs = itertools.chain(context.statuses.values(), resting.statuses)
         self.accounts = AccountPool(context.desired, context.observed, theirs, context.now)
-        self._lease_queue = LeaseQueue(context.desired, context.observed.lease_requests, context.statuses)
+        held = held_now(context.statuses.values()) + resting.held
+        self._lease_queue = LeaseQueue(context.desired, context.observed.lease_requests, held)
         self._kept: dict[str, str] = {}
         """Hosts whose free slots are kept for a task that takes several."""
         self._has_hosts_of_repos = any(host.repos is not None for host in context.desired.hosts.values())

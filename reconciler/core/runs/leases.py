@@ -6,7 +6,7 @@ was given: it grows with each lease, so that a stale agent is refused.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 
@@ -48,10 +48,11 @@ class LeaseQueue:
     """The agents that wait for a task, while tasks are handed out."""
 
     def __init__(
-        self, desired: Desired, lease_requests: Iterable[LeaseRequest], statuses: Mapping[str, Status]
+        self, desired: Desired, lease_requests: Iterable[LeaseRequest], held: Mapping[str, int]
     ) -> None:
+        """Hand out to those who ask; `held` says how many tasks agents hold."""
         self._desired = desired
-        self._held = Counter(_held_now(statuses))
+        self._held = Counter(held)
         self._lease_requests = [
             lease_request for lease_request in lease_requests if self._has_room(lease_request)
         ]
@@ -116,11 +117,10 @@ class LeaseQueue:
         )
 
 
-def _held_now(statuses: Mapping[str, Status]) -> Iterator[str]:
-    """Yield the agent of every task that is held; what is being checked is not held any more."""
-    for status in statuses.values():
-        if status.phase.is_live and status.assigned_agent and status.claim is None:
-            yield status.assigned_agent
+def held_now(statuses: Iterable[Status]) -> Counter[str]:
+    """Count the tasks that agents hold, by agent; what is being checked is not held any more."""
+    held = (status for status in statuses if status.phase.is_live and status.claim is None)
+    return Counter(status.assigned_agent for status in held if status.assigned_agent)
 
 
 def _labels(agent: Agent) -> AbstractSet[str]:
