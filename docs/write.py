@@ -23,7 +23,15 @@ from reconciler.cli.shapes import SHAPES
 from reconciler.core.adapter import HealthCheck, Output, RoundLimits, Secret, StopSignal, Streamed, Version
 from reconciler.core.catalogue import ENTRIES
 from reconciler.core.lifecycle import diagram
-from reconciler.core.model.specs import Kind, NotifyRule, NotifySpec, RunHooks, SlurmSpec, TaskDefaults
+from reconciler.core.model.specs import (
+    Kind,
+    NotifyRule,
+    NotifySpec,
+    RunHooks,
+    ShardSpec,
+    SlurmSpec,
+    TaskDefaults,
+)
 from reconciler.core.model.status import (
     FLAT,
     AccountStatus,
@@ -48,7 +56,8 @@ PARTS: Mapping[Kind, Mapping[str, type[BaseModel]]] = {
         "secrets": Secret,
         "limits": RoundLimits,
         "stop": StopSignal,
-    }
+    },
+    "fleet": {"shards": ShardSpec},
 }
 """Parts of a kind that have a table of their own."""
 KINDS: tuple[Kind, ...] = (
