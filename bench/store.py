@@ -18,6 +18,7 @@ from reconciler.core.adapter import Usage
 from reconciler.core.events import Origin, Started
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.status import OnHost, Phase, Run, Status
+from reconciler.core.names import DEFAULT_SHARD
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.messages import render_message
@@ -137,7 +138,7 @@ async def load(folder: Path, size: int) -> tuple[list[float], list[float]]:
     cold, warm = [], []
     for _ in range(3):
         async with await Repository.open(str(place), folder) as repository:
-            reader = StateReader(repository, BRANCH)
+            reader = StateReader(repository, {DEFAULT_SHARD: BRANCH})
             cold.append(await seconds(reader))
             stream(place, [({path(task(0)): statuses.dump_status(status(next(STEPS)))}, "edit")])
             warm.append(await seconds(reader))

@@ -32,7 +32,15 @@ from reconciler.core.adapter import (
 )
 from reconciler.core.catalogue import ENTRIES
 from reconciler.core.lifecycle import diagram
-from reconciler.core.model.specs import Kind, NotifyRule, NotifySpec, RunHooks, SlurmSpec, TaskDefaults
+from reconciler.core.model.specs import (
+    Kind,
+    NotifyRule,
+    NotifySpec,
+    RunHooks,
+    ShardSpec,
+    SlurmSpec,
+    TaskDefaults,
+)
 from reconciler.core.model.status import (
     FLAT,
     AccountStatus,
@@ -58,7 +66,8 @@ PARTS: Mapping[Kind, Mapping[str, type[BaseModel]]] = {
         "files": FileTemplate,
         "limits": RoundLimits,
         "stop": StopSignal,
-    }
+    },
+    "fleet": {"shards": ShardSpec},
 }
 """Parts of a kind that have a table of their own."""
 KINDS: tuple[Kind, ...] = (

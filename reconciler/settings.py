@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from reconciler.core.names import DEFAULT_SHARD
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Web:
@@ -39,6 +41,9 @@ class Settings:
 
     data_dir: Path
     """Caches, logs, and the local host's runs and workspaces. Nothing in it is the only copy of state."""
+
+    shard: str = DEFAULT_SHARD
+    """Part of the fleet that is reconciled, of those in `shards` of fleet.yaml; what none of them has."""
 
     machine_dir: Path | None = None
     """What the machine remembers of its fleets apart from their data folders; None: nothing."""

@@ -27,7 +27,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from reconciler.api.views import read_model
+from reconciler.api.views import own_model
 from reconciler.controller.ports import (
     Clock,
     CommitOutcome,
@@ -391,7 +391,7 @@ class _Samples(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric with its samples."""
-        model = read_model(self._sources.view)
+        model = own_model(self._sources.view)
         counts = self._counted(model)
         for definition, samples in self._samples(model, counts).items():
             yield _family(definition, samples)

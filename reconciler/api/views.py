@@ -3,6 +3,7 @@ Bodies of the API's answers, built from the read model.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 
@@ -66,6 +67,21 @@ def progress_body(task: str, status: Status) -> Progress:
 
 
 def read_model(view: FleetView) -> ReadModel:
+    """Return the read model of the whole fleet: of the loop's cache, and of other shards if there are any."""
+    own, others = own_model(view), view.elsewhere()
+    if others is None:
+        return own
+    observed = observed_on_record(
+        {**others.statuses, **view.statuses},
+        {**others.hosts, **view.hosts},
+        {**others.damaged, **view.damaged},
+        {**others.accounts, **view.accounts},
+        {**others.shards, **dict.fromkeys((*view.statuses, *view.damaged), others.shard)},
+    )
+    return replace(own, desired=others.desired, observed=observed)
+
+
+def own_model(view: FleetView) -> ReadModel:
     """Return the read model of the loop's cache."""
     return ReadModel(
         view.desired,
@@ -77,7 +93,8 @@ def read_model(view: FleetView) -> ReadModel:
 
 def state_version(view: FleetView, head: str) -> str:
     """Return what changes with what is shown: the record, the specs, and which forges do not answer."""
-    outages = view.forge_outages()
+    outages, others = view.forge_outages(), view.elsewhere()
+    head = f"{head}-{others.version}" if others else head
     mark = f"-{sha256(repr(sorted(outages.items())).encode()).hexdigest()[:12]}" if outages else ""
     return f"{head}-{view.desired.revision}{mark}"
 

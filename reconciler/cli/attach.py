@@ -23,6 +23,7 @@ from reconciler.core.errors import NotFound
 from reconciler.core.fields import format_duration
 from reconciler.core.model.specs import TaskSpec
 from reconciler.core.model.status import Phase
+from reconciler.core.names import DEFAULT_SHARD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +91,7 @@ async def _attach(context: Context, name: str, timeout: timedelta, reason: str, 
             wait = format_duration(timeout)
             click.echo(f"the run of {name} has not ended after {wait}; is a reconciler running?", err=True)
             return ExitCode.TIMED_OUT
-        command = await _command(fleet, context, status)
+        command = await _command(fleet, context, name, status)
     if status.phase is Phase.REVIEW_PENDING:
         click.echo(
             f"{name} is in review: what you do in this workspace is delivered only if you push it to "
@@ -124,15 +125,18 @@ async def _ended(fleet: "FleetSession", name: str) -> "Status":
     raise AssertionError("a fleet is followed for ever")  # pragma: no cover - as its type cannot say
 
 
-async def _command(fleet: "FleetSession", context: Context, status: "Status") -> "Sequence[str]":
+async def _command(fleet: "FleetSession", context: Context, name: str, status: "Status") -> "Sequence[str]":
     from reconciler.dispatch.paths import workspace_path
 
     desired, _ = await fleet.recorded()
     host = desired.hosts.get(status.assigned_host or "")
-    fleet_id = await (await fleet.record()).fleet_id()
+    record = await fleet.record()
+    fleet_id = await record.fleet_id(name)
     if host is None or fleet_id is None:
         raise NotFound(f"host {status.assigned_host} is not there any more")
-    folder = workspace_path(host, context.data_dir, fleet_id, status.last_run.key)
+    folder = workspace_path(
+        host, context.data_of(record.shards.get(name, DEFAULT_SHARD)), fleet_id, status.last_run.key
+    )
     command = f"cd {_quoted_path(folder)} && exec {_program(desired, status)}"
     return login_argv(host, command, jump=desired.hosts.get(host.jump or ""))
 

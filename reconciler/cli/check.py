@@ -184,11 +184,10 @@ def plan_command(context: Context, rev: str | None, exit_code: bool, output: Out
     Nothing is done by it.
     """
     from reconciler.cli.preview import placement_rows, plan_document
-    from reconciler.core.planning.plan import plan as planned
-    from reconciler.core.planning.preview import has_changes, plan_lines
+    from reconciler.core.planning.preview import has_changes, plan_fleet, plan_lines
 
     desired, observed = asyncio.run(_previewed(context, rev))
-    result = planned(desired, observed, clock.now())
+    result = plan_fleet(desired, observed, clock.now())
     if not print_document(plan_document(result, desired), output):
         _print_problems((*desired.problems, *desired.warnings))
         with paged(context):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.core.errors import UsageError
+from reconciler.core.names import DEFAULT_SHARD
 
 if TYPE_CHECKING:
     from reconciler.settings import Settings
@@ -81,6 +82,10 @@ class Context:
     def data_dir(self) -> Path:
         """Folder of caches, logs and local runs of this fleet, however it is named."""
         return require_text(self.data.resolve() if self.data else default_data_dir(self.place))
+
+    def data_of(self, shard: str) -> Path:
+        """Return the data folder of a shard's reconciler: two of them share nothing but the remote."""
+        return self.data_dir if shard == DEFAULT_SHARD else self.data_dir / "shards" / shard
 
     @property
     def clones(self) -> Path:

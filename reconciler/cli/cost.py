@@ -5,6 +5,7 @@ Usage and cost: `cost`, from history alone.
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from heapq import merge
 from typing import TYPE_CHECKING
 
 import click
@@ -62,7 +63,9 @@ async def _spending(context: Context, since: datetime | None) -> "Sequence[Spend
 
     async with open_fleet(context) as fleet:
         with busy("summing up the history"):
-            return await spending(fleet.repository, await fleet.record_branch(), since=since)
+            branches = (await fleet.record_branches()).values()
+            read = [await spending(fleet.repository, branch, since=since) for branch in branches]
+            return [*merge(*read, key=lambda each: each.at)]
 
 
 _MONEY: Mapping[str, Callable[[Usage], str]] = {

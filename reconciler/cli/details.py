@@ -41,6 +41,7 @@ def task_details(view: TaskView, age: Age) -> str:
 
 def _task_fields(view: TaskView, age: Age) -> Iterator[tuple[str, str]]:
     yield "task", view.name
+    yield "shard", view.shard
     yield "phase", view.state + (f", for {age(view.since)}" if view.since else "")
     if view.is_bad_end and view.cause:
         yield from summary_rows(view.cause)
@@ -129,6 +130,7 @@ def host_details(view: HostView, age: Age) -> str:
 def _host_fields(view: HostView, age: Age) -> Iterator[tuple[str, str]]:
     host, status = view.spec, view.status
     yield "host", view.name
+    yield "shard", view.shard
     yield "state", view.state + (f", for {age(view.since)}" if view.since else "")
     yield "reason", status.message if status else ""
     yield "slots", f"{view.used} of {host.slots} in use"

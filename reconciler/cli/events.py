@@ -3,8 +3,9 @@ What happens, in its order: `events`.
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -14,9 +15,11 @@ from reconciler.cli.context import Context
 from reconciler.cli.help import examples
 from reconciler.cli.output import Listing, ListWriter, list_options
 from reconciler.cli.references import reference_argument, task_name
+from reconciler.core.errors import NotFound
 from reconciler.core.transitions import TransitionRecord, transition_document
 
 if TYPE_CHECKING:
+    from reconciler.git.repository import Repository
     from reconciler.store.history import HistoryReader
 
 BATCH = 1000
@@ -82,31 +85,52 @@ async def _events(
     from reconciler.store.history import HistoryReader
 
     async with open_fleet(context) as fleet:
-        ref = fleet.repository.ref(await fleet.record_branch())
-        past = HistoryReader(fleet.repository, lambda: fleet.repository.read_ref(ref) or "")
+        refs = [fleet.repository.ref(branch) for branch in (await fleet.record_branches()).values()]
+        past = [HistoryReader(fleet.repository, partial(_head, fleet.repository, ref)) for ref in refs]
         task = task_name(args, await fleet.names("task")) if args else None
         shown = columns(clock.now(), is_terminal=False, is_one=task is not None)
         writer = ListWriter(shown, transition_document, listing, is_stream=is_followed)
         if after is None:
-            last = past.head()
-            entries = [*reversed(await past.before(None, task, number))] if number else []
+            last = {each: each.head() for each in past}
+            entries = list(reversed(await fleet.history(task, number))) if number else []
             if task is not None and not entries:
                 await fleet.spec_file("task", task)  # nothing has happened to it; or it is not there
         else:
-            last, entries = await _since(past, after, task)
+            last, entries = await _since({await _having(past, after): after}, task)
+            last = {each: last.get(each, each.head()) for each in past}
         writer.write(entries)
         if not is_followed:
             return
-        async with aclosing(moves(fleet.repository, [ref])) as changes:
+        async with aclosing(moves(fleet.repository, refs)) as changes:
             async for _ in changes:
-                last, entries = await _since(past, last, task)
+                last, entries = await _since(last, task)
                 writer.write(entries)
 
 
-async def _since(past: "HistoryReader", last: str, task: str | None) -> tuple[str, list[TransitionRecord]]:
-    """Return the newest commit, and what happened up to it after another one, to one task or to all."""
+def _head(repository: "Repository", ref: str) -> str:
+    return repository.read_ref(ref) or ""
+
+
+async def _having(past: "Sequence[HistoryReader]", commit: str) -> "HistoryReader":
+    """Return the record that a commit is of, of one shard or another. Raises NotFound."""
+    for each in past[:-1]:
+        with suppress(NotFound):
+            await each.since(commit, 0)
+            return each
+    return past[-1]
+
+
+async def _since(
+    lasts: "Mapping[HistoryReader, str]", task: str | None
+) -> "tuple[dict[HistoryReader, str], list[TransitionRecord]]":
+    """Return the newest commits, and what happened up to them after others, to one task or to all."""
     entries: list[TransitionRecord] = []
-    while batch := await past.since(last, BATCH):
-        entries += batch
-        last = batch[-1].commit
-    return last, [each for each in entries if task in {None, each.task, each.renamed_from}]
+    newest: dict[HistoryReader, str] = {}
+    for past, last in lasts.items():
+        newest[past] = last
+        while batch := await past.since(newest[past], BATCH):
+            entries += batch
+            newest[past] = batch[-1].commit
+    if len(lasts) > 1:
+        entries.sort(key=lambda entry: entry.at)
+    return newest, [each for each in entries if task in {None, each.task, each.renamed_from}]

@@ -122,7 +122,8 @@ class FleetFollower:
         fleet = self.fleet
         record = await fleet.record()
         branch = await fleet.state_branch()
-        refs = [fleet.repository.ref(each) for each in (branch, fleet.branch)]
+        branches = (await fleet.record_branches()).values()
+        refs = [fleet.repository.ref(each) for each in (*branches, fleet.branch)]
         outages = partial(forge_outages, fleet, branch)
         async with aclosing(moves(fleet.repository, refs, outages)) as changes:
             async for _ in changes:
@@ -131,6 +132,6 @@ class FleetFollower:
                 self._is_said = self._is_said or await say_if_nobody_serves(
                     fleet, branch, statuses, clock.now()
                 )
-                observed = observed_on_record(statuses, hosts, record.damaged, record.accounts)
+                observed = observed_on_record(statuses, hosts, record.damaged, record.accounts, record.shards)
                 waits = forge_waits(desired, statuses, await outages())
                 yield ReadModel(desired, observed, unrecorded=waits, live=self._live)

@@ -30,6 +30,7 @@ from reconciler.cli.output import (
 from reconciler.cli.pager import paged
 from reconciler.cli.references import explained_argument, reference_argument, resolve_references, task_name
 from reconciler.cli.selectors import Selector, selector_option
+from reconciler.core.names import DEFAULT_SHARD
 from reconciler.core.times import age_at
 
 if TYPE_CHECKING:
@@ -230,7 +231,12 @@ def _with_causes(views: "Sequence[TaskView]", desired: "Desired", context: Conte
     from reconciler.dispatch.failures import describe_failure
 
     return [
-        replace(view, known_cause=describe_failure(view.name, view.status, desired, context.data_dir))
+        replace(
+            view,
+            known_cause=describe_failure(
+                view.name, view.status, desired, context.data_of(view.shard or DEFAULT_SHARD)
+            ),
+        )
         for view in views
     ]
 
@@ -327,6 +333,7 @@ async def _explained(
     from reconciler.cli.session import open_fleet
     from reconciler.core.planning.accounts import AccountPool
     from reconciler.core.planning.placement import home_host, place, slots_in_use
+    from reconciler.core.shards import shard_parts
     from reconciler.core.views import forge_waits
     from reconciler.dispatch.failures import describe_failure
     from reconciler.specs.explain import explain_fields
@@ -338,10 +345,12 @@ async def _explained(
         desired = await fleet.in_force(revision, files)
     name = task_name(args, desired.tasks.keys() | desired.broken.keys())
     fields = explain_fields(files, name)
+    parts = shard_parts(desired, observed)
+    shard, desired, observed = next(part for part in parts if name in {*part[1].tasks, *part[1].broken})
     others = {other: status for other, status in observed.statuses.items() if other != name}
     used = slots_in_use(others, observed)
     status = observed.statuses.get(name)
-    failure = describe_failure(name, status, desired, context.data_dir)
+    failure = describe_failure(name, status, desired, context.data_of(shard))
     task = desired.tasks[name]
     home = home_host(task, status, desired, observed, clock.now()) if status else None
     accounts = AccountPool(desired, observed, others.values(), clock.now())

@@ -23,10 +23,12 @@ from reconciler.cli.context import Context
 from reconciler.cli.extras import APPRISE, install_command
 from reconciler.cli.remedies import with_known_remedy
 from reconciler.core.errors import ReconcilerError, Unavailable, UsageError
+from reconciler.core.names import DEFAULT_SHARD
 from reconciler.core.references import split
 
 if TYPE_CHECKING:
     from reconciler.cli.hosts import HostCheck
+    from reconciler.cli.serving import Serving
     from reconciler.cli.session import FleetSession
     from reconciler.core.adapter import Secret
     from reconciler.core.model.specs import Desired, Forge, Host, Repo
@@ -277,7 +279,7 @@ async def _record(fleet: "FleetSession") -> AsyncIterator[CheckFinding]:
     branch = await fleet.state_branch()
     if why := why_copy(fleet.repository):
         yield failure("record", why)
-    lines = fleet.lines(branch)
+    lines = await fleet.lines(branch)
     rewinds = [await fleet.marks.rewind(line.kind, line.branch, line.head) for line in lines]
     for rewind in filter(None, rewinds):
         yield failure("record", str(rewind))
@@ -300,10 +302,19 @@ async def _record(fleet: "FleetSession") -> AsyncIterator[CheckFinding]:
 async def _reconciler(fleet: "FleetSession") -> AsyncIterator[CheckFinding]:
     from reconciler.cli.serving import serving
 
-    who = await serving(fleet, await fleet.state_branch())
+    branch = await fleet.state_branch()
+    shards = await fleet.shards(branch)
+    for shard in shards:
+        name = "" if len(shards) == 1 else f"shard {shard}: "
+        option = "" if shard == DEFAULT_SHARD else f" --shard {shard}"
+        for finding in _served(fleet, branch, await serving(fleet, branch, shard), option):
+            yield finding._replace(message=f"{name}{finding.message}")
+
+
+def _served(fleet: "FleetSession", branch: str, who: "Serving", option: str) -> Iterator[CheckFinding]:
     if who.is_running is False:
-        if not fleet.repository.is_looked_at_elsewhere(await fleet.state_branch()):
-            yield warning("reconciler", "none runs for this fleet", "reconciler run")
+        if not fleet.repository.is_looked_at_elsewhere(branch):
+            yield warning("reconciler", "none runs for this fleet", f"reconciler run{option}")
     elif who.presence and who.presence.error:
         yield failure("reconciler", who.presence.error)
     else:

@@ -21,6 +21,7 @@ from reconciler.cli.output import Column, Listing, list_options, print_list
 from reconciler.cli.pager import paged
 from reconciler.cli.references import one_task, reference_argument, task_name
 from reconciler.core.errors import NotFound, SpecError
+from reconciler.core.names import DEFAULT_SHARD
 from reconciler.core.text import harmless
 from reconciler.core.times import ago, format_time
 from reconciler.core.transitions import TransitionRecord, transition_document
@@ -28,7 +29,6 @@ from reconciler.core.transitions import TransitionRecord, transition_document
 if TYPE_CHECKING:
     from reconciler.cli.session import FleetSession
     from reconciler.core.model.status import Status
-    from reconciler.dispatch.logs import LogFolder
     from reconciler.store.reader import StateReader
 
 FOLLOW_INTERVAL = 0.2
@@ -131,14 +131,17 @@ async def _logs(
     from reconciler.cli.session import open_fleet
     from reconciler.dispatch.logs import LogFolder
 
-    kept = LogFolder(context.data_dir / "logs")
     async with open_fleet(context) as fleet:
         if attempt is None and (good := await _good_run(fleet, args)):
-            _print_log(kept, good, context, printer)
+            good_run, shard = good
+            _print_log(context.data_of(shard), good_run, printer)
             return ExitCode.OK
         record = await fleet.record()
         task = task_name(args, (await record.load())[0])
         status = await _status(fleet, record, task)
+        shard = record.shards.get(task, DEFAULT_SHARD)
+        data = context.data_of(shard)
+        kept = LogFolder(data / "logs")
         run = status.run_key if attempt is None else await _run_of(fleet, task, attempt)
         branch = await fleet.state_branch()
         is_said = status.phase.is_live and await say_if_nobody_serves(
@@ -150,10 +153,10 @@ async def _logs(
             await asyncio.sleep(FOLLOW_INTERVAL)
             await fleet.repository.fetch()
             status = await _status(fleet, record, task)
-        why = await _why(fleet, task, status) if status.run_key == run else ""
+        why = await _why(fleet, task, status, data) if status.run_key == run else ""
     if run is None:
         raise NotFound(f"{task} has not run yet: it is {status.phase}; `reconciler describe {task}` says why")
-    _print_log(kept, run, context, printer)
+    _print_log(data, run, printer)
     if why:
         click.echo(f"---\n{why}", err=True)
     return _exit_code(status) if is_followed else ExitCode.OK
@@ -165,36 +168,43 @@ def _exit_code(status: "Status") -> ExitCode:
     return ExitCode.ENDED_BADLY if status.phase in BAD_ENDS else ExitCode.OK
 
 
-async def _good_run(fleet: "FleetSession", args: Sequence[str]) -> str | None:
-    """Return the last run of a task that did not fail, by the last look; None if that says nothing of it."""
+async def _good_run(fleet: "FleetSession", args: Sequence[str]) -> tuple[str, str] | None:
+    """
+    Return the last run of a task that did not fail, and its shard, by the last look.
+
+    None if that says nothing of it.
+    """
     from reconciler.cli.looks import look_snapshot
 
     look = (await look_snapshot(fleet)).load()
     tasks = look.kinds["task"].find(look) if look else {}
     recorded = {name: task.document for name, task in tasks.items() if task.document["status"]}
     document = recorded.get(task_name(args, recorded)) if recorded else None
-    return document["status"]["run"] if document and not document["cause"] else None
+    if document is None or document["cause"] or not document["status"]["run"]:
+        return None
+    return document["status"]["run"], document.get("shard", DEFAULT_SHARD)
 
 
-def _print_log(kept: "LogFolder", run: str, context: Context, printer: "_Printer") -> None:
-    """Print the rest of a run's log. Raises NotFound if there is none."""
+def _print_log(data: Path, run: str, printer: "_Printer") -> None:
+    """Print the rest of a run's log in a data folder. Raises NotFound if there is none."""
+    from reconciler.dispatch.logs import LogFolder
+
+    kept = LogFolder(data / "logs")
     if not printer.print_new(kept.paths(run), to_end=True):
-        raise NotFound(
-            f"no logs of {run} in {context.data_dir}: they are on the machine that ran it, until it is swept"
-        )
+        raise NotFound(f"no logs of {run} in {data}: they are on the machine that ran it, until it is swept")
 
 
-async def _why(fleet: "FleetSession", task: str, status: "Status") -> str:
+async def _why(fleet: "FleetSession", task: str, status: "Status", data: Path) -> str:
     """Return why the run failed and what to do, as text; empty if it did not."""
     if status.failure is None:
         return ""
     from reconciler.cli.failures import failure_text
     from reconciler.dispatch.failures import describe_failure, local_failure
 
-    failure = local_failure(task, status, fleet.context.data_dir)
+    failure = local_failure(task, status, data)
     if failure is None:  # the workspace's place is in the specs, which take longer to read
         desired, _ = await fleet.recorded()
-        failure = describe_failure(task, status, desired, fleet.context.data_dir)
+        failure = describe_failure(task, status, desired, data)
     # The log itself was printed just now.
     return failure_text(replace(failure, output=(), next=failure.next[1:])) if failure else ""
 

@@ -35,7 +35,7 @@ MOST_TASKS = 1000
 """With more of them the models are not what takes the time, and the file gets large."""
 
 Key = Sequence[str]
-"""Commit of the specs, of the record, and the program."""
+"""Commit of the specs, of the record (of every shard), and the program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +148,10 @@ class LookSnapshot:
 
 async def look_snapshot(fleet: "FleetSession") -> LookSnapshot:
     """Return the snapshot of what is there now; prints notices of the record on stderr."""
-    branch = await fleet.record_branch()
-    commits = await fleet.guarded_tree().head(), fleet.repository.read_ref(fleet.repository.ref(branch)) or ""
+    branches = (await fleet.record_branches()).values()
+    heads = (fleet.repository.read_ref(fleet.repository.ref(branch)) or "" for branch in branches)
     path = fleet_file(fleet.repository, fleet.branch, fleet.context.data_dir / "parsed", "looks")
-    return LookSnapshot(path, (*commits, branch, program_id()))
+    return LookSnapshot(path, (await fleet.guarded_tree().head(), *heads, *branches, program_id()))
 
 
 async def save_look(fleet: "FleetSession", seen: LookSnapshot, model: "ReadModel") -> None:
@@ -178,7 +178,7 @@ def look_lines(model: "ReadModel", mark: str) -> Iterator[bytes]:
     yield _line(_summary_document(summary_of(model)))
     for kind in SHOWN_KINDS.values():
         columns = kind.columns(age)
-        titles = [(column.title, column.is_wide, column.least) for column in columns]
+        titles = [(column.title, column.is_wide, column.least, column.is_optional) for column in columns]
         yield _line({"name": kind.name, "has_labels": kind.labels is not None, "columns": titles})
         yield _line([_thing_document(kind, thing, columns, age) for thing in kind.pick(model)])
 

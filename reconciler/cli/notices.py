@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from reconciler.core.names import DEFAULT_SHARD
 from reconciler.core.times import ago
 
 if TYPE_CHECKING:
@@ -56,15 +57,21 @@ async def say_if_unserved(fleet: "FleetSession", branch: str, now: datetime) -> 
 
     if why_copy(fleet.repository):  # that was said, and nobody is to start one
         return False
-    state = await serving(fleet, branch)
-    if state.is_running is not False:
-        return False
-    ended = f" (the last one ended {ago(state.last_sign, now)} ago)" if state.last_sign else ""
-    say(
-        f"No reconciler runs for this fleet{ended}: states are as it left them; "
-        "start one with `reconciler run`."
-    )
-    return True
+    shards = await fleet.shards(branch)
+    unserved = [
+        (shard, who.last_sign)
+        for shard in shards
+        if (who := await serving(fleet, branch, shard)).is_running is False
+    ]
+    for shard, last_sign in unserved:
+        what = "this fleet" if len(shards) == 1 else f"shard {shard}"
+        option = "" if shard == DEFAULT_SHARD else f" --shard {shard}"
+        ended = f" (the last one ended {ago(last_sign, now)} ago)" if last_sign else ""
+        say(
+            f"No reconciler runs for {what}{ended}: states are as it left them; "
+            f"start one with `reconciler run{option}`."
+        )
+    return bool(unserved)
 
 
 def is_settled(status: "Status") -> bool:

@@ -183,6 +183,8 @@ class Column(NamedTuple):
     """Whether it is left out unless `-o wide` asks for it."""
     least: int = 0
     """Width of it to begin with, where rows come one after the other."""
+    is_optional: bool = False
+    """Whether it is left out where no row has anything in it."""
 
 
 def print_list(
@@ -201,9 +203,17 @@ def print_list(
         for item in items:
             click.echo(document(item)["name"])
     else:
-        shown = [column for column in columns if listing.is_wide or not column.is_wide]
+        shown = _shown(columns, items, is_wide=listing.is_wide)
         rows = [[c.cell(item) for c in shown] for item in items]
         print_table([c.title for c in shown], rows, empty=empty, has_head=listing.has_head)
+
+
+def _shown(columns: Sequence[Column], items: Sequence[T], *, is_wide: bool) -> Sequence[Column]:
+    return [
+        column
+        for column in columns
+        if (is_wide or not column.is_wide) and (not column.is_optional or any(map(column.cell, items)))
+    ]
 
 
 class ListWriter(Generic[T]):
@@ -218,7 +228,8 @@ class ListWriter(Generic[T]):
         is_stream: bool = True,
     ) -> None:
         """Begin; unless it is a stream, the first things are all of them."""
-        self._columns = [column for column in columns if listing.is_wide or not column.is_wide]
+        self._columns: Sequence[Column] = ()
+        self._all_columns = columns
         self._document = document
         self._listing = listing
         self._is_stream = is_stream
@@ -227,6 +238,8 @@ class ListWriter(Generic[T]):
     def write(self, items: Sequence[T]) -> None:
         """Write some more."""
         form, has_begun = self._listing.output.form, bool(self._widths)
+        if not has_begun:
+            self._columns = _shown(self._all_columns, items, is_wide=self._listing.is_wide)
         if not self._is_stream:
             print_list(items, self._columns, self._document, self._listing)
         elif form == "json":

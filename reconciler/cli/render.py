@@ -48,6 +48,7 @@ def task_columns(age: Age) -> Sequence[Column]:
         Column("SINCE", lambda view: age(view.since) if view.since else DASH),
         Column("ATTEMPT", lambda view: str(view.status.attempt) if view.status else DASH),
         Column("HOST", _place),
+        Column("SHARD", lambda view: view.shard, is_optional=True),
         Column("ADAPTER", lambda view: view.spec.adapter if view.spec else DASH, is_wide=True),
         Column("REPO", lambda view: view.repo or DASH, is_wide=True),
         Column("BRANCH", _of_run("branch"), is_wide=True),
@@ -95,6 +96,7 @@ def host_columns(age: Age) -> Sequence[Column]:
         Column("STATE", lambda view: view.state),
         Column("SINCE", lambda view: age(view.since) if view.since else DASH),
         Column("USED", lambda view: f"{view.used}/{view.spec.slots}"),
+        Column("SHARD", lambda view: view.shard, is_optional=True),
         Column("LABELS", lambda view: _joined(view.spec.labels)),
         Column("ADDRESS", lambda view: view.spec.address or "this machine", is_wide=True),
         Column("ADAPTERS", adapters_of, is_wide=True),
@@ -214,6 +216,8 @@ def task_document(view: TaskView) -> "TaskShape":
         "spec": view.spec.model_dump(mode="json", exclude={"name"}) if view.spec else None,
         "status": view.status.model_dump(mode="json") if view.status else None,
     }
+    if view.shard:
+        document["shard"] = view.shard
     if view.live:
         document["live"] = live_document(view.live)
     return document
@@ -243,7 +247,7 @@ def condition_document(condition: Condition) -> "ConditionShape":
 
 def host_document(view: HostView) -> "HostShape":
     """Return a host as `-o json` prints it."""
-    return {
+    document: HostShape = {
         "kind": "host",
         "name": view.name,
         "state": view.state,
@@ -253,6 +257,9 @@ def host_document(view: HostView) -> "HostShape":
         "spec": view.spec.model_dump(mode="json", exclude={"name"}),
         "status": view.status.model_dump(mode="json") if view.status else None,
     }
+    if view.shard:
+        document["shard"] = view.shard
+    return document
 
 
 def campaign_document(view: CampaignView) -> "CampaignShape":

@@ -66,7 +66,7 @@ async def _approve(context: Context, kinds: Sequence[str], reason: str, *, is_su
 async def _gone_back(fleet: "FleetSession") -> "Sequence[BranchLine]":
     """Print what was rewound, and return it."""
     branch = await fleet.record_branch()
-    return [line for line in fleet.lines(branch) if await line.left()]
+    return [line for line in await fleet.lines(branch) if await line.left()]
 
 
 @click.command("restore-record", epilog=examples("reconciler restore-record"))

@@ -20,6 +20,7 @@ from reconciler.cli.help import examples
 from reconciler.cli.log_format import LogFormat, formatter, log_format_option, notice_json, step_json
 from reconciler.cli.streams import LineWriter, LogHandler
 from reconciler.core.model.specs import Desired
+from reconciler.core.names import DEFAULT_SHARD
 from reconciler.settings import Settings, Web
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ _signing_key = _file_option(
     "--signing-key",
     "SSH key with which the reconciler signs its own commits, to the specs and to the record.",
 )
+_shard = click.option(
+    "--shard",
+    default=DEFAULT_SHARD,
+    envvar="RECONCILER_SHARD",
+    show_envvar=True,
+    metavar="NAME",
+    help="Reconcile this part of the fleet, of `shards` in specs/fleet.yaml; else what none of them has.",
+)
 _verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 
 
@@ -66,6 +75,7 @@ _verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 )
 @click.option("--once", is_flag=True, help="Start what can start now, then end; runs go on by themselves.")
 @click.option("--until-idle", is_flag=True, help="End when nothing more happens by itself.")
+@_shard
 @_take_over
 @_allowed_signers
 @_signing_key
@@ -78,6 +88,7 @@ def run(
     *,
     once: bool,
     until_idle: bool,
+    shard: str,
     verbose: bool,
     log_format: LogFormat,
     **trust: Any,
@@ -95,7 +106,7 @@ def run(
     if once and until_idle:
         raise click.UsageError("--once and --until-idle exclude each other")
     until: StopWhen = "started" if once else "idle" if until_idle else "stopped"
-    settings = replace(context.settings, **trust)
+    settings = replace(context.settings, shard=shard, data_dir=context.data_of(shard), **trust)
     ended = _serve(settings, verbose=verbose, log_format=log_format, until=until)
     if ended.steps == 0 and until != "stopped":
         click.echo(_nothing(ended), err=True)
@@ -134,6 +145,7 @@ def _nothing(ended: "_Summary") -> str:
     metavar="URL",
     help="URL by which others reach it; links on forges point there.",
 )
+@_shard
 @_take_over
 @_allowed_signers
 @_signing_key
@@ -144,6 +156,7 @@ def serve_command(
     context: Context,
     /,
     *,
+    shard: str,
     take_over: bool,
     allowed_signers: Path | None,
     signing_key: Path | None,
@@ -161,6 +174,8 @@ def serve_command(
     web = Web(public_url=public_url.rstrip("/"), **listen)
     settings = replace(
         context.settings,
+        shard=shard,
+        data_dir=context.data_of(shard),
         take_over=take_over,
         allowed_signers=allowed_signers,
         signing_key=signing_key,

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reconciler.core.names import DEFAULT_SHARD, state_branch_of
 from reconciler.store.presence import Presence, PresenceFile
 
 if TYPE_CHECKING:
@@ -33,25 +34,35 @@ class Serving:
 
 
 def figures_in(data: Path) -> "FiguresOf":
-    """Return how to find the figures of live runs that are followed with a data folder."""
+    """Return how to find the figures of live runs that are followed with a data folder, of any shard."""
 
     def figures(run: str, number: int) -> "LiveFigures | None":
         from reconciler.dispatch.logs import LogFolder
 
-        return LogFolder(data / "logs").figures(run, number)
+        folders = (LogFolder(each / "logs") for each in (data, *data.glob("shards/*")))
+        return next((read for each in folders if (read := each.figures(run, number))), None)
 
     return figures
 
 
 async def forge_outages(fleet: "FleetSession", branch: str) -> "Mapping[str, ForgeOutage]":
-    """Return which forges cannot be worked with, by repo, as the running reconciler says; else nothing."""
-    who = await serving(fleet, branch)
-    return who.presence.forges if who.is_running and who.presence else {}
+    """Return which forges cannot be worked with, by repo, as running reconcilers say; else nothing."""
+    every = [await serving(fleet, branch, shard) for shard in await fleet.shards(branch)]
+    there = [who.presence for who in every if who.is_running and who.presence]
+    return {repo: outage for presence in there for repo, outage in presence.forges.items()}
 
 
-async def serving(fleet: "FleetSession", branch: str) -> Serving:
-    """Return which process reconciles a fleet: from the local lock, else from the lease on the remote."""
-    file = PresenceFile(fleet.repository, branch, fleet.context.data_dir)
+async def serving(fleet: "FleetSession", state_branch: str, shard: str = DEFAULT_SHARD) -> Serving:
+    """
+    Return which process reconciles a fleet, or a shard of it, whose record is beside `state_branch`.
+
+    From the local lock, else from the lease on the remote.
+    """
+    branch, data = state_branch_of(state_branch, shard), fleet.context.data_of(shard)
+    git_dir = fleet.repository.git_dir
+    if shard != DEFAULT_SHARD:  # it works in a clone of its own
+        git_dir = data / "clones" / git_dir.name
+    file = PresenceFile(fleet.repository, branch, data, git_dir)
     presence, pid = file.read(), file.holder()
     if pid is not None:
         if presence is None or (pid and presence.pid != pid) or presence.ended:

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from heapq import merge
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from reconciler import clock
@@ -16,6 +18,7 @@ from reconciler.cli.notices import fetched_notice, say, unfetched_notice
 from reconciler.cli.pager import busy
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import NotFound, SpecError, UsageError
+from reconciler.core.names import DEFAULT_SHARD, owners_branch_of, state_branch_of
 from reconciler.core.references import no_such
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
@@ -152,13 +155,33 @@ class FleetSession:
 
         record = await self.record()
         statuses, hosts = await record.load()
-        return observed_on_record(statuses, hosts, record.damaged, record.accounts)
+        return observed_on_record(statuses, hosts, record.damaged, record.accounts, record.shards)
 
     async def record(self) -> "StateReader":
         """Return the reader of the record, for repeated reads."""
         from reconciler.store.reader import StateReader
 
-        return StateReader(self.repository, await self.record_branch())
+        return StateReader(self.repository, await self.record_branches())
+
+    async def record_branches(self) -> Mapping[str, str]:
+        """Return the branches with the record, by shard; see `record_branch`."""
+        branch = await self.record_branch()
+        shards = await self.shards(branch)
+        branches = {shard: state_branch_of(branch, shard) for shard in shards}
+        if self.repository.is_looked_at_elsewhere(branch):
+            ref = self.repository.ref(branch)
+            for shard, each in branches.items():
+                self.repository.look_at(each, state_branch_of(ref, shard))
+        return branches
+
+    async def shards(self, state_branch: str) -> Sequence[str]:
+        """Return the shards that ever had a reconciler, the default one first; it alone in most fleets."""
+        if self.repository.read_ref(owners_branch_of(self.repository.ref(state_branch))) is None:
+            return (DEFAULT_SHARD,)
+        from reconciler.store.owners import OwnersReader
+
+        owners = await OwnersReader(self.repository, state_branch).read()
+        return (DEFAULT_SHARD, *sorted((owners.shards if owners else frozenset()) - {DEFAULT_SHARD}))
 
     async def record_branch(self) -> str:
         """
@@ -174,7 +197,7 @@ class FleetSession:
             self._say_once(unfetched_notice(others[0], branch))
         if why := why_copy(self.repository):
             self._say_once(why)
-        for line in self.lines(branch):
+        for line in await self.lines(branch):
             if rewind := await self.marks.rewind(line.kind, line.branch, line.head):
                 self._say_once(str(rewind))
         return branch
@@ -185,10 +208,13 @@ class FleetSession:
             self.notices.add(about or notice)
             say(notice)
 
-    def lines(self, state_branch: str) -> Sequence[BranchLine]:
+    async def lines(self, state_branch: str) -> Sequence[BranchLine]:
         """Return the branches that are protected against rewinds."""
         specs = () if self.branch == state_branch else (self.line("specs", self.branch),)
-        return (self.line("record", state_branch), *specs)
+        shards = await self.shards(state_branch)
+        owners = (self.line("record", owners_branch_of(state_branch)),) if len(shards) > 1 else ()
+        records = (self.line("record", state_branch_of(state_branch, shard)) for shard in shards)
+        return (*records, *owners, *specs)
 
     def line(self, kind: LineKind, branch: str) -> BranchLine:
         """Return a branch with its high-water marks."""
@@ -229,7 +255,11 @@ class FleetSession:
         """Return the transition records of a task, or of all, newest first."""
         from reconciler.store import history
 
-        return await history.read_history(self.repository, await self.record_branch(), task, limit=most)
+        branches = (await self.record_branches()).values()
+        read = [await history.read_history(self.repository, each, task, limit=most) for each in branches]
+        if len(read) == 1:
+            return read[0]
+        return list(islice(merge(*read, key=lambda entry: entry.at, reverse=True), most))
 
     async def files(self, rev: str | None) -> "tuple[str, Mapping[str, File]]":
         """

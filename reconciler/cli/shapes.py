@@ -87,6 +87,8 @@ class TaskShape(TypedDict):
     """Fields of its [status](#status-of-a-task); null if it is not on record."""
     live: NotRequired[LiveShape]
     """Figures of its live run; left out where none are known here."""
+    shard: NotRequired[str]
+    """Shard that has it, or is to take it; left out where the fleet has one reconciler."""
 
 
 @with_config(CLOSED)
@@ -119,6 +121,8 @@ class HostShape(TypedDict):
     """Fields of [a host](host.md), defaults filled in."""
     status: dict[str, Any] | None
     """Fields of its [status](#status-of-a-host), what the last probe found; null if it was not asked yet."""
+    shard: NotRequired[str]
+    """Shard whose tasks run on it; left out where the fleet has one reconciler."""
 
 
 @with_config(CLOSED)
@@ -422,6 +426,18 @@ class LiveTaskShape(TypedDict):
 
 
 @with_config(CLOSED)
+class ShardShape(TypedDict):
+    """The reconciler of a shard."""
+
+    running: bool | None
+    """Whether it runs; null if that cannot be told from here."""
+    pid: int | None
+    """Its process."""
+    machine: str | None
+    """Where it runs."""
+
+
+@with_config(CLOSED)
 class StatusShape(TypedDict):
     """`status`: the fleet as a whole."""
 
@@ -445,6 +461,8 @@ class StatusShape(TypedDict):
     """What needs a person."""
     advice: list[str]
     """What should be set, each with the command that does it."""
+    shards: NotRequired[dict[str, ShardShape]]
+    """Shard → its reconciler, for all but the one above; left out where the fleet has one."""
 
 
 @with_config(CLOSED)

@@ -34,6 +34,8 @@ class FleetStatus:
     """Summary of a fleet: who reconciles, counts, what needs a person."""
 
     serving: "Serving"
+    shards: "Mapping[str, Serving]"
+    """Who reconciles the other shards, of a fleet that has several reconcilers."""
     specs_branch: str
     specs: str | None
     """Newest commit."""
@@ -71,7 +73,7 @@ def status(context: Context, output: OutputFormat) -> int:
 
 def status_exit_code(fleet: FleetStatus) -> ExitCode:
     """Return the exit code of `status`: a missing reconciler outweighs what waits for a person."""
-    if fleet.serving.is_running is False:
+    if any(who.is_running is False for who in (fleet.serving, *fleet.shards.values())):
         return ExitCode.NOT_RUNNING
     return ExitCode.ATTENTION if fleet.needs else ExitCode.OK
 
@@ -96,9 +98,11 @@ async def _fleet_status(context: Context) -> FleetStatus:
         fleet.notices.update(need.message for need in lines)  # they are listed among the needs
         summary, live = await _summary(fleet)
         state = fleet.line("record", branch).head
-        who = await serving(fleet, branch)
+        who, *rest = [await serving(fleet, branch, each) for each in await fleet.shards(branch)]
+        others_serving = dict(zip((await fleet.shards(branch))[1:], rest, strict=True))
         return FleetStatus(
             serving=who,
+            shards=others_serving,
             specs_branch=fleet.branch,
             specs=fleet.line("specs", fleet.branch).head,
             state_branch=branch,
@@ -109,7 +113,7 @@ async def _fleet_status(context: Context) -> FleetStatus:
             phases=summary.phases,
             hosts=summary.hosts,
             live=live,
-            needs=[*lines, *_of_serving(who), *summary.needs],
+            needs=[*lines, *(need for each in (who, *rest) for need in _of_serving(each)), *summary.needs],
             advice=await advice(fleet.repository),
         )
 
@@ -139,7 +143,9 @@ async def _lines(fleet: "FleetSession", branch: str) -> Sequence[Need]:
     from reconciler.store.place import why_copy
 
     copy = why_copy(fleet.repository)
-    rewinds = [await fleet.marks.rewind(line.kind, line.branch, line.head) for line in fleet.lines(branch)]
+    rewinds = [
+        await fleet.marks.rewind(line.kind, line.branch, line.head) for line in await fleet.lines(branch)
+    ]
     copies = [Need("record", "Copied", copy)] if copy else []
     return [*copies, *(Need(rewind.kind, "Rewound", str(rewind)) for rewind in rewinds if rewind)]
 
@@ -169,7 +175,7 @@ def status_document(fleet: FleetStatus) -> "StatusShape":
         "state": (presence and presence.state) or None,
         "error": (presence and presence.error) or None,
     }
-    return {
+    document: StatusShape = {
         "running": who.is_running,
         "reconciler": running if who.is_running is not False else None,
         "ended_at": format_time(who.last_sign) if who.last_sign else None,
@@ -187,12 +193,19 @@ def status_document(fleet: FleetStatus) -> "StatusShape":
         "needs": [{"what": need.what, "why": need.why, "message": need.message} for need in fleet.needs],
         "advice": list(fleet.advice),
     }
+    if fleet.shards:
+        document["shards"] = {
+            shard: {"running": each.is_running, "pid": each.pid or None, "machine": each.host or None}
+            for shard, each in fleet.shards.items()
+        }
+    return document
 
 
 def text(fleet: FleetStatus, now: datetime) -> str:
     """Return the status of a fleet as text for people."""
     fields = [
         ("reconciler", _who(fleet, now)),
+        *((f"shard {shard}", _who_runs(who, now, shard)) for shard, who in fleet.shards.items()),
         ("specs", _at(fleet.specs_branch, fleet.specs, None, now) + _acted_on(fleet)),
         ("record", _record(fleet, now)),
         ("tasks", _counts(fleet.phases) or "none"),
@@ -212,9 +225,14 @@ def _who(fleet: FleetStatus, now: datetime) -> str:
     if who.is_running is False and fleet.elsewhere:
         there = fleet.elsewhere
         return f"none runs here; whether one does at {there.name}: `reconciler --repo {there.url} status`"
+    return _who_runs(who, now)
+
+
+def _who_runs(who: "Serving", now: datetime, shard: str = "") -> str:
     if who.is_running is False:
         ended = f"; the last one ended {ago(who.last_sign, now)} ago" if who.last_sign else ""
-        return f"none runs{ended}; start one with `reconciler run`"
+        option = f" --shard {shard}" if shard else ""
+        return f"none runs{ended}; start one with `reconciler run{option}`"
     since = f", since {who.since}" if who.since else ""
     machine = f" on {who.host}" if who.host else ""
     address = f", {who.presence.address}" if who.presence and who.presence.address else ""

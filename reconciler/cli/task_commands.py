@@ -178,12 +178,18 @@ def approve_prune(context: Context, yes: bool, reason: str) -> int:
 async def _approve(context: Context, reason: str, *, is_sure: bool) -> ExitCode:
     from reconciler.cli.session import open_fleet
     from reconciler.core.planning.plan import plan, prune_digest
+    from reconciler.core.shards import shard_parts
     from reconciler.specs.edit import edit
     from reconciler.specs.parse import FLEET_FILE
 
     async with open_fleet(context) as fleet:
-        waiting = plan(*await fleet.recorded(), clock.now()).waiting
-        names = sorted(name for name, wait in waiting.items() if wait.reason is Reason.APPROVAL)
+        parts = shard_parts(*await fleet.recorded())
+        plans = [plan(desired, observed, clock.now()) for _, desired, observed in parts]
+        held = [
+            sorted(name for name, wait in each.waiting.items() if wait.reason is Reason.APPROVAL)
+            for each in plans
+        ]
+        names = next(filter(None, held), [])  # of one shard at a time: each knows its own
         if not names:
             click.echo("no removal waits", err=True)
             return ExitCode.OK

@@ -116,14 +116,14 @@ def _holds(audited: "Audited", proofs: Sequence[Proof]) -> bool:
 async def _verify(context: Context, what: str | None, sources: Sources) -> "tuple[Audited, Sequence[Proof]]":
     from reconciler.cli.session import open_fleet, spec_path
     from reconciler.specs.parse import campaign_generation, campaign_path
-    from reconciler.store.audit import SpecPlaces, audit_record
+    from reconciler.store.audit import SpecPlaces, audit_records
 
     async with open_fleet(context) as fleet:
-        branch = await fleet.record_branch()
+        branch, *others = (await fleet.record_branches()).values()
         with busy("looking at every commit of the record"):
-            audited = await audit_record(
+            audited = await audit_records(
                 fleet.repository,
-                branch,
+                (branch, *others),
                 fleet.branch,
                 spec_places=SpecPlaces(
                     lambda task: spec_path("task", task), campaign_path, campaign_generation
@@ -144,7 +144,8 @@ async def _rewinds(fleet: "FleetSession", branch: str) -> "Sequence[Flaw]":
     from reconciler.core.audit import Flaw
 
     lines = [
-        (line, await line.marks.rewind(line.kind, line.branch, line.head)) for line in fleet.lines(branch)
+        (line, await line.marks.rewind(line.kind, line.branch, line.head))
+        for line in await fleet.lines(branch)
     ]
     return [Flaw(line.head or "", str(rewind)) for line, rewind in lines if rewind]
 

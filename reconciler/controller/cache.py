@@ -16,6 +16,7 @@ from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.incremental import Planner
 from reconciler.core.planning.plan import Plan, needs_attention
 from reconciler.core.runs.accounts import Failing
+from reconciler.core.views import Elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ class FleetCache:
     """Plan of the last round."""
     forge_outages: Callable[[], Mapping[str, ForgeOutage]] = dict
     """Return which forges cannot be worked with now, by repo; set by who has all that ask them."""
+    elsewhere: Callable[[], Elsewhere | None] = lambda: None
+    """Return what the other shards have on record; set by who reads that."""
     drift: Mapping[tuple[str, datetime], timedelta] = field(default_factory=dict)
     """How far the clock was set since what is on record; see `Observed.drift`."""
 

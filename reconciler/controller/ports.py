@@ -7,7 +7,7 @@ that pass the same contract tests.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
@@ -44,7 +44,9 @@ from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.plan import Plan
 from reconciler.core.runs.accounts import AccountChange
 from reconciler.core.runs.retention import Retention
+from reconciler.core.shards import Owner, Owners
 from reconciler.core.transitions import TransitionRecord
+from reconciler.core.views import Elsewhere
 
 Clock = Callable[[], datetime]
 TaskFact = RunSeen | RunQueued | RunEnded | MergeSeen | PullRequestSeen | BranchSeen
@@ -133,6 +135,41 @@ class State(Protocol):
 
     async def spent(self, since: datetime) -> Mapping[BudgetScope, Usage]:
         """Return what was spent since a time, and from whose money. Raises Unavailable."""
+
+
+class OwnerRegistry(Protocol):
+    """Which shard has which task, as all reconcilers of the fleet have agreed on its remote."""
+
+    is_shared: bool
+    """Whether the fleet is on a remote, which several reconcilers can share."""
+
+    async def read(self) -> Owners | None:
+        """Return the owners as of the last fetch; None for a fleet of one reconciler. Raises Unavailable."""
+
+    async def fetch(self) -> None:
+        """Fetch what the others did. Raises Unavailable, Refused."""
+
+    async def change(
+        self,
+        owners: Owners | None,
+        take: Mapping[str, Owner],
+        release: Collection[str],
+        shards: Collection[str],
+    ) -> None:
+        """
+        Record new owners, and which shards there are, on top of what was read (None: begin).
+
+        Raises Conflict if another shard was first (fetch, read and decide again), Unavailable, Refused.
+        """
+
+    async def recorded(self, names: Mapping[str, str]) -> Mapping[str, Status | None]:
+        """Return what is on record of tasks of other shards, given which; None where nothing is."""
+
+    async def also_recorded(self, names: Collection[str], shards: Iterable[str]) -> Mapping[str, str]:
+        """Return which of these tasks another shard has on record, whoever owns them, and which shard."""
+
+    async def all_recorded(self, shards: Iterable[str]) -> Mapping[str, Owner]:
+        """Return what other shards have on record: to begin anew where the owners were lost."""
 
 
 class Prober(Protocol):
@@ -380,6 +417,10 @@ class FleetView(Protocol):
     @property
     def drift(self) -> Mapping[tuple[str, datetime], timedelta]:
         """How far the clock was set since what is on record; see `Observed.drift`."""
+
+    @property
+    def elsewhere(self) -> Callable[[], Elsewhere | None]:
+        """Return what the other shards have on record; None where the fleet has one reconciler."""
 
     @property
     def forge_outages(self) -> Callable[[], Mapping[str, ForgeOutage]]:

@@ -123,6 +123,17 @@ class Audit:
         self._follow(commit)
         return [Flaw(commit.record.commit, what) for what in flaws]
 
+    def joined(self, other: "Audit") -> "Audit":
+        """Return what both looked at: the records of two shards, to be looked at no further."""
+        return Audit(
+            self.is_own_branch,
+            self.commits + other.commits,
+            self.steps + other.steps,
+            {**self.runs, **other.runs},
+            [*self.approvals, *other.approvals],
+            {**self.deliveries, **other.deliveries},
+        )
+
     # --- What is wrong ------------------------------------------------------
 
     def _flaws(self, commit: RecordCommit) -> Iterator[str]:

@@ -94,3 +94,19 @@ def check_branch(branch: str) -> str:
         message = f"unsafe branch name {branch!r}"
         raise ValueError(message)
     return branch
+
+
+# --- Shards ----------------------------------------------------------------
+
+DEFAULT_SHARD = "default"
+"""The shard of the reconciler that is started without `--shard`: it has what no other one claims."""
+
+
+def state_branch_of(state_branch: str, shard: str) -> str:
+    """Return the branch with the record of a shard, given that of the fleet."""
+    return state_branch if shard == DEFAULT_SHARD else f"{state_branch}-{shard}"
+
+
+def owners_branch_of(state_branch: str) -> str:
+    """Return the branch with the owners of tasks; no name of a shard leads there."""
+    return f"{state_branch}.shards"

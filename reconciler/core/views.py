@@ -45,6 +45,7 @@ from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.placement import reachable_runs, slots_in_use
 from reconciler.core.runs.accounts import run_account, serves
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
+from reconciler.core.shards import home_shard
 
 BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
 """Phases in which a person should look."""
@@ -85,6 +86,8 @@ class TaskView:
     """What it waits for now, which is not on record as it may soon be over."""
     known_cause: FailureSummary | None = None
     """Why its last run failed, for who knows more of it than is on record."""
+    shard: str = ""
+    """Which shard has it, or is to take it; empty where the fleet has one reconciler."""
 
     @property
     def phase(self) -> Phase:
@@ -230,6 +233,8 @@ class HostView:
     """Slots they take."""
     closed_at: datetime | None = None
     """When people last changed whether it takes runs, if that is known."""
+    shard: str = ""
+    """Whose tasks run on it; empty where the fleet has one reconciler."""
 
     @property
     def free(self) -> int:
@@ -357,10 +362,29 @@ def observed_on_record(
     hosts: Mapping[str, HostStatus],
     damaged: Mapping[str, Problem],
     accounts: Mapping[str, AccountStatus] = MappingProxyType({}),
+    shards: Mapping[str, str] = MappingProxyType({}),
 ) -> Observed:
     """Return what is known to who only looks; the machine is that of the local hosts on record."""
     machine = next((host.machine for host in hosts.values() if host.machine), None)
-    return Observed(statuses, hosts, damaged=damaged, machine=machine, accounts=accounts)
+    return Observed(statuses, hosts, damaged=damaged, machine=machine, accounts=accounts, shards=shards)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """What the other shards of a fleet have on record, for a reconciler that shows all of it."""
+
+    shard: str
+    """The own shard, whose record is not in it."""
+    desired: Desired
+    """What the specs ask of the whole fleet."""
+    statuses: Mapping[str, Status] = field(default_factory=dict)
+    hosts: Mapping[str, HostStatus] = field(default_factory=dict)
+    damaged: Mapping[str, Problem] = field(default_factory=dict)
+    accounts: Mapping[str, AccountStatus] = field(default_factory=dict)
+    shards: Mapping[str, str] = field(default_factory=dict)
+    """Which of them has which task on record."""
+    version: str = ""
+    """Changes with what is on record."""
 
 
 def _no_figures(_run: str, _round: int) -> LiveFigures | None:
@@ -421,7 +445,14 @@ class ReadModel:
             self.planned.get(name),
             self.live(*live.round_key) if live else None,
             self.unrecorded.get(name),
+            shard=self._shard(name),
         )
+
+    def _shard(self, name: str) -> str:
+        shards = self.desired.fleet.shards
+        if not shards and not self.observed.shards:
+            return ""
+        return self.observed.shards.get(name) or home_shard(shards, name)
 
     def tasks(self) -> Mapping[str, TaskView]:
         """Return every task, by name."""
@@ -445,9 +476,9 @@ class ReadModel:
 
     def _host(self, host: Host, live: list[Run], used: int) -> HostView:
         keys = tuple(run.key for run in live)
-        return HostView(
-            host.name, host, self.observed.hosts.get(host.name), keys, used, self.closed.get(host.name)
-        )
+        shard = host.shard if self.desired.fleet.shards or self.observed.shards else ""
+        status, closed = self.observed.hosts.get(host.name), self.closed.get(host.name)
+        return HostView(host.name, host, status, keys, used, closed, shard)
 
     def accounts(self) -> Mapping[str, AccountView]:
         """Return every account of the specs, and those of adapters that are at their limits, by name."""

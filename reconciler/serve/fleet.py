@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,10 +26,12 @@ from reconciler.controller.notify import specs_poller
 from reconciler.controller.plan_preview import FetchPulls, PlanPreview, ReadPull
 from reconciler.controller.poller import Poller
 from reconciler.controller.ports import UNREAD_METER, ControllerSettings, Meter, Ports
+from reconciler.controller.shards import ShardedSpecs
 from reconciler.core.errors import Problem, UsageError
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.specs import Desired, FleetSpec
 from reconciler.core.model.status import OnHost
+from reconciler.core.names import DEFAULT_SHARD, state_branch_of
 from reconciler.core.times import format_time
 from reconciler.dispatch import environ
 from reconciler.dispatch.dispatcher import Dispatcher
@@ -37,19 +39,22 @@ from reconciler.dispatch.output import read_output
 from reconciler.dispatch.prober import HostProber
 from reconciler.dispatch.secrets import forge_secret, secret_variables
 from reconciler.forge.forgejo import ForgeRegistry
+from reconciler.git.provenance import signing_options
 from reconciler.git.repository import Repository
 from reconciler.serve.forges import ForgeOutages
 from reconciler.serve.notifier import build_notifier
+from reconciler.serve.shards import OtherShards
 from reconciler.serve.transports import ways
 from reconciler.settings import Settings
 from reconciler.specs.edit import edit
 from reconciler.specs.parse import ROOT, read_task
 from reconciler.specs.source import SpecSource
-from reconciler.store.bot_commits import BotCommitter
+from reconciler.store.bot_commits import BotCommitter, bot_git
 from reconciler.store.guarded_tree import GuardedTree
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.leader import LeaderLease, LeaderMode, this_process
 from reconciler.store.merge_preview import PullTree
+from reconciler.store.owners import OwnersBranch
 from reconciler.store.place import has_place, note_place, require_own_place
 from reconciler.store.presence import Presence, PresenceFile
 from reconciler.store.remote_record import require_own_record
@@ -120,7 +125,15 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         specs = SpecSource(tree, tree.touched, objection=partial(_objection, tree))
         desired = await specs.read({})
         environ.take(secret_variables(desired))  # before any process is started that could read it
-        state_branch = desired.fleet.state_branch
+        state_branch = state_branch_of(desired.fleet.state_branch, settings.shard)
+        registry = OwnersBranch(
+            repository,
+            desired.fleet.state_branch,
+            settings.shard,
+            committer=bot_git(repository.git).with_options(*signing_options(settings.signing_key)),
+            marks=marks,
+        )
+        await _require_shard(settings, desired.fleet, registry)
         _require_signers(settings, desired.fleet, branch)
         require_own_place(repository)
         await require_own_record(repository, state_branch, was_here=has_place(repository))
@@ -135,7 +148,14 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             meter=meter,
             signing_key=settings.signing_key,
         )
-        lease, presence, me = await _acquire_leader_lease(stack, settings, repository, state, state_branch)
+        lease, presence, me = await _acquire_leader_lease(
+            stack,
+            settings,
+            repository,
+            state,
+            state_branch,
+            is_alone=not desired.fleet.shards and registry.head is None,
+        )
         note_place(repository)
         tree.is_acted_on = branch != state_branch  # its mark moves with each commit
         transports = await stack.enter_async_context(ways(lambda: cache.desired.hosts, settings.data_dir))
@@ -152,8 +172,9 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         stack.enter_context(masked_logs(dispatch))
         forges = ForgeRegistry(forge_secret, clock.now)
         stack.push_async_callback(forges.close)
+        own_specs = ShardedSpecs(specs, registry, settings.shard, lambda: state.damaged)
         ports = Ports(
-            specs=specs,
+            specs=own_specs,
             state=state,
             dispatch=dispatch,
             prober=HostProber(transports, data=settings.data_dir, clock=clock.now),
@@ -172,14 +193,17 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             build_loop(cache, ports, loop_settings),
             BotCommitter(repository, branch, settings.signing_key),
         )
-        previews = PlanPreview(forges, *pull_readers(repository), cache, branch, clock.now)
+        readers = pull_readers(repository, own_specs.of_shard)
+        previews = PlanPreview(forges, *readers, cache, branch, clock.now)
         branches = BranchController(forges, cache, loop.inbox, clock.now)
         issues = IssueController(forges, writer, cache, clock.now, read_task, edit)
-        loop.listeners.steps.append(issues.on_step)
+        speaks = settings.shard == DEFAULT_SHARD  # one for the fleet, to issues and about its specs
+        if speaks:
+            loop.listeners.steps.append(issues.on_step)
+        fetch = await _fetch_all(settings, repository, desired.fleet.state_branch, own_specs, cache)
         pollers = (
-            specs_poller(repository.fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now),
-            issues.poller,
-            previews.poller,
+            specs_poller(fetch, loop.inbox, partial(_look_interval, repository, cache), clock.now),
+            *((issues.poller, previews.poller) if speaks else ()),
             branches.poller,
         )
         outages = cache.forge_outages = ForgeOutages(loop, forges, pollers, clock.now)
@@ -210,6 +234,26 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         )
 
 
+async def _fetch_all(
+    settings: Settings,
+    repository: Repository,
+    state_branch: str,
+    specs: ShardedSpecs,
+    cache: FleetCache,
+) -> Callable[[], Awaitable[None]]:
+    """Return how the fleet is fetched; with pages, what other shards recorded is read each time."""
+    if settings.web is None:
+        return repository.fetch
+    others = cache.elsewhere = OtherShards(repository, state_branch, settings.shard, lambda: specs.whole)
+
+    async def fetch() -> None:
+        await repository.fetch()
+        await others.refresh()
+
+    await others.refresh()
+    return fetch
+
+
 def _metrics(settings: Settings) -> "Metrics | None":
     """Return the metrics of a process that serves them."""
     if settings.web is None:
@@ -220,7 +264,13 @@ def _metrics(settings: Settings) -> "Metrics | None":
 
 
 async def _acquire_leader_lease(
-    stack: AsyncExitStack, settings: Settings, repository: Repository, state: StateBranch, branch: str
+    stack: AsyncExitStack,
+    settings: Settings,
+    repository: Repository,
+    state: StateBranch,
+    branch: str,
+    *,
+    is_alone: bool,
 ) -> tuple[LeaderLease, PresenceFile, Presence]:
     """
     Acquire the leader lease of a fleet; `stack` releases it after the last write.
@@ -229,7 +279,8 @@ async def _acquire_leader_lease(
     """
     mode: LeaderMode = "serve" if settings.web else "run"
     since = format_time(clock.now())
-    lease = LeaderLease(repository, branch, this_process(clock.random_hex(), mode, since))
+    me_now = this_process(clock.random_hex(), mode, since)
+    lease = LeaderLease(repository, branch, me_now, may_share=is_alone)
     stack.push_async_callback(lease.release)
     stack.push_async_callback(state.close)
     await lease.take(by_force=settings.take_over)
@@ -238,6 +289,19 @@ async def _acquire_leader_lease(
     presence.tell(me)
     stack.callback(lambda: presence.end(clock.now()))
     return lease, presence, me
+
+
+async def _require_shard(settings: Settings, fleet: FleetSpec, registry: OwnersBranch) -> None:
+    """Raise UsageError if there is no such shard, or nothing that several reconcilers could share."""
+    owners = await registry.read()
+    there = {DEFAULT_SHARD, *fleet.shards, *(owners.shards if owners else ())}
+    if settings.shard not in there:
+        names = ", ".join(sorted(there - {DEFAULT_SHARD})) or "none"
+        raise UsageError(f"no shard {settings.shard!r} in specs/fleet.yaml; there: {names}")
+    if settings.shard != DEFAULT_SHARD and not registry.is_shared:
+        raise UsageError(
+            "shards share a fleet by its remote: name it by a URL (--repo ssh://…, on one machine file:///…)"
+        )
 
 
 def _require_signers(settings: Settings, fleet: FleetSpec, branch: str) -> None:
@@ -279,9 +343,11 @@ def masked_logs(dispatch: Dispatcher) -> Iterator[None]:
             handler.removeFilter(mask)
 
 
-def pull_readers(repository: Repository) -> tuple[ReadPull, FetchPulls]:
+def pull_readers(
+    repository: Repository, of_shard: Callable[[Desired], Desired]
+) -> tuple[ReadPull, FetchPulls]:
     """
-    Return the functions that read the specs of a pull request, and fetch many.
+    Return the functions that read the specs of a pull request, as far as they are ours, and fetch many.
 
     Reads take turns, and none waits in its turn for a remote: others are read meanwhile.
     """
@@ -292,7 +358,7 @@ def pull_readers(repository: Repository) -> tuple[ReadPull, FetchPulls]:
         await tree.obtain(pull.ref, pull.head)
         async with turn:
             await tree.check_out_merge(pull.ref, pull.head, base)
-            return await source.read({})
+            return of_shard(await source.read({}))
 
     async def fetch(pulls: Sequence[PullRequestSnapshot]) -> None:
         await tree.fetch({pull.ref: pull.head for pull in pulls})

@@ -41,6 +41,7 @@ from reconciler.specs.parse import (
     tasks_of,
 )
 from reconciler.specs.rules import Mistake, template_mistake
+from reconciler.specs.shards import other_shard, shared_by_shards
 from reconciler.specs.shared import shared_specs
 from reconciler.specs.yaml import Path
 
@@ -160,6 +161,13 @@ class Builder:
             self._task_doubts[name] = tuple(
                 locate_mistakes(warnings, parsed.path, parsed.file.data, parsed.cell)
             )
+
+    def _shard_problems(self) -> Iterator[Problem]:
+        """Yield what several reconcilers would each count or plan for themselves."""
+        if self._shared.fleet.shards:
+            for path, mistake in shared_by_shards(self._shared, self._tasks, self._campaigns):
+                if parsed := self._others.get(path):
+                    yield from locate_mistakes([mistake], parsed.path, parsed.file.data)
 
     def _fleet_doubts(self) -> Iterator[Problem]:
         parsed = self._others.get(FLEET_FILE)
@@ -327,6 +335,8 @@ class Builder:
         for at, name in enumerate(task.depends_on):
             if name not in self._specs:
                 yield self._no_task(task, name, ("depends_on", at))
+            elif self._shared.fleet.shards and (why := other_shard(self._shared.fleet, task.name, name)):
+                yield Mistake(("depends_on", at), why)
         if task.start_from is not None:
             yield from self._stack_mistakes(task, task.start_from)
         if cycle := self._cycles.get(task.name):
@@ -344,6 +354,8 @@ class Builder:
         elif before is not None and before.repo != task.repo:
             theirs = f"repo {before.repo!r}" if before.repo else "no repo"
             yield Mistake(("start_from",), f"task {name!r} works in {theirs}, not in {task.repo!r}")
+        if self._shared.fleet.shards and (why := other_shard(self._shared.fleet, task.name, name)):
+            yield Mistake(("start_from",), why)
 
     def _no_task(self, task: Task, name: str, where: Path) -> Mistake:
         """Return the problem that a task refers to a missing one, which blocks the task."""
@@ -374,7 +386,9 @@ class Builder:
 
     def _desired(self, revision: str) -> Desired:
         shared = self._shared
-        problems = {*shared.problems}.union(*self._bad_files.values(), *self._broken.values())
+        problems = {*shared.problems, *self._shard_problems()}.union(
+            *self._bad_files.values(), *self._broken.values()
+        )
         doubtful = {*self._fleet_doubts(), *self._host_doubts()}.union(
             *self._doubts.values(), *self._task_doubts.values()
         )

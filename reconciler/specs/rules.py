@@ -379,6 +379,10 @@ def _fleet(spec: FleetSpec) -> Iterator[Mistake]:
         from reconciler.specs.notifications import notify_mistakes
 
         yield from notify_mistakes(spec.notify)
+    if spec.shards:
+        from reconciler.specs.shards import shards_mistakes
+
+        yield from shards_mistakes(spec)
     yield from _defaults(spec)
 
 

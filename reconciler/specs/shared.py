@@ -32,6 +32,7 @@ from reconciler.specs import layers
 from reconciler.specs.layers import default_task, with_name
 from reconciler.specs.parse import Parsed, locate_mistakes, nearest
 from reconciler.specs.rules import Mistake
+from reconciler.specs.shards import host_mistakes
 from reconciler.specs.yaml import Path
 
 Model = TypeVar("Model", bound=Frozen)
@@ -178,8 +179,9 @@ def _checked(shared: SharedSpecs, by_kind: _ByKind) -> SharedSpecs:
     problems = [*_case_clashes(by_kind)]
     for parsed in by_kind.get("host", {}).values():
         if isinstance(parsed.spec, HostSpec):
+            own = _host_mistakes(shared, parsed.name, parsed.spec)
             problems += locate_mistakes(
-                _host_mistakes(shared, parsed.name, parsed.spec), parsed.path, parsed.file.data
+                [*own, *host_mistakes(shared, parsed.spec)], parsed.path, parsed.file.data
             )
     for kind, mistakes_of in _REFERENCES.items():
         for parsed in by_kind.get(kind, {}).values():

@@ -5,6 +5,7 @@ The commits of the state branch, read for an audit: the oldest first, in batches
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,6 +81,36 @@ async def audit_record(
     signed = await record_signatures(repository, head, allowed_signers) if allowed_signers else None
     flaws += signed.flaws if signed else ()
     return Audited(audit=audit, head=head, flaws=flaws, signatures=signed)
+
+
+async def audit_records(
+    repository: Repository,
+    branches: Sequence[str],
+    specs_branch: str,
+    *,
+    spec_places: SpecPlaces,
+    allowed_signers: Path | None = None,
+) -> Audited | None:
+    """Audit the records of all shards of a fleet as one, see `audit_record`: no run may be on two."""
+    read = [
+        await audit_record(
+            repository, branch, specs_branch, spec_places=spec_places, allowed_signers=allowed_signers
+        )
+        for branch in branches
+    ]
+    there = [each for each in read if each]
+    return reduce(_joined, there) if there else None
+
+
+def _joined(one: Audited, other: Audited) -> Audited:
+    twice = sorted(one.audit.runs.keys() & other.audit.runs.keys())
+    flaws = [Flaw(other.head, f"run {run} is on the record of another shard too") for run in twice]
+    return replace(
+        one,
+        audit=one.audit.joined(other.audit),
+        flaws=[*one.flaws, *other.flaws, *flaws],
+        signatures=one.signatures or other.signatures,
+    )
 
 
 class SpecsLine:

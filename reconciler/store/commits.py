@@ -73,7 +73,7 @@ async def commit_files(
         changes = await _changes(tree, head, before, wanted)
         if not changes:
             return head
-        commit = await _commit_on(repository, committer, head, changes, message)
+        commit = await commit_changes(repository, committer, head, changes, message)
         try:
             await publish(repository, branch, was, commit)
         except Conflict:
@@ -115,7 +115,7 @@ async def _entry(
     return TreeEntry(before.mode if before else "100644", blob)
 
 
-async def _commit_on(
+async def commit_changes(
     repository: Repository, committer: Git, head: str, changes: Mapping[str, TreeEntry | None], message: str
 ) -> str:
     """Make a commit that differs from `head` in some files; no ref and nobody's index is touched."""

@@ -107,12 +107,20 @@ class LeaderLease:
     """Leader lease of one fleet: `take`, `keep`, `release`."""
 
     def __init__(
-        self, repository: Repository, branch: str, me: Holder, *, pause: Sleep = asyncio.sleep
+        self,
+        repository: Repository,
+        branch: str,
+        me: Holder,
+        *,
+        may_share: bool = True,
+        pause: Sleep = asyncio.sleep,
     ) -> None:
+        """Want the lease of a state branch; `may_share`: another `run` may be at work beside this one."""
         self._repository = repository
         self._ref = f"refs/fleet/leader/{branch}"
         self._theirs = f"refs/remote-fleet/leader/{branch}" if repository.address else self._ref
         self._me = me
+        self._may_share = may_share
         self._pause = pause
         self._value: str | None = None
         """Blob of ours that the ref has; None while we do not hold it."""
@@ -248,7 +256,8 @@ class LeaderLease:
 
     def _is_shared_with(self, other: Holder) -> bool:
         """Return whether both may be at work; never in a folder, where one of them has a copy of it."""
-        return bool(self._repository.address) and self._me.mode == other.mode == "run"
+        is_possible = self._may_share and self._repository.address is not None
+        return is_possible and self._me.mode == other.mode == "run"
 
     def _is_gone(self, value: str, other: Holder | None) -> bool:
         if other is not None and other.is_here():

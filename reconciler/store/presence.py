@@ -54,9 +54,10 @@ class Presence:
 class PresenceFile:
     """The presence file in the data folder, for its writer and its readers."""
 
-    def __init__(self, repository: Repository, branch: str, data: Path) -> None:
+    def __init__(self, repository: Repository, branch: str, data: Path, git_dir: Path | None = None) -> None:
+        """Read or write it in a data folder; `git_dir` is where its reconciler writes, if not here."""
         self._path = fleet_file(repository, branch, data / "reconcilers")
-        self._lock = lock_file(repository.git_dir, branch)
+        self._lock = lock_file(git_dir or repository.git_dir, branch)
         self._written: Presence | None = None
 
     def tell(self, presence: Presence) -> None:

@@ -1,22 +1,29 @@
 """
-Read-only access to the state branch, for every command that looks.
+Read-only access to the record, for every command that looks.
 """
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from reconciler.core.errors import Problem
 from reconciler.core.model.status import AccountStatus
+from reconciler.core.names import DEFAULT_SHARD
 from reconciler.git.repository import Repository
 from reconciler.store.records import Records, Statuses
 
+T = TypeVar("T")
+
 
 class StateReader:
-    """The state branch, read-only: no lock is taken and nothing is created."""
+    """The record, of all shards where there are several, read-only: no lock is taken, nothing is created."""
 
-    def __init__(self, repository: Repository, branch: str) -> None:
+    def __init__(self, repository: Repository, branches: Mapping[str, str]) -> None:
+        """Read the state branches of a fleet, by shard."""
         self._repository = repository
-        self._ref = repository.ref(branch)
-        self._records = Records(repository, branch)
+        self._refs = {shard: repository.ref(branch) for shard, branch in branches.items()}
+        self._records = {shard: Records(repository, branch) for shard, branch in branches.items()}
+        self._loaded: Mapping[str, Statuses] = {}
 
     async def load(self) -> Statuses:
         """
@@ -24,20 +31,45 @@ class StateReader:
 
         Those that cannot be read are not in it, see `damaged`. Raises Unavailable.
         """
-        return await self._records.read(self._repository.read_ref(self._ref))
+        self._loaded = {
+            shard: await records.read(self._repository.read_ref(self._refs[shard]))
+            for shard, records in self._records.items()
+        }
+        tasks, hosts = zip(*self._loaded.values(), strict=True)
+        return _merged(tasks), _merged(hosts)
 
     @property
     def damaged(self) -> Mapping[str, Problem]:
         """What is wrong with the status files of tasks that could not be read, by task."""
-        return self._records.damaged
+        return self._all(lambda records: records.damaged)
 
     @property
     def accounts(self) -> Mapping[str, AccountStatus]:
         """What is on record of accounts at their limits, as last loaded."""
-        return self._records.accounts
+        return self._all(lambda records: records.accounts)
 
-    async def fleet_id(self) -> str | None:
-        """Return the id of the fleet; None if it was never run."""
+    @property
+    def shards(self) -> Mapping[str, str]:
+        """Which shard has which task on record, as last loaded; empty where there is one reconciler."""
+        if self._records.keys() == {DEFAULT_SHARD}:
+            return {}
+        return {
+            name: shard
+            for shard, (tasks, _) in self._loaded.items()
+            for name in (*tasks, *self._records[shard].damaged)
+        }
+
+    def _all(self, of: Callable[[Records], Mapping[str, T]]) -> Mapping[str, T]:
+        return _merged(of(records) for records in self._records.values())
+
+    async def fleet_id(self, task: str) -> str | None:
+        """Return the id of the fleet, of the shard that has a task; None if it was never run."""
         await self.load()
-        fleet = await self._records.fleet()
+        fleet = await self._records[self.shards.get(task, DEFAULT_SHARD)].fleet()
         return fleet.id if fleet else None
+
+
+def _merged(mappings: Iterable[Mapping[str, T]]) -> Mapping[str, T]:
+    """Return all mappings as one, at no cost where there is only one."""
+    every = [*mappings]
+    return every[0] if len(every) == 1 else dict(ChainMap(*(dict(each) for each in every)))

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from reconciler.core.errors import UsageError
+from reconciler.core.names import DEFAULT_SHARD
 from reconciler.git.objects import GitTree
 from reconciler.store.reader import StateReader
 from tests.store.world import BRANCH, commit, git, start
@@ -106,7 +107,7 @@ async def test_a_fleet_that_lacks_part_of_its_history_is_cloned_as_it_is(open_re
     again = await open_repository(shallow)
 
     assert await again.specs_branch(None) == "main"
-    assert await StateReader(again, BRANCH).fleet_id() == state.fleet_id
+    assert await StateReader(again, {DEFAULT_SHARD: BRANCH}).fleet_id("a") == state.fleet_id
 
 
 async def test_an_empty_fleet_behind_a_url_is_told_as_such(open_repository, tmp_path):
@@ -136,4 +137,4 @@ async def test_a_fleet_with_sha256_is_cloned_as_it_is(open_repository, sha256, c
 
     assert again.hash_name == "sha256"
     assert entries["specs/tasks/a.yaml"].blob == again.blob_id(b"goal: a\n")
-    assert await StateReader(again, BRANCH).fleet_id() == state.fleet_id
+    assert await StateReader(again, {DEFAULT_SHARD: BRANCH}).fleet_id("a") == state.fleet_id

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from reconciler.core.errors import UsageError
+from reconciler.core.names import DEFAULT_SHARD
 from reconciler.store.reader import StateReader
 from reconciler.store.remote_record import adopt, begin_record, fetched_record, require_own_record, unfetched
 from tests.store.world import BRANCH, commit, created, git, start
@@ -178,7 +179,7 @@ async def test_a_clone_shows_the_record_as_it_was_fetched(open_repository, fleet
 
     fetched = await fetched_record(repository, BRANCH)
     repository.look_at(BRANCH, fetched.ref)
-    tasks, _ = await StateReader(repository, BRANCH).load()
+    tasks, _ = await StateReader(repository, {DEFAULT_SHARD: BRANCH}).load()
 
     assert set(tasks) == {"a"}
     assert (fetched.remote, fetched.commit) == ("upstream/eu", git(fleet, "rev-parse", BRANCH))
@@ -223,7 +224,7 @@ async def test_a_record_is_adopted_and_gone_on_with(open_repository, fleet, tmp_
     await more(open_repository, tmp_path / "clone", "b")
 
     await require_own_record(repository, BRANCH)
-    assert set((await StateReader(repository, BRANCH).load())[0]) == {"a", "b"}
+    assert set((await StateReader(repository, {DEFAULT_SHARD: BRANCH}).load())[0]) == {"a", "b"}
     await more(open_repository, fleet, "c")
     with pytest.raises(UsageError, match="different ways"):
         await adopt(repository, BRANCH, "origin")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from reconciler.core.events import Origin, Removed, Renamed
 from reconciler.core.lifecycle import Transition
+from reconciler.core.names import DEFAULT_SHARD
 from reconciler.store import statuses
 from reconciler.store.commit_view import statuses_at
 from reconciler.store.history import read_history
@@ -76,7 +77,7 @@ async def test_a_task_of_a_full_folder_is_found_by_its_name_like_any_other(open_
     last = f"issues/{_MANY - 1}"
     [path] = git(bare, "ls-tree", "-r", "--name-only", BRANCH, "--", *status_paths(last)).split("\n")
 
-    tasks, _ = await StateReader(repository, BRANCH).load()
+    tasks, _ = await StateReader(repository, {DEFAULT_SHARD: BRANCH}).load()
     history = await read_history(repository, BRANCH, last)
     was = await statuses_at(repository, [(entry.commit, last) for entry in history])
 

@@ -119,7 +119,7 @@ async def test_who_reads_one_waits_for_no_remote_that_is_silent_about_another(
     repository = await open_repository(f"file://{bare}")
     tree, silence = PullTree(repository), asyncio.Event()
     await tree.obtain("refs/pull/4/head", pull)
-    read, fetch = pull_readers(repository)
+    read, fetch = pull_readers(repository, lambda desired: desired)
 
     async def silent(self, refs):
         await silence.wait()

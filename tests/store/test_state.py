@@ -14,6 +14,7 @@ from reconciler.core.events import Assigned, Completed, Origin, Removed, Renamed
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.status import HostStatus, OnHost, Phase, Reason, Waiting
+from reconciler.core.names import DEFAULT_SHARD
 from reconciler.store import statuses
 from reconciler.store.history import last_transitions, read_history
 from reconciler.store.reader import StateReader
@@ -27,7 +28,7 @@ def line(place: Path, branch: str = BRANCH) -> list[str]:
 
 async def test_the_first_start_makes_an_orphan_branch_with_the_id_of_the_fleet(open_repository, bare):
     repository = await open_repository(bare)
-    assert await StateReader(repository, BRANCH).fleet_id() is None
+    assert await StateReader(repository, {DEFAULT_SHARD: BRANCH}).fleet_id("a") is None
 
     state = await start(repository, token="aaaabbbbcccc")
     await state.close()
@@ -35,7 +36,7 @@ async def test_the_first_start_makes_an_orphan_branch_with_the_id_of_the_fleet(o
     await again.close()
 
     assert state.fleet_id == again.fleet_id == "aaaabbbbcccc"
-    assert await StateReader(repository, BRANCH).fleet_id() == "aaaabbbbcccc"
+    assert await StateReader(repository, {DEFAULT_SHARD: BRANCH}).fleet_id("a") == "aaaabbbbcccc"
     assert git(bare, "rev-list", "--count", BRANCH) == "1"
     assert git(bare, "merge-base", "--all", "main", "main") != git(bare, "rev-parse", BRANCH)
 
@@ -337,7 +338,7 @@ async def test_a_damaged_status_names_its_file_and_what_was_good_is_read_once_it
 ):
     git(checkout, "checkout", "-q", "-b", BRANCH)
     repository = await open_repository(checkout)
-    reader = StateReader(repository, BRANCH)
+    reader = StateReader(repository, {DEFAULT_SHARD: BRANCH})
     good = statuses.dump_status(status()).decode()
     commit(checkout, "fleet-state/tasks/a.yaml", good)
     await reader.load()
@@ -378,7 +379,7 @@ async def test_whatever_stands_in_a_status_file_the_others_are_read(open_reposit
     path.write_bytes(content)
     git(checkout, "add", ".")
     git(checkout, "commit", "-q", "-m", "damage")
-    reader = StateReader(await open_repository(checkout), "main")
+    reader = StateReader(await open_repository(checkout), {DEFAULT_SHARD: "main"})
 
     tasks, hosts = await reader.load()
 
@@ -397,7 +398,7 @@ async def test_an_object_that_is_gone_or_corrupt_is_a_damaged_file_and_no_more(o
         loose.unlink()
         if content:
             loose.write_bytes(content)
-    reader = StateReader(await open_repository(checkout), "main")
+    reader = StateReader(await open_repository(checkout), {DEFAULT_SHARD: "main"})
 
     tasks, _ = await reader.load()
 
@@ -411,7 +412,7 @@ async def test_a_fleet_whose_id_is_damaged_is_the_one_it_was(open_repository, op
     commit(checkout, "fleet-state/fleet.yaml", "id: [\n")
     commit(checkout, "fleet-state/fleet.yaml", "")
 
-    assert await StateReader(await open_repository(checkout), BRANCH).fleet_id() == first
+    assert await StateReader(await open_repository(checkout), {DEFAULT_SHARD: BRANCH}).fleet_id("a") == first
 
 
 async def test_a_symbolic_link_in_the_state_is_not_followed(open_repository, checkout):
@@ -420,7 +421,7 @@ async def test_a_symbolic_link_in_the_state_is_not_followed(open_repository, che
     git(checkout, "add", ".")
     git(checkout, "commit", "-q", "-m", "link")
 
-    reader = StateReader(await open_repository(checkout), "main")
+    reader = StateReader(await open_repository(checkout), {DEFAULT_SHARD: "main"})
     tasks, _ = await reader.load()
 
     assert tasks == {}

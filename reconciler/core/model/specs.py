@@ -33,6 +33,7 @@ from reconciler.core.fields import (
     Total,
     Word,
 )
+from reconciler.core.names import DEFAULT_SHARD
 from reconciler.core.prices import Price
 from reconciler.core.requesters import Requester
 
@@ -503,6 +504,8 @@ class HostSpec(Frozen):
     """Repos whose tasks may run here; any, if left out."""
     daily_budget: Budget | None = None
     """What runs here may spend on one day (UTC); after that, new ones wait for the next."""
+    shard: Name = DEFAULT_SHARD
+    """Shard whose tasks run here, of those in fleet.yaml; left out, those that no shard has."""
 
 
 class Host(HostSpec):
@@ -751,6 +754,23 @@ class Repo(RepoSpec):
     name: str
 
 
+class ShardSpec(Frozen):
+    """
+    A part of the fleet with a reconciler of its own. In `shards` of `specs/fleet.yaml`.
+
+    What it leaves out of the limits is unlimited, as it is for the fleet.
+    """
+
+    tasks: Annotated[Names, Field(min_length=1)]
+    """Folders of its tasks, such as `web` or `web/shop`; of several that fit, the deepest counts."""
+    max_running: Total | None = None
+    """Most live runs of its tasks."""
+    limits: dict[Text, Total] = Field(default_factory=dict)
+    """Most live runs of those of its tasks that require a label: `{gpu: 2}`."""
+    daily_budget: Budget | None = None
+    """What its tasks may spend on one day (UTC); after that, new runs wait for the next."""
+
+
 class FleetSpec(TaskDefaults):
     """Settings of this fleet, and defaults for all of its tasks. `specs/fleet.yaml`."""
 
@@ -764,6 +784,11 @@ class FleetSpec(TaskDefaults):
     """Most live runs, in the whole fleet, of tasks that require a label: `{gpu: 2}`."""
     daily_budget: Budget | None = None
     """What the whole fleet may spend on one day (UTC); after that, new runs wait for the next."""
+    shards: dict[Name, ShardSpec] = Field(default_factory=dict)
+    """
+    Parts of the fleet with a reconciler each: `{web: {tasks: [web, shop]}}`; see [scale](scale.md#shards).
+    The three settings above then count for what no shard has.
+    """
     lost_after: Period = timedelta(minutes=30)
     """How long a host may be silent before its live runs follow their `disconnect`."""
     keep_failed: Duration = timedelta(days=7)

@@ -597,6 +597,8 @@ class Observed:
     """Tasks about which something could not be thought, by a mistake of ours, and that in words."""
     drift: Mapping[tuple[str, datetime], timedelta] = field(default_factory=dict)
     """How far the clock was set since, by run key or host, and the time that is on record of it."""
+    shards: Mapping[str, str] = field(default_factory=dict)
+    """Which shard has which task on record; empty where there is one reconciler."""
     machine: str | None = None
     """The reconciler's machine; None if it is not known."""
     takes_over: bool = False

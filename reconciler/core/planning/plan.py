@@ -67,6 +67,7 @@ from reconciler.core.planning.liveness import (
 from reconciler.core.planning.placement import Placement, goes_on
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
 from reconciler.core.planning.scheduler import Schedule, due, schedule
+from reconciler.core.renames import has_spec, renames
 from reconciler.core.runs.accounts import fallback_task
 from reconciler.core.runs.leases import CHECKING, is_to_check
 from reconciler.core.runs.start_point import predecessors, pull_bases, start_commit
@@ -205,8 +206,8 @@ def plan_some(
     faults = {name: message for name, message in set_aside.items() if name in every}
     names = every - faults.keys()
     statuses: Mapping[str, Status] = {n: observed.statuses[n] for n in every if n in observed.statuses}
-    renames = tuple(attribute(desired, event) for event in _renames(desired, observed, statuses, names, now))
-    statuses, steps = fold(statuses, renames)
+    renamed = tuple(attribute(desired, event) for event in _renames(desired, observed, statuses, names, now))
+    statuses, steps = fold(statuses, renamed)
     changed = _subjects(steps)
     held = _held(desired, statuses, backlog.open_count)
     context = PlanContext(desired, observed, now, names, statuses, held, faults)
@@ -222,7 +223,7 @@ def plan_some(
     reported = {*queue.starts, *(event.task for event in changes if isinstance(event, Created | Scheduled))}
     plan = Plan(
         actions=(
-            *(RecordEvent(_with_waiting(event, waitings)) for event in (*renames, *changes)),
+            *(RecordEvent(_with_waiting(event, waitings)) for event in (*renamed, *changes)),
             *(
                 RecordEvent(attribute(desired, event))
                 for event in _waiting_changes(context, waitings, reported)
@@ -304,36 +305,17 @@ def _renames(
     """
     Yield a rename for each status whose spec is gone and whose like has come.
 
-    First the same file elsewhere, then one that asks for the same. Whatever
-    fits more than one is no rename: guessing would mix up two tasks.
+    See `core.renames`.
     """
     gone = {
-        n for n in names & statuses.keys() if not statuses[n].removed and not _has_spec(desired, n, statuses)
+        name: status
+        for name, status in statuses.items()
+        if name in names and not status.removed and not has_spec(desired, name, status)
     }
-    new = {n for n in names if n in desired.tasks and n not in statuses}
-    for identity in ("generation", "work"):
-        before = _unambiguous({n: getattr(statuses[n], identity) for n in gone})
-        after = _unambiguous({n: getattr(desired.tasks[n], identity) for n in new})
-        for shared in sorted(before.keys() & after.keys()):
-            old, name = before[shared], after[shared]
-            gone.remove(old)
-            new.remove(name)
-            past = observed.past.get(name, 0)
-            yield Renamed(task=name, old=old, origin=Origin(now, f"the spec moved from {old}"), attempt=past)
-
-
-def _has_spec(desired: Desired, name: str, statuses: Mapping[str, Status]) -> bool:
-    """Return whether the file is there, be it broken, or that of its campaign, be it unreadable."""
-    if name in desired.tasks or name in desired.broken:
-        return True
-    status = statuses.get(name)
-    return status is not None and status.campaign in desired.unreadable_campaigns
-
-
-def _unambiguous(identities: Mapping[str, str]) -> Mapping[str, str]:
-    """Return name by identity, for the identities that only one has."""
-    counts = Counter(identities.values())
-    return {identity: name for name, identity in identities.items() if counts[identity] == 1}
+    new = {n: desired.tasks[n] for n in names if n in desired.tasks and n not in statuses}
+    for old, name in renames(gone, new):
+        past = observed.past.get(name, 0)
+        yield Renamed(task=name, old=old, origin=Origin(now, f"the spec moved from {old}"), attempt=past)
 
 
 def _held(desired: Desired, statuses: Mapping[str, Status], more: int) -> frozenset[str]:
@@ -352,7 +334,7 @@ def _held(desired: Desired, statuses: Mapping[str, Status], more: int) -> frozen
     # No task at all is the wrong branch more often than the wish to forget what was done.
     is_empty = not desired.tasks and not desired.broken
     gone = frozenset(
-        n for n in (present if is_empty else live | waits) if not _has_spec(desired, n, statuses)
+        n for n in (present if is_empty else live | waits) if not has_spec(desired, n, statuses.get(n))
     )
     count = _removal_count(desired, {n: statuses[n] for n in gone})
     is_all = count > FEW and (is_empty or (live <= gone and not more))
@@ -400,7 +382,7 @@ def _spec_change(context: PlanContext, name: str, status: Status | None) -> Even
     """Return the next thing to record so that the status answers the spec; None if it does."""
     spec, now = context.desired.tasks.get(name), context.now
     if spec is None:
-        is_kept = _has_spec(context.desired, name, context.statuses)
+        is_kept = has_spec(context.desired, name, context.statuses.get(name))
         return None if status is None or is_kept else _removal(context, name, status)
     if status is None:
         past = context.observed.past.get(name, 0)

@@ -27,6 +27,7 @@ from reconciler.core.forge.markdown import code, fenced
 from reconciler.core.model.specs import Desired
 from reconciler.core.model.status import Observed, OnHost, Reason, RunHolder
 from reconciler.core.planning.plan import Plan, RecordEvent, StartRun, StopRun, plan, prune_digest
+from reconciler.core.shards import shard_parts
 from reconciler.core.text import one_line
 
 VERBS: Mapping[type[Event], str] = {
@@ -50,6 +51,20 @@ class PlanLine(NamedTuple):
     task: str
     host: str
     reason: str
+
+
+def plan_fleet(desired: Desired, observed: Observed, now: datetime) -> Plan:
+    """Return what all reconcilers of a fleet would do now, each for its shard."""
+    plans = [plan(part, seen, now) for _, part, seen in shard_parts(desired, observed)]
+    if len(plans) == 1:
+        return plans[0]
+    return Plan(
+        actions=tuple(action for each in plans for action in each.actions),
+        waiting={name: wait for each in plans for name, wait in each.waiting.items()},
+        placements={name: placement for each in plans for name, placement in each.placements.items()},
+        due=min((each.due for each in plans if each.due), default=None),
+        faults={name: fault for each in plans for name, fault in each.faults.items()},
+    )
 
 
 def has_changes(plan: Plan) -> bool:
