@@ -548,11 +548,10 @@ async def _simulate(scenario: Scenario, folder: Path, *, verbose: bool) -> dict[
     ports = Ports(
         specs=people,
         state=state,
-        dispatch=hosts,
+        # The rest of both is for settings that this fleet has not.
+        dispatch=cast("controller_ports.Dispatch", hosts),
         prober=hosts,
-        forges=cast(
-            "controller_ports.Forges", forges
-        ),  # the rest of it is for settings that this fleet has not
+        forges=cast("controller_ports.Forges", forges),
         clock=world,
         monotonic=world.seconds,
         pause=world.pause,

@@ -34,6 +34,7 @@ from reconciler.core.runs.command import assignment
 from reconciler.core.runs.failure import FailureSummary, summarize_failure
 from reconciler.core.runs.leases import LeaseQueue, held_now, holder, lease_lost, report_event, require_held
 from reconciler.core.transitions import TransitionRecord, host_record, task_record
+from reconciler.core.views import Elsewhere
 from reconciler.dispatch.shown_logs import LogLine, LogSize, ShownLogs, split_lines
 from reconciler.specs.explain import Explained
 from reconciler.steering import Steering
@@ -196,6 +197,7 @@ class FakeDesk:
     drift: dict[tuple[str, datetime], timedelta] = field(default_factory=dict)
     last_plan: Plan = field(default_factory=Plan)
     forge_outages: Callable[[], Mapping[str, ForgeOutage]] = dict
+    elsewhere: Callable[[], Elsewhere | None] = lambda: None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once an agent waits for a task."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
