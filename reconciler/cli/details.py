@@ -86,7 +86,7 @@ def _status_fields(status: Status, age: Age) -> Iterator[tuple[str, str]]:
         yield "second opinion", "\n".join([status.opinion.summary, *findings])
     yield "session", status.session.id if status.session else ""
     for question in status.questions:
-        yield question.id, question.text
+        yield f"plan {question.id}" if question.kind == "plan" else question.id, question.text
         yield "answer", f"{question.answer} ({question.answered_by})" if question.answer else ""
     yield "not before", format_time(status.not_before) if status.not_before else ""
     yield "used", _usage(status.usage) if status.usage != Usage() else ""

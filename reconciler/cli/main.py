@@ -127,6 +127,12 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
             "reconciler.cli.task_commands:answer",
             "Answer the question of a task's agent; it goes on with the answer.",
         ),
+        "approve": CommandEntry(
+            "reconciler.cli.task_commands:approve", "Approve the plans of tasks: their agents carry them out."
+        ),
+        "reject": CommandEntry(
+            "reconciler.cli.task_commands:reject", "Reject the plans of tasks, which cancels them."
+        ),
         "attach": CommandEntry(
             "reconciler.cli.attach:attach", "Take a task over: go on with its agent's session yourself."
         ),

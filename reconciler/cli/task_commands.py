@@ -1,5 +1,5 @@
 """
-Task commands: `suspend`, `resume`, `cancel`, `retry` edit the task's file, commit and push it.
+Task commands: `suspend`, `retry`, `answer`, `approve` and the like edit the task's file, commit and push it.
 """
 
 import asyncio
@@ -21,8 +21,10 @@ from reconciler.cli.references import NameParam, task_names, tasks_argument
 from reconciler.core.edits import (
     FieldChanges,
     answering,
+    approving,
     cancelling,
     edit_message,
+    rejecting,
     removal_subject,
     resuming,
     retrying,
@@ -112,6 +114,32 @@ def answer(context: Context, task: str, text: str | None, question: str | None, 
     The first answer counts.
     """
     asyncio.run(_answer(context, task, text, question, reason))
+
+
+@click.command(epilog=examples("reconciler approve web/fix-login --reason 'As discussed'"))
+@tasks_argument
+@reason_option
+@click.pass_obj
+def approve(context: Context, args: tuple[str, ...], reason: str) -> None:
+    """
+    Approve the plans of tasks: their agents carry them out.
+
+    Of tasks with `mode: plan`. `reconciler answer TASK TEXT` says what to change in a plan instead.
+    """
+    asyncio.run(_change(context, "Approve", args, reason, approving))
+
+
+@click.command(epilog=examples("reconciler reject web/fix-login --reason 'Not this quarter'"))
+@tasks_argument
+@reason_option
+@click.pass_obj
+def reject(context: Context, args: tuple[str, ...], reason: str) -> None:
+    """
+    Reject the plans of tasks, which cancels them.
+
+    `reconciler retry` asks for a new plan.
+    """
+    asyncio.run(_change(context, "Reject", args, reason, rejecting))
 
 
 # --- Doing -----------------------------------------------------------------

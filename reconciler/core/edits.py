@@ -8,6 +8,7 @@ from datetime import datetime
 from reconciler.core.errors import UsageError
 from reconciler.core.model.specs import ANSWER_LENGTH, DesiredState, HostSpec, Kind, TaskSpec
 from reconciler.core.model.status import Status
+from reconciler.core.plans import APPROVAL, REJECTION
 from reconciler.core.text import harmless, one_line
 from reconciler.core.times import format_time
 
@@ -95,6 +96,27 @@ def answering(
     return {"answer": {"to": waiting.id, "text": text}}
 
 
+def approving(
+    name: str, spec: TaskSpec, status: Status | None, question: str | None = None
+) -> FieldChanges | str:
+    """Say yes to the plan of a task. Raises UsageError if it has none that waits."""
+    return answering(name, spec, _with_plan(name, status), APPROVAL, question)
+
+
+def rejecting(
+    name: str, spec: TaskSpec, status: Status | None, question: str | None = None
+) -> FieldChanges | str:
+    """Say no to the plan of a task, which ends it. Raises UsageError if it has none that waits."""
+    return answering(name, spec, _with_plan(name, status), REJECTION, question)
+
+
+def _with_plan(name: str, status: Status | None) -> Status | None:
+    """Return a status, unless what waits is no plan. Raises UsageError then."""
+    if status and status.question and status.question.kind != "plan":
+        raise UsageError(f"{name} has no plan, but a question: {status.question.line}; answer that")
+    return status
+
+
 GIVEN_BACK = (
     "A person took this task over and worked in your workspace, perhaps in your session too. It is yours "
     "again: look at what changed there, and finish the task."
@@ -134,6 +156,8 @@ TASK_EDITS: Mapping[str, Callable[[str, TaskSpec, Status | None], FieldChanges |
     "resume": resuming,
     "cancel": cancelling,
     "retry": retrying,
+    "approve": approving,
+    "reject": rejecting,
 }
 """What can be asked for a task, by the verb."""
 

@@ -281,6 +281,7 @@ class QuestionAsked(RunEvent):
 
     question: str
     report: Report
+    kind: Literal["question", "plan"] = "question"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ only place that assigns a phase.
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any
+from typing import Any, Literal
 
 from reconciler.core.errors import IllegalTransition
 from reconciler.core.events import (
@@ -58,6 +58,7 @@ from reconciler.core.model.status import (
     Waiting,
     question_id,
 )
+from reconciler.core.plans import is_planning
 from reconciler.core.text import head
 
 # --- The table -------------------------------------------------------------
@@ -296,6 +297,8 @@ SUMMARY_LENGTH = 4000
 
 QUESTION_LENGTH = 4000
 """Characters that are kept of a question."""
+PLAN_LENGTH = 12_000
+"""Characters that are kept of a plan."""
 BY_DEFAULT = "ask.default"
 """Stands for the person where nobody answered in time."""
 
@@ -396,6 +399,7 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
     run = Run(
         key=event.run,
         round=1,
+        mode=_mode(spec, status),
         slots=spec.slots,
         holder=event.holder,
         adapter=spec.adapter if on else None,
@@ -422,8 +426,18 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
 def _continued(event: Assigned, status: Status) -> StatusChanges:
     """Let a run whose question was answered go on: the same attempt, in its next round."""
     run, spec = status.last_run, event.spec
-    changes = {"round": run.round + 1, "slots": spec.slots, "model": spec.model, "holder": event.holder}
+    changes = {
+        "round": run.round + 1,
+        "mode": _mode(spec, status),
+        "slots": spec.slots,
+        "model": spec.model,
+        "holder": event.holder,
+    }
     return {**_identity(spec), "run": run.model_copy(update=changes), "waiting": None, "not_before": None}
+
+
+def _mode(spec: Task, status: Status) -> Literal["work", "plan"]:
+    return "plan" if is_planning(spec, status) else "work"
 
 
 @_changes.register
@@ -504,8 +518,10 @@ def _released(event: Released, status: Status) -> StatusChanges:
 @_changes.register
 def _question_asked(event: QuestionAsked, status: Status) -> StatusChanges:
     """Put a question on record; the session stays, and nothing counts as a failure."""
-    asked_at, text = event.origin.at, head(event.question, characters=QUESTION_LENGTH)
-    question = Question(id=question_id(status.attempt, status.last_run.round), text=text, asked_at=asked_at)
+    asked_at, most = event.origin.at, PLAN_LENGTH if event.kind == "plan" else QUESTION_LENGTH
+    name = question_id(status.attempt, status.last_run.round)
+    text = head(event.question, characters=most)
+    question = Question(id=name, kind=event.kind, text=text, asked_at=asked_at)
     return {
         **_reported(status, event, event.report),
         "uncounted": 0,

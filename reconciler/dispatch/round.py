@@ -494,6 +494,8 @@ class Round:
     ) -> Report:
         await self._clear(self._validation, await self._stat(self._validation))
         declared = await self._declared(mask) if may_declare(verdict) else None
+        if self.order.mode == "plan":
+            return Report(verdict=verdict, base_commit=prepared.base, declared=declared)
         if declared or verdict.outcome == "failed":
             verdict = await self._keep_work(prepared, verdict, mask)
             return Report(verdict=verdict, base_commit=prepared.base, declared=declared)
@@ -770,6 +772,7 @@ class Round:
             "RECONCILER_TASK": order.task,
             "RECONCILER_RUN": order.run,
             "RECONCILER_ROUND": str(order.round),
+            "RECONCILER_MODE": order.mode,
             "RECONCILER_BRANCH": order.branch,
         }
 

@@ -291,6 +291,10 @@ class Builder:
             yield from _template_mistakes(task, adapter, shared.repos.get(task.repo or ""))
         elif _names_adapter(self._specs[task.name]):
             yield Mistake(("adapter",), *shared.missing("adapter", task.adapter, shared.adapters))
+        if task.mode == "plan" and task.execution_mode is ExecutionMode.HTTP_PULL:
+            is_own = "mode" in self._own_fields(task.name)
+            why = "plan is for runs on hosts, and this task is `http_pull`: set `mode: work` in it"
+            yield Mistake(("mode",) if is_own else (), why)
         yield from self._account_mistakes(task)
         yield from self._dependency_mistakes(task)
         if other := self._index.other(("folded", task.name.casefold()), task.name):
@@ -304,8 +308,7 @@ class Builder:
 
     def _account_mistakes(self, task: Task) -> Iterator[Mistake]:
         """Yield what is wrong with a task's accounts, fallback and reviewer; of inherited ones others say."""
-        parsed, shared = self._specs[task.name], self._shared
-        own = parsed.spec.model_fields_set if parsed.spec else frozenset()
+        shared, own = self._shared, self._own_fields(task.name)
         if "accounts" in own and task.adapter in shared.adapters:
             yield from shared.account_mistakes(task.accounts, ("accounts",), task.adapter)
         if "fallback" in own:
@@ -322,6 +325,11 @@ class Builder:
                 f"adapter {task.fallback and task.fallback.adapter!r} runs a `script`, and there is none"
             )
             yield Mistake(("fallback",), message, at_key=True)
+
+    def _own_fields(self, name: str) -> Collection[str]:
+        """Return the fields that the task itself sets."""
+        parsed = self._specs[name]
+        return parsed.spec.model_fields_set if parsed.spec else ()
 
     def _dependency_mistakes(self, task: Task) -> Iterator[Mistake]:
         for at, name in enumerate(task.depends_on):

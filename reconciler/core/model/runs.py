@@ -225,6 +225,8 @@ class RunRequest(Frozen):
     argv: tuple[str, ...]
     """The agent's command; the host's own paths are still to be filled in (`command.localize`)."""
     prompt: str
+    mode: Literal["work", "plan"] = "work"
+    """`plan`: the agent's last words are all that is wanted; nothing is validated, taken up or delivered."""
     env: dict[str, str]
     branch: str
     start_from: str | None = None

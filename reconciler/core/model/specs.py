@@ -142,6 +142,11 @@ class TaskDefaults(Frozen):
     """
     execution_mode: Annotated[ExecutionMode, Field(strict=False)] = ExecutionMode.SSH_CLI
     """`ssh_cli`: run on a host. `http_pull`: handed out to an outside agent over HTTP."""
+    mode: Literal["work", "plan"] = "work"
+    """
+    `plan`: first only a plan, which waits for a person's yes; then the same session does it. See
+    [plan first](task.md#plan-first).
+    """
     constraints: Strings = ()
     """Rules the agent must keep, one sentence each; they stand in the prompt."""
     validation: Strings = ()

@@ -171,6 +171,8 @@ class Question(Frozen):
 
     id: str
     """`q<attempt>-<round>` of the run that asked."""
+    kind: Literal["question", "plan"] = "question"
+    """`plan`: what the agent would do, for a person to say yes, no, or what to change."""
     text: str
     asked_at: Time
     answer: str | None = None
@@ -181,7 +183,10 @@ class Question(Frozen):
     @property
     def line(self) -> str:
         """What its task waits for, in one line."""
-        return f"asks ({self.id}): {one_line(self.text, QUESTION_LINE)}"
+        return f"{_ASKS[self.kind]} ({self.id}): {one_line(self.text, QUESTION_LINE)}"
+
+
+_ASKS = {"question": "asks", "plan": "has a plan and waits for a yes"}
 
 
 class Session(Frozen):
@@ -210,6 +215,8 @@ class Run(Frozen):
 
     round: Total
     """Round within the attempt: 1, then one more for each validation handed back."""
+    mode: Literal["work", "plan"] = "work"
+    """Whether the round only makes a plan."""
     key: str
     """`<task>.g<generation>.a<attempt>`."""
     slots: Total = 1
@@ -265,6 +272,7 @@ FLAT: dict[str, Mapping[str, str]] = {
     "session": {"id": "session_id", "totals": "session_totals"},
     "run": {
         "round": "round",
+        "mode": "mode",
         "key": "run",
         "slots": "slots",
         "holder": "holder",

@@ -280,9 +280,12 @@ def _waiting_cause(view: TaskView, waiting: Waiting, out: Sequence[HostView]) ->
         return _host_cause(host)
     if shared := _SHARED.get(waiting.reason):
         return shared(view, waiting.message)
-    asks = "asks a question" if view.question else f"waits ({waiting.reason.value})"
+    asks = _ASKS[view.question.kind] if view.question else f"waits ({waiting.reason.value})"
     headline = f"task {view.name} {asks}"
     return _own_cause(view, headline, waiting.message, waiting.reason.value, waiting.since)
+
+
+_ASKS = {"question": "asks a question", "plan": "has a plan and waits for a yes"}
 
 
 def _no_host(view: TaskView, message: str) -> Cause:
@@ -409,7 +412,8 @@ def _own_cause(
 
 def _next_step(view: TaskView) -> str:
     if view.question:
-        return f"reconciler answer {view.name} TEXT"
+        is_plan = view.question.kind == "plan"
+        return f"reconciler approve {view.name}" if is_plan else f"reconciler answer {view.name} TEXT"
     return f"reconciler describe {view.name}"
 
 

@@ -67,6 +67,7 @@ from reconciler.core.planning.liveness import (
 from reconciler.core.planning.placement import Placement, goes_on
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
 from reconciler.core.planning.scheduler import Schedule, due, schedule
+from reconciler.core.plans import rejected_plan
 from reconciler.core.runs.accounts import fallback_task
 from reconciler.core.runs.leases import CHECKING, is_to_check
 from reconciler.core.runs.start_point import predecessors, pull_bases, start_commit
@@ -421,6 +422,9 @@ def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | Non
         return Cancelled(task=name, origin=Origin(now, "cancelled in the spec"), spec=spec)
     if status.phase is not Phase.CREATED:
         return None
+    if plan := rejected_plan(status):
+        reason = one_line(f"plan {plan.id} was rejected by {plan.answered_by}")
+        return Cancelled(task=name, origin=Origin(now, reason, "person"), spec=spec)
     return _question_answered(spec, status, now) or _exhausted(spec, status, now)
 
 
@@ -452,7 +456,7 @@ def _question_answered(spec: Task, status: Status, now: datetime) -> Event | Non
         how = f"is answered by default after {format_duration(spec.ask.after)}"
     else:
         return None
-    origin = Origin(now, one_line(f"question {question.id} {how}: {text}"), cause)
+    origin = Origin(now, one_line(f"{question.kind} {question.id} {how}: {text}"), cause)
     return QuestionAnswered(task=spec.name, origin=origin, question=question.id, answer=text)
 
 
@@ -870,7 +874,8 @@ def _next_round(context: PlanContext, spec: Task, status: Status, placement: Pla
     """Return that a run whose question was answered goes on where it was."""
     run = status.last_run
     reason = f"attempt {status.attempt} goes on in round {run.round + 1} on {status.assigned_host}"
-    origin = Origin(context.now, f"{reason}: question {status.questions[-1].id} is answered")
+    last = status.questions[-1]
+    origin = Origin(context.now, f"{reason}: {last.kind} {last.id} is answered")
     return StartRun(
         Assigned(task=spec.name, origin=origin, run=run.key, holder=run.holder, spec=spec), placement
     )

@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
+from typing import Literal
 
 from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output, Usage
 from reconciler.core.errors import Problem, SpecError
@@ -18,13 +19,15 @@ from reconciler.core.runs.opinion import opinion_prompt
 from reconciler.core.runs.prompt import Quote, render, try_template
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-GROUPS = frozenset({"model", "turns", "session"})
+GROUPS = frozenset({"model", "turns", "session", "mode"})
 """Alone in an element of `command`, they stand for any number of arguments."""
 
 VALUES: Mapping[str, frozenset[str]] = {
     "command": frozenset({"workdir", "prompt_file", "declared", "prompt", "shell", "script"}),
     "model": frozenset({"model"}),
     "turns": frozenset({"turns"}),
+    "work": frozenset({"declared"}),
+    "plan": frozenset({"declared"}),
     "fresh": frozenset({"session_id"}),
     "resume": frozenset({"session_id"}),
     "attach": frozenset({"session_id"}),
@@ -66,9 +69,16 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         adapter=adapter,
         repo=repo,
         argv=_argv(
-            adapter, run.model, host, prompt, session=_session(adapter, status), script=task.script or ""
+            adapter,
+            run.model,
+            host,
+            prompt,
+            session=_session(adapter, status),
+            script=task.script or "",
+            mode=run.mode,
         ),
         prompt=prompt,
+        mode=run.mode,
         env=task.env | answer_environment(status),
         branch=run.branch,
         start_from=_start_from(status),
@@ -294,9 +304,17 @@ def review_request(order: RunRequest, reviewer: Reviewer, key: str, head: str, d
 
 
 def _argv(
-    adapter: Adapter, model: str | None, host: Host, prompt: str, *, session: Iterable[str], script: str = ""
+    adapter: Adapter,
+    model: str | None,
+    host: Host,
+    prompt: str,
+    *,
+    session: Iterable[str],
+    script: str = "",
+    mode: Literal["work", "plan"] = "work",
 ) -> tuple[str, ...]:
     groups = {
+        "mode": tuple(_fill(adapter.plan if mode == "plan" else adapter.work, {"declared": DECLARED})),
         "model": tuple(_fill(adapter.model, {"model": model})) if model else (),
         "turns": tuple(_fill(adapter.turns, {"turns": str(adapter.limits.turns)}))
         if adapter.limits.turns

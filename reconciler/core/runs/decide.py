@@ -29,6 +29,7 @@ from reconciler.core.events import (
 from reconciler.core.model.runs import Declaration, FailureClass, Report, Verdict
 from reconciler.core.model.specs import DesiredState, FleetSpec, Task, TaskDefaults
 from reconciler.core.model.status import Failure, Run, Status
+from reconciler.core.plans import MOST_PLANS
 from reconciler.core.runs.accounts import quota_end
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time
@@ -45,6 +46,7 @@ that nobody named that is four days of a quota that is never full again.
 MOST_QUESTIONS = 10
 """Questions that an agent may ask about one piece of work before a person must look at it."""
 
+_NO_PLAN = "the agent was to make a plan, and its last words hold none"
 _FORGOTTEN = TaskDefaults(retries=0, fix_attempts=0)
 """Terms of a run whose spec is lost: nothing is started for it any more."""
 
@@ -78,8 +80,9 @@ def next_event(
         return _touched(case, case.report.touched)
     if declared := case.report.declared:
         return _DECLARED[declared.kind](case, declared)
-    failure = case.failure()
-    return _done(case) if failure is None else _DECISIONS[failure.kind](case, failure)
+    if failure := case.failure():
+        return _DECISIONS[failure.kind](case, failure)
+    return _plan(case) if case.is_plan else _done(case)
 
 
 def is_unwanted(task: Task | None, status: Status) -> bool:
@@ -185,12 +188,19 @@ class _EndedRound:
         at, message, agent = self.ended.at, one_line(reason), self.status.assigned_agent
         return Origin(at, message, "agent", agent) if agent else Origin(at, message, "host")
 
+    @property
+    def is_plan(self) -> bool:
+        """Whether the round was only to make a plan."""
+        return self.live.mode == "plan"
+
     def failure(self) -> Failure | None:
         """Return why the round did not succeed; None if it did."""
         verdict, check = self.report.verdict, self.report.failed_check
         if verdict.outcome == "failed":
             kind = verdict.kind or FailureClass.AGENT
             return Failure(kind=kind, message=one_line(verdict.message) or f"the run failed ({kind})")
+        if self.is_plan:
+            return None if verdict.text.strip() else Failure(kind=FailureClass.AGENT, message=_NO_PLAN)
         if check is not None:
             message = one_line(check.summary or f"validation {check.ending}: {check.command}")
             return Failure(kind=FailureClass.VALIDATION, message=message)
@@ -373,6 +383,22 @@ def _uncounted(case: _EndedRound, failure: Failure, reason: str, not_before: dat
 def _wait(times: int, run: str, fleet: FleetSpec) -> timedelta:
     """Return how long to wait after so many in a row."""
     return backoff(times, base=fleet.backoff, cap=fleet.backoff_cap, key=run)
+
+
+def _plan(case: _EndedRound) -> Event:
+    """Put the plan to a person, unless there were too many."""
+    text = case.report.verdict.text.strip()
+    if sum(question.kind == "plan" for question in case.status.questions) >= MOST_PLANS:
+        message = f"{MOST_PLANS} plans were made, none was approved, and there is another: {text}"
+        return _a_person(case, Failure(kind=FailureClass.AGENT, message=one_line(message)))
+    return QuestionAsked(
+        task=case.name,
+        origin=case.origin(f"the agent has a plan: {text}"),
+        run=case.run,
+        question=text,
+        report=case.report,
+        kind="plan",
+    )
 
 
 # --- What the agent declares -----------------------------------------------
