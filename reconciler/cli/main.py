@@ -133,6 +133,10 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
         "reject": CommandEntry(
             "reconciler.cli.task_commands:reject", "Reject the plans of tasks, which cancels them."
         ),
+        "choose": CommandEntry(
+            "reconciler.cli.task_commands:choose",
+            "Choose among the variants of a task that asks a person to.",
+        ),
         "attach": CommandEntry(
             "reconciler.cli.attach:attach", "Take a task over: go on with its agent's session yourself."
         ),

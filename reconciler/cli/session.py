@@ -16,6 +16,7 @@ from reconciler.cli.notices import fetched_notice, say, unfetched_notice
 from reconciler.cli.pager import busy
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import NotFound, SpecError, UsageError
+from reconciler.core.names import spec_owner
 from reconciler.core.references import no_such
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
@@ -53,7 +54,7 @@ def spec_folder(kind: "Kind") -> str:
 
 def spec_path(kind: "Kind", name: str) -> str:
     """Return the path of an object's spec."""
-    return f"{spec_folder(kind)}{name}{SPEC_ENDING}"
+    return f"{spec_folder(kind)}{spec_owner(name) if kind == 'task' else name}{SPEC_ENDING}"
 
 
 @asynccontextmanager

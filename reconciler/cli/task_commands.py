@@ -5,6 +5,7 @@ Task commands: `suspend`, `retry`, `answer`, `approve` and the like edit the tas
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import click
 
@@ -23,6 +24,7 @@ from reconciler.core.edits import (
     answering,
     approving,
     cancelling,
+    choosing,
     edit_message,
     rejecting,
     removal_subject,
@@ -140,6 +142,24 @@ def reject(context: Context, args: tuple[str, ...], reason: str) -> None:
     `reconciler retry` asks for a new plan.
     """
     asyncio.run(_change(context, "Reject", args, reason, rejecting))
+
+
+@click.command(epilog=examples("reconciler choose web/fix-login 2 --reason 'Fewer moving parts'"))
+@click.argument("task", metavar="[task/]NAME", type=NameParam("task"))
+@click.argument("variant")
+@reason_option
+@click.pass_obj
+def choose(context: Context, task: str, variant: str, reason: str) -> None:
+    """
+    Choose among the variants of a task that asks a person to.
+
+    VARIANT is its number, or its name such as `web/fix-login@2`. `reconciler describe` shows them.
+    """
+    asyncio.run(_change(context, "Choose for", (task,), reason, partial(_chosen, variant)))
+
+
+def _chosen(variant: str, name: str, spec: TaskSpec, status: Status | None) -> FieldChanges | str:
+    return choosing(name, spec, status, variant)
 
 
 # --- Doing -----------------------------------------------------------------

@@ -20,6 +20,7 @@ from reconciler.controller.pull_requests import PullRequestController
 from reconciler.controller.quarantine import Quarantine
 from reconciler.controller.record import Recorder
 from reconciler.controller.spending import DailySpending
+from reconciler.controller.variants import VariantController
 
 
 def build_loop(cache: FleetCache, ports: Ports, settings: ControllerSettings) -> Loop:
@@ -31,6 +32,7 @@ def build_loop(cache: FleetCache, ports: Ports, settings: ControllerSettings) ->
         WorkerLeases(cache, inbox, assigned, ports.clock, jumps),
         HostMaintenance(cache, inbox, assigned, ports.dispatch, ports.prober, ports.clock, settings),
         PullRequestController(ports.forges, cache, inbox, clock=ports.clock, address=settings.address),
+        VariantController(ports.dispatch, cache, inbox, ports.clock),
     )
     stages = Stages(
         TaskObserver(cache, assigned, quarantine),

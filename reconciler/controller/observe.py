@@ -21,6 +21,7 @@ from reconciler.core.errors import Unavailable
 from reconciler.core.events import (
     BranchPushed,
     BranchSeen,
+    Cancelled,
     Completed,
     Event,
     HostSeen,
@@ -31,6 +32,9 @@ from reconciler.core.events import (
     RunQueued,
     RunSeen,
     Started,
+    VariantClosed,
+    VariantDelivered,
+    VariantTaken,
     WaitingChanged,
 )
 from reconciler.core.forge.pull_request import follow
@@ -42,6 +46,7 @@ from reconciler.core.prices import reckon, unpriced_reason
 from reconciler.core.runs.accounts import AccountChange, after_round, after_specs, count_failing, run_account
 from reconciler.core.runs.decide import next_event
 from reconciler.core.text import one_line
+from reconciler.core.variants import not_chosen
 
 log = logging.getLogger(__name__)
 RunFact = RunSeen | RunQueued | RunEnded
@@ -146,8 +151,8 @@ def task_event(
     """
     if status is None:
         return None
-    if isinstance(fact, MergeSeen | BranchSeen):
-        return _merged(fact, status) if isinstance(fact, MergeSeen) else _pushed(fact, status)
+    if isinstance(fact, MergeSeen | BranchSeen | VariantDelivered | VariantClosed):
+        return _of_branch(fact, status, task)
     if isinstance(fact, PullRequestSeen):
         return _reviewed(fact, status, task, desired)
     if not is_about(fact, status):
@@ -182,6 +187,16 @@ def is_about(fact: RunFact, status: Status) -> bool:
     return run is not None and run.round_key == (fact.run, fact.round)
 
 
+def _of_branch(
+    fact: MergeSeen | BranchSeen | VariantDelivered | VariantClosed, status: Status, task: Task | None
+) -> Event | None:
+    if isinstance(fact, VariantDelivered):
+        return _taken(fact, status, task)
+    if isinstance(fact, VariantClosed):
+        return _closed(fact, status, task)
+    return _merged(fact, status) if isinstance(fact, MergeSeen) else _pushed(fact, status)
+
+
 def _merged(fact: MergeSeen, status: Status) -> Event | None:
     if status.phase is not Phase.REVIEW_PENDING or status.head_commit != fact.head:
         return None
@@ -189,6 +204,36 @@ def _merged(fact: MergeSeen, status: Status) -> Event | None:
         task=fact.task,
         origin=Origin(fact.at, f"merged into {fact.base}", cause="person"),
     )
+
+
+def _taken(fact: VariantDelivered, status: Status, task: Task | None) -> Event | None:
+    """Return that the task goes on with the work of its chosen variant, if that is still the chosen one."""
+    choice = status.choice
+    if task is None or choice is None or choice.is_taken or status.phase is not Phase.CREATED:
+        return None
+    if choice.variant != fact.variant:
+        return None
+    reason = f"the work of {fact.variant} is on {task.branch}, chosen by {choice.by}: {choice.reason}"
+    return VariantTaken(
+        task=fact.task,
+        origin=Origin(fact.at, one_line(reason)),
+        head=fact.head,
+        branch=task.branch,
+        title=task.pr_title or task.headline,
+        chosen=fact.chosen,
+    )
+
+
+def _closed(fact: VariantClosed, status: Status, task: Task | None) -> Event | None:
+    """Return how a variant ends whose branch is gone: completed if it was chosen, else cancelled."""
+    if status.phase is not Phase.REVIEW_PENDING:
+        return None
+    choice = fact.choice
+    if choice.variant == fact.task:
+        return Completed(
+            task=fact.task, origin=Origin(fact.at, one_line(f"chosen by {choice.by}: {choice.reason}"))
+        )
+    return Cancelled(task=fact.task, origin=Origin(fact.at, not_chosen(choice)), spec=task)
 
 
 def _reviewed(fact: PullRequestSeen, status: Status, task: Task | None, desired: Desired) -> Event | None:

@@ -11,6 +11,7 @@ from reconciler.core.model.status import Status
 from reconciler.core.plans import APPROVAL, REJECTION
 from reconciler.core.text import harmless, one_line
 from reconciler.core.times import format_time
+from reconciler.core.variants import is_usable
 
 FieldChanges = Mapping[str, object]
 """New values by field; None removes the field."""
@@ -88,6 +89,11 @@ def answering(
         return message
     if not text:
         raise UsageError(f"the answer is empty; {name} asks ({waiting.id}): {one_line(waiting.text)}")
+    if not is_usable(waiting, text):
+        options = ", ".join(waiting.options)
+        raise UsageError(
+            f"{name} asks which variant to choose, one of {options}: `reconciler choose {name} 1`"
+        )
     if len(text) > ANSWER_LENGTH:
         raise UsageError(
             f"the answer has {len(text)} characters, and {ANSWER_LENGTH} are the most; put the rest "
@@ -115,6 +121,13 @@ def _with_plan(name: str, status: Status | None) -> Status | None:
     if status and status.question and status.question.kind != "plan":
         raise UsageError(f"{name} has no plan, but a question: {status.question.line}; answer that")
     return status
+
+
+def choosing(name: str, spec: TaskSpec, status: Status | None, variant: str) -> FieldChanges | str:
+    """Choose among the variants of a task. Raises UsageError if it asks for no choice, or for another."""
+    if status and status.question and status.question.kind != "choice":
+        raise UsageError(f"{name} asks for no choice, but {status.question.line}; answer that")
+    return answering(name, spec, status, variant)
 
 
 GIVEN_BACK = (

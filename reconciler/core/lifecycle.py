@@ -8,7 +8,7 @@ only place that assigns a phase.
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any, Literal
+from typing import Any
 
 from reconciler.core.errors import IllegalTransition
 from reconciler.core.events import (
@@ -17,6 +17,7 @@ from reconciler.core.events import (
     BranchTouched,
     Cancelled,
     ChangesRequested,
+    ChoiceRequested,
     Completed,
     Created,
     Escalated,
@@ -40,6 +41,8 @@ from reconciler.core.events import (
     SpecRemoved,
     Started,
     Submitted,
+    VariantChosen,
+    VariantTaken,
     WaitingChanged,
 )
 from reconciler.core.model.runs import FailureClass, Report
@@ -58,8 +61,8 @@ from reconciler.core.model.status import (
     Waiting,
     question_id,
 )
-from reconciler.core.plans import is_planning
 from reconciler.core.text import head
+from reconciler.core.variants import round_mode
 
 # --- The table -------------------------------------------------------------
 
@@ -79,6 +82,7 @@ _ENDS: Row = {
     Retried: Phase.CREATED,
     Released: Phase.CREATED,
     QuestionAsked: Phase.CREATED,
+    VariantChosen: Phase.CREATED,
     Failed: Phase.FAILED,
     Cancelled: Phase.CANCELLED,
     Escalated: Phase.ESCALATED,
@@ -90,6 +94,9 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
     Phase.CREATED: {
         Assigned: Phase.ASSIGNED,
         BranchTouched: Phase.REVIEW_PENDING,
+        ChoiceRequested: Phase.CREATED,
+        VariantChosen: Phase.CREATED,
+        VariantTaken: Phase.REVIEW_PENDING,
         Completed: Phase.COMPLETED,
         Cancelled: Phase.CANCELLED,
         Escalated: Phase.ESCALATED,
@@ -346,6 +353,7 @@ def _cleared(status: Status) -> StatusChanges:
         "checks": (),
         "opinion": None,
         "opinion_rounds": 0,
+        "choice": None,
         "questions": (),
         "summary": "",
         "outputs": (),
@@ -399,7 +407,7 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
     run = Run(
         key=event.run,
         round=1,
-        mode=_mode(spec, status),
+        mode=round_mode(spec, status),
         slots=spec.slots,
         holder=event.holder,
         adapter=spec.adapter if on else None,
@@ -428,16 +436,12 @@ def _continued(event: Assigned, status: Status) -> StatusChanges:
     run, spec = status.last_run, event.spec
     changes = {
         "round": run.round + 1,
-        "mode": _mode(spec, status),
+        "mode": round_mode(spec, status),
         "slots": spec.slots,
         "model": spec.model,
         "holder": event.holder,
     }
     return {**_identity(spec), "run": run.model_copy(update=changes), "waiting": None, "not_before": None}
-
-
-def _mode(spec: Task, status: Status) -> Literal["work", "plan"]:
-    return "plan" if is_planning(spec, status) else "work"
 
 
 @_changes.register
@@ -521,12 +525,46 @@ def _question_asked(event: QuestionAsked, status: Status) -> StatusChanges:
     asked_at, most = event.origin.at, PLAN_LENGTH if event.kind == "plan" else QUESTION_LENGTH
     name = question_id(status.attempt, status.last_run.round)
     text = head(event.question, characters=most)
-    question = Question(id=name, kind=event.kind, text=text, asked_at=asked_at)
+    question = Question(id=name, kind=event.kind, text=text, options=event.options, asked_at=asked_at)
     return {
         **_reported(status, event, event.report),
         "uncounted": 0,
         "questions": (*status.questions, question),
         "waiting": Waiting(reason=Reason.PERSON, message=question.line, since=asked_at),
+    }
+
+
+@_changes.register
+def _choice_requested(event: ChoiceRequested, status: Status) -> StatusChanges:
+    at = event.origin.at
+    question = Question(id=event.question, kind="choice", text=event.text, options=event.options, asked_at=at)
+    waiting = Waiting(reason=Reason.PERSON, message=question.line, since=at)
+    return {"questions": (*status.questions, question), "waiting": waiting}
+
+
+@_changes.register
+def _variant_chosen(event: VariantChosen, status: Status) -> StatusChanges:
+    return {**_reported(status, event, event.report), "choice": event.choice, "waiting": None}
+
+
+@_changes.register
+def _variant_taken(event: VariantTaken, status: Status) -> StatusChanges:
+    """Take over all that describes the work; what it took stays with the variant."""
+    chosen, choice = event.chosen, status.choice
+    return {
+        "run": chosen.last_run.model_copy(update={"branch": event.branch, "title": event.title}),
+        "choice": choice and choice.model_copy(update={"is_taken": True}),
+        "base_commit": chosen.base_commit,
+        "head_commit": event.head,
+        "session": chosen.session,
+        "checks": chosen.checks,
+        "opinion": chosen.opinion,
+        "summary": chosen.summary,
+        "outputs": chosen.outputs,
+        "failure": None,
+        "failures": 0,
+        "began_at": None,
+        "last_activity_at": event.origin.at,
     }
 
 
@@ -652,7 +690,7 @@ def _may_go_on(spec: Task, status: Status) -> bool:
 def _kept_in_review(status: Status) -> StatusChanges:
     """Return the fields such a task keeps; its review rounds are counted from one again."""
     review = status.review.model_copy(update={"count": 1})
-    return {"review": review, "session": status.session, "summary": status.summary}
+    return {"review": review, "session": status.session, "summary": status.summary, "choice": status.choice}
 
 
 @_changes.register

@@ -32,6 +32,7 @@ from reconciler.core.model.runs import (
 )
 from reconciler.core.runs.command import localize, review_request
 from reconciler.core.runs.decide import may_declare
+from reconciler.core.runs.judging import with_diffs
 from reconciler.core.runs.opinion import is_deliverable, read_opinion
 from reconciler.core.text import head, one_line
 from reconciler.dispatch.live import FigureCounter
@@ -166,6 +167,8 @@ class Round:
         queue, and with an empty one when that is over.
         """
         try:
+            if self.order.candidates:
+                return await replace(self, order=await self._with_diffs()).carry_out(seen, queued)
             prepared, state = await self._begin()
         except StepFailed as error:
             # Of a later round the agent may have damaged its workspace; and the attempt began before it.
@@ -193,6 +196,18 @@ class Round:
         if state.why in _NOT_BEGUN or state.stage is Stage.DROPPED:
             report = report.model_copy(update={"started": False})
         return masked(report, mask)
+
+    async def _with_diffs(self) -> RunRequest:
+        """Return the order with what each of its candidates changes."""
+        diffs, repository = dict[str, str](), self.repository
+        if repository is None:  # there are no variants without one
+            return with_diffs(self.order, diffs)
+        for commit in self.order.candidates:
+            step = partial(_diff_of, repository, commit)
+            diffs[commit] = await retry_until_reachable(
+                step, patience=self.patience, doing=self._works_on(_COMPARES)
+            )
+        return with_diffs(self.order, diffs)
 
     async def validate(self) -> tuple[Check, ...]:
         """
@@ -494,7 +509,7 @@ class Round:
     ) -> Report:
         await self._clear(self._validation, await self._stat(self._validation))
         declared = await self._declared(mask) if may_declare(verdict) else None
-        if self.order.mode == "plan":
+        if self.order.mode != "work":
             return Report(verdict=verdict, base_commit=prepared.base, declared=declared)
         if declared or verdict.outcome == "failed":
             verdict = await self._keep_work(prepared, verdict, mask)
@@ -848,6 +863,15 @@ class Round:
     @property
     def _most_output(self) -> int:
         return self.order.adapter.limits.output_mb * _MEBIBYTE
+
+
+_COMPARES = "reads what the variants change"
+
+
+async def _diff_of(repository: CodeRepository, commit: str) -> str:
+    """Return what a delivered commit changes, fetched if it is not here."""
+    await repository.starting_point(commit)
+    return await repository.diff(await repository.fork(commit), commit)
 
 
 def _as_output(data: bytes | None, mask: Mask) -> str | None:

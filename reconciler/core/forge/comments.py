@@ -24,7 +24,7 @@ class Command(NamedTuple):
 
 
 _ASKS = re.compile(r"/agent(?:[ \t]+(.*))?")
-_ANSWERS = re.compile(r"/agent[ \t]+answer\b[ \t]*(?:(q\d+-\d+)(?!\S))?(.*)", re.DOTALL)
+_ANSWERS = re.compile(r"/agent[ \t]+answer\b[ \t]*(?:(q\d+-\d+|c-[0-9a-f]{8})(?!\S))?(.*)", re.DOTALL)
 """An answer goes on to the end of the comment."""
 _VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,99}")
 

@@ -219,7 +219,13 @@ def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
 
 
 def _question_note(task: Task, question: Question) -> ManagedComment:
-    if question.kind == "plan":
+    if question.kind == "choice":
+        begin = "Several variants passed validation:"
+        how = (
+            f"Begin a comment with `/agent answer {question.id}` and go on with the number of the one to "
+            f"keep, or use `reconciler choose {task.name}`."
+        )
+    elif question.kind == "plan":
         begin = "The agent has a plan, and waits for your yes:"
         how = (
             "`/agent approve` lets it go on and `/agent reject` cancels the task; for another plan, begin a "

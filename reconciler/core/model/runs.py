@@ -37,6 +37,9 @@ class FailureClass(StrEnum):
     CANCELLED = "cancelled"
 
 
+RunMode = Literal["work", "plan", "judge"]
+"""What a round is for: the work itself, a plan of it, or a choice among variants of it."""
+
 STOPPED = 124
 """Exit code of a command that was stopped, as timeout(1) has it."""
 
@@ -225,8 +228,10 @@ class RunRequest(Frozen):
     argv: tuple[str, ...]
     """The agent's command; the host's own paths are still to be filled in (`command.localize`)."""
     prompt: str
-    mode: Literal["work", "plan"] = "work"
-    """`plan`: the agent's last words are all that is wanted; nothing is validated, taken up or delivered."""
+    mode: RunMode = "work"
+    """Not `work`: only the agent's last words are wanted; nothing is validated, taken up or delivered."""
+    candidates: tuple[str, ...] = ()
+    """Commits of the variants to choose from; their diffs are still to be filled in (`with_diffs`)."""
     env: dict[str, str]
     branch: str
     start_from: str | None = None

@@ -17,6 +17,7 @@ from reconciler.core.planning.liveness import deadline_end
 from reconciler.core.planning.plan import PartialPlan, Plan, is_known, needs_attention, plan, plan_some
 from reconciler.core.planning.resting import may_rest
 from reconciler.core.planning.schedule import JUMP
+from reconciler.core.variants import as_run, family
 
 
 class Planner:
@@ -106,7 +107,14 @@ def _parked(spec: Task, status: Status, wait: Wait | None, now: datetime) -> Par
         return None
     others = _others(spec)
     if status.phase is Phase.CREATED and wait is None:
-        return Parked(True, others, None, Lane.of(spec, status), turn(spec, status), recorded_wait(status))
+        return Parked(
+            True,
+            others,
+            None,
+            Lane.of(as_run(spec, status), status),
+            turn(spec, status),
+            recorded_wait(status),
+        )
     if status.phase is Phase.CREATED and wait is not None:
         return Parked(True, others, wait.until)
     is_scheduled = status.phase.is_settled and status.due_at is not None and status.due_at > now
@@ -115,4 +123,4 @@ def _parked(spec: Task, status: Status, wait: Wait | None, now: datetime) -> Par
 
 def _others(spec: Task) -> frozenset[str]:
     """Return the tasks that one builds on."""
-    return frozenset({*spec.depends_on, *([spec.start_from] if spec.start_from else [])})
+    return frozenset({*spec.depends_on, *([spec.start_from] if spec.start_from else []), *family(spec)})

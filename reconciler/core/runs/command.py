@@ -6,17 +6,18 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
-from typing import Literal
 
 from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output, Usage
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.forge.pull_request import NOTICES
-from reconciler.core.model.runs import Assignment, Reviewer, ReviewNote, RunRequest
+from reconciler.core.model.runs import Assignment, Reviewer, ReviewNote, RunMode, RunRequest
 from reconciler.core.model.specs import Desired, ExecutionMode, Host, Repo, RunHooks, Task
 from reconciler.core.model.status import Status
 from reconciler.core.patterns import check_pattern
+from reconciler.core.runs.judging import judge_prompt
 from reconciler.core.runs.opinion import opinion_prompt
 from reconciler.core.runs.prompt import Quote, render, try_template
+from reconciler.core.variants import as_run
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 GROUPS = frozenset({"model", "turns", "session", "mode"})
@@ -59,7 +60,8 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
     """
     run, host = status.last_run, _host(status, desired)
     adapter = _with_account(_adapter(task, status, desired), run.account, status, desired)
-    session = resumed_session(adapter, status)
+    session, is_judge = resumed_session(adapter, status), run.mode == "judge"
+    task = as_run(task, status) if is_judge else task
     prompt, repo = build_prompt(task, status, desired), _repo(task, desired)
     return RunRequest(
         run=run.key,
@@ -79,6 +81,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         ),
         prompt=prompt,
         mode=run.mode,
+        candidates=tuple(each.commit for each in run.predecessors if each.commit) if is_judge else (),
         env=task.env | answer_environment(status),
         branch=run.branch,
         start_from=_start_from(status),
@@ -140,6 +143,8 @@ def build_prompt(task: Task, status: Status, desired: Desired) -> str:
     """
     if task.execution_mode is ExecutionMode.HTTP_PULL:
         return render(task, status, _repo(task, desired), template=task.template, quotes=_quotes(status))
+    if status.last_run.mode == "judge":
+        return judge_prompt(task, status.last_run.predecessors)
     adapter = _adapter(task, status, desired)
     is_resumed = resumed_session(adapter, status) is not None
     template = task.template or adapter.template
@@ -311,10 +316,10 @@ def _argv(
     *,
     session: Iterable[str],
     script: str = "",
-    mode: Literal["work", "plan"] = "work",
+    mode: RunMode = "work",
 ) -> tuple[str, ...]:
     groups = {
-        "mode": tuple(_fill(adapter.plan if mode == "plan" else adapter.work, {"declared": DECLARED})),
+        "mode": tuple(_fill(adapter.work if mode == "work" else adapter.plan, {"declared": DECLARED})),
         "model": tuple(_fill(adapter.model, {"model": model})) if model else (),
         "turns": tuple(_fill(adapter.turns, {"turns": str(adapter.limits.turns)}))
         if adapter.limits.turns

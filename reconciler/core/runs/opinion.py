@@ -96,6 +96,16 @@ def is_deliverable(reviewer: Reviewer, opinion: Opinion) -> bool:
 
 def _form(text: str, commit: str) -> Mapping[str, Any]:
     """Return the verdict at the end of the last words. Raises ValueError if there is none."""
+    form = last_form(text, "verdict")
+    if form is None or form["verdict"] not in {"approve", "changes"}:
+        raise ValueError("its last words do not end with a verdict in the form that was asked for")
+    if form.get("commit") != commit:
+        raise ValueError("its verdict names another commit than the one it was given")
+    return form
+
+
+def last_form(text: str, key: str) -> Mapping[str, Any] | None:
+    """Return the JSON object that ends an agent's last words and has a text by this key; None for none."""
     lines = text.strip().removesuffix("```").rstrip().split("\n")
     begins = [number for number, line in enumerate(lines) if line.lstrip().startswith("{")]
     for begin in reversed(begins):
@@ -103,11 +113,9 @@ def _form(text: str, commit: str) -> Mapping[str, Any]:
             form = json.loads("\n".join(lines[begin:]))
         except (ValueError, RecursionError):
             continue
-        if isinstance(form, dict) and form.get("verdict") in {"approve", "changes"}:
-            if form.get("commit") != commit:
-                raise ValueError("its verdict names another commit than the one it was given")
+        if isinstance(form, dict) and isinstance(form.get(key), str):
             return form
-    raise ValueError("its last words do not end with a verdict in the form that was asked for")
+    return None
 
 
 def _findings(form: Mapping[str, Any], author: str) -> Iterator[ReviewNote]:
