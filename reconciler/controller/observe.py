@@ -16,6 +16,7 @@ from reconciler.controller.breakers import Breakers
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.ports import ControllerSettings, Fact, TaskFact
 from reconciler.controller.quarantine import Quarantine
+from reconciler.core.adapter import Usage
 from reconciler.core.attribution import attribute
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import (
@@ -40,6 +41,7 @@ from reconciler.core.events import (
 from reconciler.core.forge.pull_request import follow
 from reconciler.core.hosts import HostChange, host_change, host_removal
 from reconciler.core.lifecycle import transition
+from reconciler.core.model.runs import Opinion
 from reconciler.core.model.specs import Desired, Task
 from reconciler.core.model.status import AccountStatus, HostStatus, Phase, Reason, Status, Waiting
 from reconciler.core.prices import reckon, unpriced_reason
@@ -168,8 +170,12 @@ def _ended(
     """Return what the end of a live run leads to, with its tokens priced."""
     run, verdict = status.last_run, fact.report.verdict
     adapter = desired.adapters.get(run.adapter or "")
-    usage = reckon(verdict.usage, adapter, (verdict.model, run.model), desired.prices)
-    report = fact.report.model_copy(update={"verdict": verdict.model_copy(update={"usage": usage})})
+    opinion = _reckoned(fact.report.opinion, desired)
+    own = verdict.usage - fact.report.opinion.usage if fact.report.opinion else verdict.usage
+    usage = reckon(own, adapter, (verdict.model, run.model), desired.prices)
+    usage += opinion.usage if opinion else Usage()
+    changes = {"verdict": verdict.model_copy(update={"usage": usage}), "opinion": opinion}
+    report = fact.report.model_copy(update=changes)
     account = run_account(run, desired)
     event = next_event(task, status, replace(fact, report=report), now, desired.fleet, account=account)
     if event is None:
@@ -179,6 +185,15 @@ def _ended(
             event, origin=replace(event.origin, reason=one_line(f"{event.origin.reason}; {lacks}"))
         )
     return attribute(desired, event)
+
+
+def _reckoned(opinion: Opinion | None, desired: Desired) -> Opinion | None:
+    """Return a second opinion with its tokens priced, by its own model."""
+    if opinion is None:
+        return None
+    adapter = desired.adapters.get(opinion.adapter)
+    usage = reckon(opinion.usage, adapter, (None, opinion.model), desired.prices)
+    return opinion.model_copy(update={"usage": usage})
 
 
 def is_about(fact: RunFact, status: Status) -> bool:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import BinaryIO, Literal, Protocol, TypeVar
 
-from reconciler.core.adapter import Adapter
+from reconciler.core.adapter import Adapter, Usage
 from reconciler.core.errors import Unavailable
 from reconciler.core.fields import format_duration
 from reconciler.core.masking import Mask
@@ -27,13 +27,14 @@ from reconciler.core.model.runs import (
     NamedOutput,
     Opinion,
     Report,
+    Reviewer,
     RunRequest,
     Verdict,
 )
 from reconciler.core.runs.command import localize, review_request
 from reconciler.core.runs.decide import may_declare
 from reconciler.core.runs.judging import with_diffs
-from reconciler.core.runs.opinion import is_deliverable, read_opinion
+from reconciler.core.runs.opinion import is_deliverable, is_worth_a_retry, read_opinion
 from reconciler.core.text import head, one_line
 from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder
@@ -81,7 +82,7 @@ _REMOVED = "see who removes files below `workdir`"
 _ENDED: Mapping[str, tuple[FailureClass, str]] = {
     "timeout": (
         FailureClass.TIMEOUT,
-        "the agent took longer than {timeout} and was stopped; raise `timeout`, or ask for less at once",
+        "the agent took longer than {timeout} and was stopped; raise `{field}`, or ask for less at once",
     ),
     "stall": (
         FailureClass.STALL,
@@ -116,6 +117,8 @@ _UNKNOWN: Mapping[Stage, str] = {
 }
 
 
+_REVIEW_TRIES = (1, 2)
+"""Numbers of the runs that review the work of a round: another follows one that came to no verdict."""
 _NAMED = 3
 """Most leaks that a message names."""
 
@@ -555,14 +558,24 @@ class Round:
         if base is None:
             base = await retry_until_reachable(lambda: repository.fork(head))
         diff = await retry_until_reachable(partial(repository.diff, base, head))
-        request = review_request(order, reviewer, self._review_key, head, diff)
-        answer = await replace(self, order=request).consult()
-        if answer.kind is FailureClass.CANCELLED:
-            raise StepFailed(FailureClass.CANCELLED, answer.message)
-        spent = report.verdict.model_copy(update={"usage": report.verdict.usage + answer.usage})
-        opinion = read_opinion(reviewer, head, answer)
+        opinion = await self._consulted(reviewer, head, diff)
+        spent = report.verdict.model_copy(update={"usage": report.verdict.usage + opinion.usage})
         log.info("%s round %d: %s", order.run, order.round, opinion.summary)
         return report.model_copy(update={"verdict": spent, "opinion": opinion})
+
+    async def _consulted(self, reviewer: Reviewer, head: str, diff: str) -> Opinion:
+        """Return the second opinion, of another run if the first came to none."""
+        used = Usage()
+        for number in _REVIEW_TRIES:
+            request = review_request(self.order, reviewer, (self._review_key, number), head, diff)
+            answer = await replace(self, order=request).consult()
+            if answer.kind is FailureClass.CANCELLED:
+                raise StepFailed(FailureClass.CANCELLED, answer.message)
+            used += answer.usage
+            opinion = read_opinion(reviewer, head, answer)
+            if not is_worth_a_retry(opinion, answer):
+                break
+        return opinion.model_copy(update={"usage": used})
 
     def _goes_on(self, opinion: Opinion) -> bool:
         return self.order.reviewer is not None and is_deliverable(self.order.reviewer, opinion)
@@ -799,6 +812,7 @@ class Round:
             host=self.order.host.name,
             program=self.order.argv[0],
             why=why,
+            field=self.order.timeout_field,
             timeout=format_duration(self.order.timeout),
             stall=format_duration(self.order.stall_timeout),
             output=self.order.adapter.limits.output_mb,
@@ -842,8 +856,9 @@ class Round:
 
     @property
     def _review(self) -> tuple[str, ...]:
-        """Id of the run that reviews the work, if one does."""
-        return (agent_id(self._review_key, 1),) if self.order.reviewer else ()
+        """Ids of the runs that may review the work, if any does."""
+        tries = _REVIEW_TRIES if self.order.reviewer else ()
+        return tuple(agent_id(self._review_key, number) for number in tries)
 
     @property
     def _validation(self) -> str:

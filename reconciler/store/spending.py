@@ -22,7 +22,7 @@ from reconciler.store import statuses
 from reconciler.store.layout import TASKS, name_under
 
 _ACCOUNT = re.compile(
-    rb"^(?:phase|assigned_host|adapter|account|model|repo|usage):.*\n(?: .*\n)*", re.MULTILINE
+    rb"^(?:phase|assigned_host|adapter|account|model|repo|usage|opinion):.*\n(?: .*\n)*", re.MULTILINE
 )
 """The lines of a status that matter here: to parse them alone is ten times as quick."""
 _WALK = (
@@ -123,6 +123,9 @@ def _spent(changes: Sequence[_Change], accounts: Mapping[str, bytes]) -> Iterato
         if fields is None or was is None:
             continue
         rise = _increase(_usage(was), _usage(fields))
+        if rise != _NONE and (review := _review(at, task, was, fields)):
+            yield review
+            rise = _increase(review.usage, rise)
         tries, wins = _contest(task, was, fields)
         if rise != _NONE or tries:
             yield Spending(
@@ -148,6 +151,23 @@ def _parsed(account: bytes) -> Mapping[str, Any] | None:
     except (statuses.UnreadableError, ValueError, AttributeError):
         return None
     return fields
+
+
+def _review(at: datetime, task: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> Spending | None:
+    """Return what a second opinion took that came with a step; it is part of what the round took."""
+    opinion = now.get("opinion") or {}
+    if opinion == (was.get("opinion") or {}) or not opinion.get("usage"):
+        return None
+    return Spending(
+        at,
+        task,
+        _name(now.get("repo")),
+        _name(opinion.get("adapter")),
+        _name(now.get("assigned_host")),
+        _name(opinion.get("model")),
+        _usage(opinion),
+        account=_name(opinion.get("account")),
+    )
 
 
 def _contest(task: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[int, int]:

@@ -119,6 +119,8 @@ class Opinion(Frozen):
     adapter: str
     """Of the agent that reviewed."""
     model: str | None = None
+    account: str | None = None
+    """Account whose credential it used; None for the adapter's own."""
     commit: str
     """Head of the work that it is about."""
     verdict: Literal["approve", "changes", "failed"]
@@ -206,6 +208,7 @@ class Reviewer(Frozen):
 
     adapter: Adapter
     """With the secrets of its account."""
+    account: str | None = None
     model: str | None
     brief: str
     """What the work was to do: goal and constraints."""
@@ -254,6 +257,8 @@ class RunRequest(Frozen):
     requires: tuple[str, ...] = ()
     """Labels that the task requires; the scheduler of its host may have options for them."""
     timeout: Duration
+    timeout_field: str = "timeout"
+    """Field of the task's spec that `timeout` comes from."""
     stall_timeout: Duration
     commit_message: str
     """Of the commit that takes up what the agent left uncommitted."""

@@ -25,6 +25,7 @@ from reconciler.core.planning.limits import (
     groups,
     live_groups,
     next_midnight,
+    reviewer_scopes,
     spent_today,
 )
 from reconciler.core.planning.placement import (
@@ -185,7 +186,10 @@ def _close(context: PlanContext, line: _Line) -> None:
     """Close a lane in which nothing may run now, whatever hosts there are."""
     lane, observed = line.lane, context.observed
     is_pulled = lane.execution_mode is ExecutionMode.HTTP_PULL
-    paying = budget_scopes(None if is_pulled else lane.adapter, lane.repo)
+    paying = (
+        *budget_scopes(None if is_pulled else lane.adapter, lane.repo),
+        *reviewer_scopes(lane.review_by),
+    )
     if wait := campaign_wait(context, lane.campaign, is_pilot=lane.is_pilot):
         line.wait = wait
     elif message := spent_today(context.desired, observed.spent, *paying):

@@ -95,6 +95,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         hooks=host.hooks.followed_by(repo.hooks) if repo else host.hooks,
         requires=task.requires,
         timeout=min(task.timeout, adapter.limits.time or task.timeout),
+        timeout_field="judge.timeout" if is_judge else "timeout",
         stall_timeout=task.stall_timeout,
         commit_message=_commit_message(task, status),
     )
@@ -274,6 +275,7 @@ def _reviewer(task: Task, status: Status, desired: Desired) -> Reviewer | None:
     adapter = _with_account(_usable(spec.adapter, status, desired), spec.account, status, desired)
     return Reviewer(
         adapter=adapter,
+        account=spec.account,
         model=spec.model,
         brief="\n".join([task.goal.strip(), *(f"- {rule}" for rule in task.constraints)]),
         is_last=status.opinion_rounds >= spec.max_rounds,
@@ -282,17 +284,20 @@ def _reviewer(task: Task, status: Status, desired: Desired) -> Reviewer | None:
     )
 
 
-def review_request(order: RunRequest, reviewer: Reviewer, key: str, head: str, diff: str) -> RunRequest:
+def review_request(
+    order: RunRequest, reviewer: Reviewer, key: tuple[str, int], head: str, diff: str
+) -> RunRequest:
     """
-    Return the run, under a key, in which the work of an order is reviewed.
+    Return the run, under a key with the number of the try, in which the work of an order is reviewed.
 
     It has a workspace of its own at the work's head, and nothing of that is taken up.
     """
-    adapter, prompt = reviewer.adapter, opinion_prompt(reviewer.brief, head, diff)
-    session = _fill(adapter.fresh, {"session_id": str(uuid.uuid5(_SESSIONS, f"{key} {head}"))})
+    (run, number), adapter = key, reviewer.adapter
+    prompt = opinion_prompt(reviewer.brief, head, diff)
+    session = _fill(adapter.fresh, {"session_id": str(uuid.uuid5(_SESSIONS, f"{run} {number} {head}"))})
     changes = {
-        "run": key,
-        "round": 1,
+        "run": run,
+        "round": number,
         "adapter": adapter,
         "argv": _argv(adapter, reviewer.model, order.host, prompt, session=session),
         "prompt": prompt,
@@ -304,6 +309,7 @@ def review_request(order: RunRequest, reviewer: Reviewer, key: str, head: str, d
         "reviewer": None,
         "hooks": RunHooks(),
         "timeout": min(reviewer.timeout, adapter.limits.time or reviewer.timeout),
+        "timeout_field": "review_by.timeout",
     }
     return order.model_copy(update=changes)
 

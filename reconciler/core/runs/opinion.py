@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reconciler.core.model.runs import Opinion, Reviewer, ReviewNote, Verdict
+from reconciler.core.model.runs import FailureClass, Opinion, Reviewer, ReviewNote, Verdict
 from reconciler.core.runs.prompt import whole_quote
 from reconciler.core.text import harmless, head, one_line
 
@@ -69,6 +69,7 @@ def read_opinion(reviewer: Reviewer, commit: str, verdict: Verdict) -> Opinion:
     failed = Opinion(
         adapter=reviewer.adapter.name,
         model=reviewer.model,
+        account=reviewer.account,
         commit=commit,
         verdict="failed",
         usage=verdict.usage,
@@ -81,6 +82,15 @@ def read_opinion(reviewer: Reviewer, commit: str, verdict: Verdict) -> Opinion:
     except ValueError as error:
         return failed.model_copy(update={"message": one_line(str(error))})
     return failed.model_copy(update={"verdict": form["verdict"], "findings": findings})
+
+
+def is_worth_a_retry(opinion: Opinion, verdict: Verdict) -> bool:
+    """Return whether another run may come to the verdict that this one did not come to."""
+    return opinion.verdict == "failed" and (verdict.outcome == "success" or verdict.kind in _PASSING)
+
+
+_PASSING = frozenset({FailureClass.AGENT, FailureClass.HOST, FailureClass.STALL})
+"""Failures that may not come again at once; a quota or a missing login does, and a timeout costs as much."""
 
 
 def is_deliverable(reviewer: Reviewer, opinion: Opinion) -> bool:
