@@ -77,7 +77,6 @@ from reconciler.core.model.specs import (
 from reconciler.core.model.status import (
     AccountStatus,
     BudgetScope,
-    Choice,
     Failure,
     HostCli,
     HostStatus,
@@ -87,6 +86,7 @@ from reconciler.core.model.status import (
     PullRequest,
     Reason,
     Status,
+    VariantChoice,
     Waiting,
 )
 from reconciler.core.planning import plan as planner
@@ -583,7 +583,7 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
         QuestionAsked(**head, run=run, question="Which one?", report=SUCCESS),
         QuestionAnswered(**head, question=open_question, answer="That one."),
         ChoiceRequested(**head, question="c-1", text="Which variant?", options=(f"{task}@1",)),
-        VariantChosen(**head, choice=Choice(variant=f"{task}@1", by="validation", reason="first")),
+        VariantChosen(**head, choice=VariantChoice(variant=f"{task}@1", by="validation", reason="first")),
         VariantTaken(**head, head="d" * 40, branch="task/a", title="Do it.", chosen=_taken_status()),
         Failed(**head, run=run, failure=failure),
         PullRequestOpened(**head, pull=PULL),

@@ -13,7 +13,7 @@ from reconciler.core.costs import money
 from reconciler.core.fields import format_duration
 from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Host, Task
-from reconciler.core.model.status import Choice, HostCli, Status
+from reconciler.core.model.status import HostCli, Status, VariantChoice
 from reconciler.core.runs.failure import summary_rows
 from reconciler.core.times import Age, format_time
 from reconciler.core.views import (
@@ -110,7 +110,7 @@ def _live_fields(view: TaskView, age: Age) -> Iterator[tuple[str, str]]:
         yield "this round", ", ".join(count_texts(view.live)) if view.live else ""
 
 
-def _choice(choice: Choice) -> str:
+def _choice(choice: VariantChoice) -> str:
     return f"{choice.variant}, by {choice.by}: {choice.reason}"
 
 

@@ -118,11 +118,11 @@ def answer(context: Context, task: str, text: str | None, question: str | None, 
     asyncio.run(_answer(context, task, text, question, reason))
 
 
-@click.command(epilog=examples("reconciler approve web/fix-login --reason 'As discussed'"))
+@click.command("approve", epilog=examples("reconciler approve web/fix-login --reason 'As discussed'"))
 @tasks_argument
 @reason_option
 @click.pass_obj
-def approve(context: Context, args: tuple[str, ...], reason: str) -> None:
+def approve_plan(context: Context, args: tuple[str, ...], reason: str) -> None:
     """
     Approve the plans of tasks: their agents carry them out.
 
@@ -131,11 +131,11 @@ def approve(context: Context, args: tuple[str, ...], reason: str) -> None:
     asyncio.run(_change(context, "Approve", args, reason, approving))
 
 
-@click.command(epilog=examples("reconciler reject web/fix-login --reason 'Not this quarter'"))
+@click.command("reject", epilog=examples("reconciler reject web/fix-login --reason 'Not this quarter'"))
 @tasks_argument
 @reason_option
 @click.pass_obj
-def reject(context: Context, args: tuple[str, ...], reason: str) -> None:
+def reject_plan(context: Context, args: tuple[str, ...], reason: str) -> None:
     """
     Reject the plans of tasks, which cancels them.
 
@@ -144,12 +144,12 @@ def reject(context: Context, args: tuple[str, ...], reason: str) -> None:
     asyncio.run(_change(context, "Reject", args, reason, rejecting))
 
 
-@click.command(epilog=examples("reconciler choose web/fix-login 2 --reason 'Fewer moving parts'"))
+@click.command("choose", epilog=examples("reconciler choose web/fix-login 2 --reason 'Fewer moving parts'"))
 @click.argument("task", metavar="[task/]NAME", type=NameParam("task"))
 @click.argument("variant")
 @reason_option
 @click.pass_obj
-def choose(context: Context, task: str, variant: str, reason: str) -> None:
+def choose_variant(context: Context, task: str, variant: str, reason: str) -> None:
     """
     Choose among the variants of a task that asks a person to.
 

@@ -11,7 +11,7 @@ from reconciler.controller.poller import Poller
 from reconciler.controller.ports import Clock, Dispatch
 from reconciler.core.events import VariantClosed, VariantDelivered
 from reconciler.core.model.specs import Repo
-from reconciler.core.model.status import Choice, Phase, Status
+from reconciler.core.model.status import Phase, Status, VariantChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class _Closing:
     repo: Repo
     branch: str
     head: str
-    choice: Choice
+    choice: VariantChoice
 
 
 class VariantController:

@@ -14,13 +14,13 @@ from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.runs import Claim, Report, ReviewNote
 from reconciler.core.model.specs import Task
 from reconciler.core.model.status import (
-    Choice,
     Failure,
     HostStatus,
     Predecessor,
     PullRequest,
     RunHolder,
     Status,
+    VariantChoice,
     Waiting,
 )
 
@@ -126,7 +126,7 @@ class VariantClosed:
     task: str
     """The variant."""
     at: datetime
-    choice: Choice
+    choice: VariantChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,7 +340,7 @@ class ChoiceRequested(Event):
 class VariantChosen(Event):
     """One of a task's variants is chosen; its work is to be taken over."""
 
-    choice: Choice
+    choice: VariantChoice
     report: Report | None = None
     """Of the judge, if one chose."""
 

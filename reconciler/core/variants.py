@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from reconciler.core.adapter import Usage
 from reconciler.core.model.runs import RunMode
 from reconciler.core.model.specs import DesiredState, Task
-from reconciler.core.model.status import Choice, Phase, Predecessor, Question, Status
+from reconciler.core.model.status import Phase, Predecessor, Question, Status, VariantChoice
 from reconciler.core.names import variant_name, variant_of
 from reconciler.core.plans import is_planning
 from reconciler.core.text import one_line
@@ -115,25 +115,27 @@ def survivors(task: Task, statuses: Statuses) -> tuple[Predecessor, ...]:
     )
 
 
-def clear_choice(task: Task, statuses: Statuses) -> Choice | None:
+def clear_choice(task: Task, statuses: Statuses) -> VariantChoice | None:
     """Return the choice that needs nobody: of the first that passes without a judge, of the only one with."""
     passed, is_open = survivors(task, statuses), bool(open_variants(task, statuses))
     if passed and task.judge is None:
-        return Choice(
+        return VariantChoice(
             variant=passed[0].task, by="validation", reason="it was the first that passed validation"
         )
     if len(passed) == 1 and not is_open:
-        return Choice(variant=passed[0].task, by="validation", reason="only it passed validation")
+        return VariantChoice(variant=passed[0].task, by="validation", reason="only it passed validation")
     return None
 
 
-def answered_choice(status: Status) -> Choice | None:
+def answered_choice(status: Status) -> VariantChoice | None:
     """Return the choice that a person made; None if nobody did."""
     last = status.questions[-1] if status.questions else None
     if last is None or last.kind != "choice" or last.answer is None:
         return None
     option = chosen_option(last, last.answer)
-    return Choice(variant=option, by=last.answered_by, reason=f"answer to {last.id}") if option else None
+    return (
+        VariantChoice(variant=option, by=last.answered_by, reason=f"answer to {last.id}") if option else None
+    )
 
 
 def chosen_option(question: Question, text: str) -> str | None:
@@ -146,7 +148,7 @@ def chosen_option(question: Question, text: str) -> str | None:
     return None
 
 
-def not_chosen(choice: Choice) -> str:
+def not_chosen(choice: VariantChoice) -> str:
     """Return why a variant is dropped, in words: another was chosen."""
     return one_line(f"not chosen: {choice.variant} was, by {choice.by}: {choice.reason}")
 

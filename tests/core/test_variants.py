@@ -25,7 +25,7 @@ from reconciler.core.events import (
 from reconciler.core.lifecycle import fold
 from reconciler.core.model.runs import Report, Verdict
 from reconciler.core.model.specs import FleetSpec, Host, Repo
-from reconciler.core.model.status import Choice, Observed, Phase, Reason
+from reconciler.core.model.status import Observed, Phase, Reason, VariantChoice
 from reconciler.core.planning.incremental import Planner
 from reconciler.core.planning.plan import StartRun, StopRun
 from reconciler.core.runs.command import build_run_request
@@ -164,7 +164,7 @@ def test_what_the_judge_chooses_is_on_record_with_its_reason_and_what_it_took():
     after_it = fold(statuses, [event])[0]["a"]
 
     assert isinstance(event, VariantChosen)
-    assert after_it.choice == Choice(variant="a@2", by="wise", reason="It is simple.")
+    assert after_it.choice == VariantChoice(variant="a@2", by="wise", reason="It is simple.")
     assert (after_it.phase, after_it.usage.cost_usd) == (Phase.CREATED, 0.5)
 
 

@@ -62,7 +62,7 @@ def test_a_judge_chooses_among_the_variants_that_passed_and_the_others_are_close
     assert (playground.root / "judged").read_text() == "x\n"
     assert "pick@2 is chosen by judge: it says two" in playground.reconciler("history", "pick")
     assert "not chosen: pick@2 was" in playground.reconciler("history", "pick@1")
-    assert "chosen:       pick@2, by judge: it says two" in playground.reconciler("describe", "pick")
+    assert "pick@2, by judge: it says two" in playground.reconciler("describe", "pick")
     won = {
         line.split()[0]: line.split()[-1]
         for line in playground.reconciler("cost", "--by", "adapter").splitlines()

@@ -225,7 +225,7 @@ class Predecessor(Frozen):
     outputs: tuple[NamedOutput, ...] = ()
 
 
-class Choice(Frozen):
+class VariantChoice(Frozen):
     """Which variant of a task was chosen, by whom and why."""
 
     variant: str
@@ -365,7 +365,7 @@ class Status(Frozen):
     """What the second agent made of the work of the last round."""
     opinion_rounds: Total = 0
     """Rounds of this attempt that it asked for."""
-    choice: Choice | None = None
+    choice: VariantChoice | None = None
     """Which of its variants was chosen."""
     questions: tuple[Question, ...] = ()
     """What the agent asked about this work, the last one without an answer as long as it waits for it."""

@@ -29,7 +29,7 @@ from reconciler.core.events import (
 )
 from reconciler.core.model.runs import Declaration, FailureClass, Report, RunMode, Verdict
 from reconciler.core.model.specs import DesiredState, FleetSpec, Task, TaskDefaults
-from reconciler.core.model.status import Choice, Failure, Run, Status
+from reconciler.core.model.status import Failure, Run, Status, VariantChoice
 from reconciler.core.plans import MOST_PLANS
 from reconciler.core.runs.accounts import quota_end
 from reconciler.core.runs.judging import read_choice
@@ -218,7 +218,7 @@ class _EndedRound:
             return Failure(kind=FailureClass.AGENT, message=why)
         return None
 
-    def choice(self) -> Choice:
+    def choice(self) -> VariantChoice:
         """Return what the judge chose. Raises ValueError if that is nothing."""
         return read_choice(self.live.adapter or "", self.report.verdict, self.live.predecessors)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from reconciler.core.model.runs import RunRequest, Verdict
 from reconciler.core.model.specs import Task
-from reconciler.core.model.status import Choice, Predecessor
+from reconciler.core.model.status import Predecessor, VariantChoice
 from reconciler.core.runs.opinion import DIFF_CHARACTERS, last_form
 from reconciler.core.runs.prompt import quoted, whole_quote
 from reconciler.core.text import harmless, head, one_line
@@ -49,9 +49,9 @@ Let your last words end with one JSON object, on lines of its own, and nothing a
 def judge_prompt(task: Task, candidates: Sequence[Predecessor]) -> str:
     """Return what the judge is asked: goal and last words stand in it as data, diffs are to be filled in."""
     brief = "\n".join([task.goal.strip(), *(f"- {rule}" for rule in task.constraints)])
-    words = "the last words of its agent"
+    last = "the last words of its agent"
     parts = [
-        f"## Commit {each.commit}\n\n{quoted(each.summary, words)}\n\n{_place(each.commit)}"
+        f"## Commit {each.commit}\n\n{quoted(each.summary, last)}\n\n{_place(each.commit)}"
         for each in candidates
     ]
     return _PROMPT.format(
@@ -76,7 +76,7 @@ def with_diffs(order: RunRequest, diffs: Mapping[str, str]) -> RunRequest:
     return order.model_copy(update={"prompt": prompt, "argv": argv, "candidates": ()})
 
 
-def read_choice(by: str, verdict: Verdict, candidates: Sequence[Predecessor]) -> Choice:
+def read_choice(by: str, verdict: Verdict, candidates: Sequence[Predecessor]) -> VariantChoice:
     """Return the choice at the end of a judge's last words. Raises ValueError if there is none."""
     form = last_form(verdict.text, "commit")
     if form is None:
@@ -85,5 +85,5 @@ def read_choice(by: str, verdict: Verdict, candidates: Sequence[Predecessor]) ->
         if form["commit"] == each.commit:
             reason = form.get("reason")
             text = one_line(harmless(reason), REASON_LENGTH) if isinstance(reason, str) else ""
-            return Choice(variant=each.task, by=by, reason=text or "it gives no reason")
+            return VariantChoice(variant=each.task, by=by, reason=text or "it gives no reason")
     raise ValueError("it chooses a commit that is none of the candidates")
