@@ -21,7 +21,7 @@ from reconciler.core.edits import (
 from reconciler.core.errors import Conflict, NotFound, Problem, SpecError, UsageError
 from reconciler.core.model.specs import LOCAL, HostSpec, Kind, TaskSpec
 from reconciler.core.model.status import Reason
-from reconciler.core.names import check_name
+from reconciler.core.names import check_name, spec_owner
 from reconciler.core.planning.plan import prune_digest
 from reconciler.specs.edit import edit, edit_spec
 from reconciler.specs.parse import FLEET_FILE, ROOT, File, read_spec, read_spec_of
@@ -124,7 +124,7 @@ class Steering:
     def _path(self, task: str) -> str:
         """Return where the spec of a task is: in its own file, or in that of its campaign."""
         spec = self._view.desired.tasks.get(task)
-        return _path("campaign", spec.campaign) if spec and spec.campaign else _path("task", task)
+        return _path("campaign", spec.campaign) if spec and spec.campaign else _path("task", spec_owner(task))
 
     def removals(self) -> Sequence[str]:
         """Return the tasks whose removal waits for a person."""

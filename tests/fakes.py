@@ -260,6 +260,8 @@ class FakeDispatch:
     ended: dict[tuple[str, int], Report] = field(default_factory=dict)
     followed: frozenset[tuple[str, int]] = frozenset()
     on_base: set[str] = field(default_factory=set)
+    branches: dict[str, str] = field(default_factory=dict)
+    """Branches to which chosen work was pushed."""
     """Commits that were merged."""
     looks: int = 0
     away: set[str] = field(default_factory=set)
@@ -326,6 +328,13 @@ class FakeDispatch:
     async def merged(self, repo: Repo, heads: Collection[str]) -> frozenset[str]:
         self.looks += 1
         return frozenset(heads) & self.on_base
+
+    async def deliver(self, repo: Repo, head: str, branch: str, expected: str | None) -> str:
+        self.branches[branch] = head
+        return head
+
+    async def close_branch(self, repo: Repo, branch: str, head: str) -> None:
+        self.branches.pop(branch, None)
 
     async def verify(self, assignment: Assignment, claim: Claim) -> Report:
         if self.hold:

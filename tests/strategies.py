@@ -22,6 +22,7 @@ from reconciler.core.events import (
     BranchTouched,
     Cancelled,
     ChangesRequested,
+    ChoiceRequested,
     Completed,
     Created,
     Escalated,
@@ -46,6 +47,8 @@ from reconciler.core.events import (
     SpecRemoved,
     Started,
     Submitted,
+    VariantChosen,
+    VariantTaken,
     WaitingChanged,
 )
 from reconciler.core.lifecycle import Transition, fold
@@ -83,6 +86,7 @@ from reconciler.core.model.status import (
     PullRequest,
     Reason,
     Status,
+    VariantChoice,
     Waiting,
 )
 from reconciler.core.planning import plan as planner
@@ -90,6 +94,7 @@ from reconciler.core.planning.plan import Plan, StopRun
 from reconciler.core.runs.accounts import AccountChange, Failing, after_round, count_failing, run_account
 from reconciler.core.runs.decide import next_event
 from reconciler.core.transitions import task_record
+from tests.statuses import make_status
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
 NAMES = ("a", "b", "c", "d", "e", "f", "web/g", "web/h", "web/i", "web/j")
@@ -548,6 +553,12 @@ def recorded(history: Sequence[Transition]) -> Sequence[RecordCommit]:
 # --- Events ----------------------------------------------------------------
 
 
+def _taken_status() -> Status:
+    run = {"run": "a@1.g0.a1", "assigned_host": "alpha", "adapter": "script", "repo": "shop"}
+    fields = {"since": NOW, "created_at": NOW, "generation": "g", "work": "w", "head_commit": "d" * 40}
+    return make_status(Phase.REVIEW_PENDING, **fields, **run)
+
+
 def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Event]:
     """Return one event of every kind; those of runs are about the last run."""
     spec = Task(name=task, generation=blob(task, "sample"), work="sample", goal="Do it.")
@@ -571,6 +582,9 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
         Released(**head, run=run),
         QuestionAsked(**head, run=run, question="Which one?", report=SUCCESS),
         QuestionAnswered(**head, question=open_question, answer="That one."),
+        ChoiceRequested(**head, question="c-1", text="Which variant?", options=(f"{task}@1",)),
+        VariantChosen(**head, choice=VariantChoice(variant=f"{task}@1", by="validation", reason="first")),
+        VariantTaken(**head, head="d" * 40, branch="task/a", title="Do it.", chosen=_taken_status()),
         Failed(**head, run=run, failure=failure),
         PullRequestOpened(**head, pull=PULL),
         BranchTouched(**head, head="e" * 40),

@@ -21,7 +21,7 @@ from reconciler.api.server import BODY_LIMIT
 from reconciler.api.tokens import Caller, Scope
 from reconciler.core.errors import NotFound, UsageError
 from reconciler.core.fields import Frozen
-from reconciler.core.names import check_name
+from reconciler.core.names import check_task_name
 
 JSON = "application/json"
 BODY_CHUNK = 1024 * 1024
@@ -149,7 +149,7 @@ def _name(text: str) -> str:
     """Return the name in a path; its slashes may be written as they are, or as `%2F`."""
     name = unquote(text)
     try:
-        return check_name(name)
+        return check_task_name(name)
     except ValueError as error:
         raise NotFound(str(error)) from None
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from heapq import merge
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import click
@@ -17,7 +18,7 @@ from reconciler.cli.output import OutputFormat, output_option, print_document, p
 from reconciler.cli.pager import busy
 from reconciler.cli.params import duration
 from reconciler.core.adapter import Usage
-from reconciler.core.costs import KEYS, NONE, Sums, sums_by_name, total
+from reconciler.core.costs import KEYS, NONE, Contest, Sums, contests_by_name, sums_by_name, total
 from reconciler.core.fields import format_duration
 from reconciler.core.times import format_time
 
@@ -46,15 +47,20 @@ def cost(context: Context, by: str, since: timedelta | None, output: OutputForma
     Read from the history of the record alone, so that removed tasks count too.
     Money is what the agents' CLIs report; where they report none, tokens by the
     price of the model (specs/prices.yaml): RECKONED says how much of it. UNPRICED
-    are tokens without either, which cost what nobody knows.
+    are tokens without either, which cost what nobody knows. WON says how many
+    variants were chosen, of how many that ended: who wins where.
     """
     begin = clock.now() - since if since is not None else None
-    sums = sums_by_name(asyncio.run(_spending(context, begin)), by)
-    if not print_document(cost_document(sums, by, begin), output):
+    spent = asyncio.run(_spending(context, begin))
+    sums, contests = sums_by_name(spent, by), contests_by_name(spent, by)
+    if not print_document(cost_document(sums, by, begin, contests), output):
         whole = total(sums)
         columns = {name: text for name, text in _MONEY.items() if name == "USD" or float(text(whole))}
         rows = [_row(name, usage, columns.values()) for name, usage in (*sums.items(), ("total", whole))]
-        print_table(_head(by, columns), rows if sums else [])
+        head = _head(by, columns)
+        if contests:
+            head, rows = (*head, "WON"), [(*row, _won(contests.get(row[0]))) for row in rows]
+        print_table(head, rows if sums else [])
 
 
 async def _spending(context: Context, since: datetime | None) -> "Sequence[Spending]":
@@ -92,11 +98,24 @@ def _row(name: str, usage: Usage, columns: Iterable[Callable[[Usage], str]]) -> 
     )
 
 
-def cost_document(sums: Sums, by: str, since: datetime | None) -> "CostShape":
+def _won(contest: Contest | None) -> str:
+    return f"{contest.wins}/{contest.tries}" if contest else ""
+
+
+def cost_document(
+    sums: Sums, by: str, since: datetime | None, contests: Mapping[str, Contest] = MappingProxyType({})
+) -> "CostShape":
     """Return sums as `-o json` prints them."""
     return {
         "by": by,
         "since": format_time(since) if since else None,
-        "sums": [{by: name if name != NONE else None, **usage.model_dump()} for name, usage in sums.items()],
+        "sums": [
+            {
+                by: name if name != NONE else None,
+                **usage.model_dump(),
+                **contests.get(name, Contest())._asdict(),
+            }
+            for name, usage in sums.items()
+        ],
         "total": total(sums).model_dump(),
     }

@@ -13,7 +13,7 @@ from reconciler.core.costs import money
 from reconciler.core.fields import format_duration
 from reconciler.core.model.runs import Check
 from reconciler.core.model.specs import Host, Task
-from reconciler.core.model.status import HostCli, Status
+from reconciler.core.model.status import HostCli, Status, VariantChoice
 from reconciler.core.runs.failure import summary_rows
 from reconciler.core.times import Age, format_time
 from reconciler.core.views import (
@@ -33,10 +33,17 @@ def task_details(view: TaskView, age: Age) -> str:
     if view.conditions:  # their common message is printed above
         rows = ((each.type, str(each.status)) for each in view.conditions)
         parts.append(table(("CONDITION", "STATUS"), rows))
+    if view.variants:
+        variants = ((each.name, _doer(each), each.state, shown_reason(each)) for each in view.variants)
+        parts.append(table(("VARIANT", "BY", "PHASE", "REASON"), variants))
     if view.status and view.status.checks:
         parts.append(table(("VALIDATION", "EXIT", "SECONDS"), map(_check_row, view.status.checks)))
     parts.extend(text for text in map(str, view.problems) if text not in parts[0])  # what is no reason yet
     return "\n\n".join(parts)
+
+
+def _doer(view: TaskView) -> str:
+    return f"{view.spec.adapter} {view.spec.model or ''}".strip() if view.spec else ""
 
 
 def _task_fields(view: TaskView, age: Age) -> Iterator[tuple[str, str]]:
@@ -86,8 +93,9 @@ def _status_fields(status: Status, age: Age) -> Iterator[tuple[str, str]]:
         findings = (f"{note.place}{note.text}" for note in status.opinion.findings)
         yield "second opinion", "\n".join([status.opinion.summary, *findings])
     yield "session", status.session.id if status.session else ""
+    yield "chosen", _choice(status.choice) if status.choice else ""
     for question in status.questions:
-        yield question.id, question.text
+        yield question.id if question.kind == "question" else f"{question.kind} {question.id}", question.text
         yield "answer", f"{question.answer} ({question.answered_by})" if question.answer else ""
     yield "not before", format_time(status.not_before) if status.not_before else ""
     yield "used", _usage(status.usage) if status.usage != Usage() else ""
@@ -101,6 +109,10 @@ def _live_fields(view: TaskView, age: Age) -> Iterator[tuple[str, str]]:
         at = view.last_output_at
         yield "last output", f"{age(at)} ago" if at else "none so far, as far as is known here"
         yield "this round", ", ".join(count_texts(view.live)) if view.live else ""
+
+
+def _choice(choice: VariantChoice) -> str:
+    return f"{choice.variant}, by {choice.by}: {choice.reason}"
 
 
 def _usage(usage: Usage) -> str:

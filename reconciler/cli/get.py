@@ -30,6 +30,7 @@ from reconciler.cli.output import (
 from reconciler.cli.pager import paged
 from reconciler.cli.references import explained_argument, reference_argument, resolve_references, task_name
 from reconciler.cli.selectors import Selector, selector_option
+from reconciler.core.errors import NotFound
 from reconciler.core.names import DEFAULT_SHARD
 from reconciler.core.times import age_at
 
@@ -218,6 +219,10 @@ def _pick(
         shown = kinds[(kind_of(args[0]) if args else None) or "task"]
         return shown, shown.pick(model)
     references = resolve_references(args, lambda kind: kinds[kind].find(model))
+    for each in references:
+        is_no_task = each.kind == "task" and each.name not in kinds["task"].find(model)
+        if is_no_task and each.name in kinds["campaign"].find(model):
+            raise NotFound(f"no task {each.name!r}, but a campaign: `campaign/{each.name}`")
     if len({each.kind for each in references}) > 1:
         raise click.UsageError(f"one kind at a time: {' '.join(args)!r} names several; call it once for each")
     if is_one and len(references) > 1:
@@ -252,6 +257,10 @@ def describe_command(context: Context, args: tuple[str, ...], output: OutputForm
     `web/fix-login` is a task; other kinds are named, as in `host/local` or
     `host local`.
     """
+    _describe(context, args, output)
+
+
+def _describe(context: Context, args: Sequence[str], output: OutputFormat) -> None:
     kind, items = asyncio.run(_listed(context, args, is_one=True))
     (item,) = items
     if not print_document(kind.document(item), output):
@@ -281,13 +290,17 @@ def explain_command(context: Context, args: tuple[str, ...], rev: str | None, ou
     Show where each value of a task comes from, or what an error means.
 
     Of a task also what it waits for, and where it would run now: every host, with the reason for or
-    against it. `error CODE` explains a failure class, a reason to wait, the state of a host, an exit code
+    against it. Of `campaign/NAME` how far its tasks are, and what keeps more of them from beginning.
+    `error CODE` explains a failure class, a reason to wait, the state of a host, an exit code
     or a message; `error` alone lists all codes.
     """
     from reconciler.cli.errors import WORD, explain_error
 
     if args[0] == WORD:
         explain_error(" ".join(args[1:]), output)
+        return
+    if _means_campaign(args):  # its tasks are explained one by one, and it by how far they are
+        _describe(context, args, output)
         return
     from reconciler.cli.failures import failure_text
     from reconciler.cli.preview import placement_document, placement_rows
@@ -314,6 +327,12 @@ def explain_command(context: Context, args: tuple[str, ...], rev: str | None, ou
             )
             click.echo()
             print_table(("HOST", "CHOICE", "SCORE", "WHY"), list(placement_rows(placement)))
+
+
+def _means_campaign(args: Sequence[str]) -> bool:
+    from reconciler.core.references import kind_of, split
+
+    return (kind_of(args[0]) if len(args) > 1 else split(args[0])[0]) == "campaign"
 
 
 def _waits_for(waiting: "Waiting") -> "WaitsForShape":

@@ -127,6 +127,17 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
             "reconciler.cli.task_commands:answer",
             "Answer the question of a task's agent; it goes on with the answer.",
         ),
+        "approve": CommandEntry(
+            "reconciler.cli.task_commands:approve_plan",
+            "Approve the plans of tasks: their agents carry them out.",
+        ),
+        "reject": CommandEntry(
+            "reconciler.cli.task_commands:reject_plan", "Reject the plans of tasks, which cancels them."
+        ),
+        "choose": CommandEntry(
+            "reconciler.cli.task_commands:choose_variant",
+            "Choose among the variants of a task that asks a person to.",
+        ),
         "attach": CommandEntry(
             "reconciler.cli.attach:attach", "Take a task over: go on with its agent's session yourself."
         ),

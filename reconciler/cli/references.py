@@ -62,7 +62,11 @@ def reference_argument(metavar: str, *, required: bool = True) -> Callable[[Any]
 one_task = reference_argument("[task/]NAME")
 """The argument of a command about one task."""
 explained_argument = click.argument(
-    "args", metavar="[task/]NAME | error [CODE]", nargs=-1, required=True, shell_complete=_names_or_codes
+    "args",
+    metavar="[task/]NAME | campaign/NAME | error [CODE]",
+    nargs=-1,
+    required=True,
+    shell_complete=_names_or_codes,
 )
 """The argument of `explain`."""
 tasks_argument = reference_argument("[task/]NAME...")

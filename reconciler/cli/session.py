@@ -18,7 +18,7 @@ from reconciler.cli.notices import fetched_notice, say, unfetched_notice
 from reconciler.cli.pager import busy
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import NotFound, SpecError, UsageError
-from reconciler.core.names import DEFAULT_SHARD, owners_branch_of, state_branch_of
+from reconciler.core.names import DEFAULT_SHARD, owners_branch_of, spec_owner, state_branch_of
 from reconciler.core.references import no_such
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
@@ -56,7 +56,7 @@ def spec_folder(kind: "Kind") -> str:
 
 def spec_path(kind: "Kind", name: str) -> str:
     """Return the path of an object's spec."""
-    return f"{spec_folder(kind)}{name}{SPEC_ENDING}"
+    return f"{spec_folder(kind)}{spec_owner(name) if kind == 'task' else name}{SPEC_ENDING}"
 
 
 @asynccontextmanager

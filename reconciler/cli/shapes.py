@@ -494,7 +494,10 @@ class CostShape(TypedDict):
     since: str | None
     """From when on."""
     sums: list[dict[str, Any]]
-    """Per thing: its name, under the word in `by` (null: none), and the fields of `total`."""
+    """
+    Per thing: its name, under the word in `by` (null: none), the fields of `total`, and of variants how many
+    ended with it (tries) and were chosen (wins).
+    """
     total: dict[str, Any]
     """
     input_tokens, output_tokens, cached_tokens, turns, seconds, cost_usd; how much of that was reckoned

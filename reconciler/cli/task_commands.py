@@ -1,10 +1,11 @@
 """
-Task commands: `suspend`, `resume`, `cancel`, `retry` edit the task's file, commit and push it.
+Task commands: `suspend`, `retry`, `answer`, `approve` and the like edit the task's file, commit and push it.
 """
 
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import click
 
@@ -21,8 +22,11 @@ from reconciler.cli.references import NameParam, task_names, tasks_argument
 from reconciler.core.edits import (
     FieldChanges,
     answering,
+    approving,
     cancelling,
+    choosing,
     edit_message,
+    rejecting,
     removal_subject,
     resuming,
     retrying,
@@ -112,6 +116,50 @@ def answer(context: Context, task: str, text: str | None, question: str | None, 
     The first answer counts.
     """
     asyncio.run(_answer(context, task, text, question, reason))
+
+
+@click.command("approve", epilog=examples("reconciler approve web/fix-login --reason 'As discussed'"))
+@tasks_argument
+@reason_option
+@click.pass_obj
+def approve_plan(context: Context, args: tuple[str, ...], reason: str) -> None:
+    """
+    Approve the plans of tasks: their agents carry them out.
+
+    Of tasks with `mode: plan`. `reconciler answer TASK TEXT` says what to change in a plan instead.
+    """
+    asyncio.run(_change(context, "Approve", args, reason, approving))
+
+
+@click.command("reject", epilog=examples("reconciler reject web/fix-login --reason 'Not this quarter'"))
+@tasks_argument
+@reason_option
+@click.pass_obj
+def reject_plan(context: Context, args: tuple[str, ...], reason: str) -> None:
+    """
+    Reject the plans of tasks, which cancels them.
+
+    `reconciler retry` asks for a new plan.
+    """
+    asyncio.run(_change(context, "Reject", args, reason, rejecting))
+
+
+@click.command("choose", epilog=examples("reconciler choose web/fix-login 2 --reason 'Fewer moving parts'"))
+@click.argument("task", metavar="[task/]NAME", type=NameParam("task"))
+@click.argument("variant")
+@reason_option
+@click.pass_obj
+def choose_variant(context: Context, task: str, variant: str, reason: str) -> None:
+    """
+    Choose among the variants of a task that asks a person to.
+
+    VARIANT is its number, or its name such as `web/fix-login@2`. `reconciler describe` shows them.
+    """
+    asyncio.run(_change(context, "Choose for", (task,), reason, partial(_chosen, variant)))
+
+
+def _chosen(variant: str, name: str, spec: TaskSpec, status: Status | None) -> FieldChanges | str:
+    return choosing(name, spec, status, variant)
 
 
 # --- Doing -----------------------------------------------------------------

@@ -20,6 +20,7 @@ from reconciler.controller.pull_requests import PullRequestController
 from reconciler.controller.quarantine import Quarantine
 from reconciler.controller.record import Recorder
 from reconciler.controller.spending import DailySpending
+from reconciler.controller.variants import VariantController
 
 
 def build_loop(cache: FleetCache, ports: Ports, settings: ControllerSettings) -> Loop:
@@ -38,6 +39,7 @@ def build_loop(cache: FleetCache, ports: Ports, settings: ControllerSettings) ->
             clock=ports.clock,
             address=settings.address,
         ),
+        VariantController(ports.dispatch, cache, inbox, ports.clock),
     )
     stages = Stages(
         TaskObserver(cache, assigned, quarantine),

@@ -31,11 +31,13 @@ GroupKind = Literal[
     "in review",
     "unfinished",
     "branch",
+    "chosen",
 ]
 Group = tuple[GroupKind, str]
 """
 `adapter` and its name; `ready in` and a repo in which tasks could start; `held by` and the worker that
-has not said what came of it; `branch` and one that is not called after the task; the name of others is empty.
+has not said what came of it; `branch` and one that is not called after the task; `chosen`: open tasks with
+a chosen variant, and variants; the name of others is empty.
 """
 
 _READY = frozenset({Reason.REPO, Reason.SLOT, Reason.HOST})
@@ -126,27 +128,28 @@ class FleetCache:
 
     def _groups_of(self, name: str) -> Iterator[Group]:
         spec, status = self.desired.tasks.get(name), self.statuses.get(name)
+        yield from self._groups_by_phase(status) if status is not None else ()
         if spec is not None and name in self.open:
             yield "adapter", spec.adapter
             if status is None and name not in self.damaged:
                 yield "new", ""
             if status is not None and spec.repo and _only_lacks_a_place(spec, status):
                 yield "ready in", spec.repo
-        if (
-            status is not None
-            and status.run
-            and (status.phase is Phase.FAILED or not status.phase.is_settled)
-        ):
+        if status is not None and name in self.open and (status.choice or (spec and spec.variant_of)):
+            yield "chosen", ""
+        if (place := self._place_of(name)) and place[1] != default_branch(name):
+            yield "branch", place[1]
+
+    def _groups_by_phase(self, status: Status) -> Iterator[Group]:
+        if status.run and (status.phase is Phase.FAILED or not status.phase.is_settled):
             yield "unfinished", ""
-        if status is not None and status.phase.is_live:
+        if status.phase.is_live:
             yield "live", ""
             if status.assigned_agent is not None:
                 yield "at worker", ""
                 yield ("held by", status.assigned_agent) if status.claim is None else ("claimed", "")
-        if status is not None and status.phase is Phase.REVIEW_PENDING:
+        if status.phase is Phase.REVIEW_PENDING:
             yield "in review", ""
-        if (place := self._place_of(name)) and place[1] != default_branch(name):
-            yield "branch", place[1]
 
     def at_work(self, more: Collection[str] = ()) -> dict[str, Status]:
         """Return the statuses of tasks that run or are in review, and of some more."""

@@ -192,7 +192,8 @@ class HostMaintenance:
     def _in_review(self) -> Iterator[tuple[Task, Status]]:
         for name in self.controller.groups.names("in review"):
             task, status = self.controller.desired.tasks.get(name), self.controller.statuses.get(name)
-            if task and status and status.phase is Phase.REVIEW_PENDING and task.review != "pull_request":
+            is_waiting = status is not None and status.phase is Phase.REVIEW_PENDING
+            if task and status and is_waiting and task.review != "pull_request" and not task.variant_of:
                 yield task, status
 
     async def _look_for_merges(self, repo: Repo) -> None:

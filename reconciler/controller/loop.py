@@ -25,6 +25,7 @@ from reconciler.controller.pull_requests import PullRequestController
 from reconciler.controller.quarantine import Quarantine
 from reconciler.controller.record import Recorder
 from reconciler.controller.spending import DailySpending
+from reconciler.controller.variants import VariantController
 from reconciler.core.errors import ReconcilerError, Rewound, Unavailable
 from reconciler.core.events import Event, RunEnded
 from reconciler.core.faults import culprits
@@ -48,11 +49,12 @@ class Controllers:
     leases: WorkerLeases
     hosts: HostMaintenance
     pulls: PullRequestController
+    variants: VariantController
 
     @property
     def pollers(self) -> Sequence[Poller[Any]]:
         """All pollers that the loop drives."""
-        return *self.hosts.pollers, self.pulls.poller
+        return *self.hosts.pollers, self.pulls.poller, self.variants.poller
 
     async def close(self) -> None:
         """Cancel the polls that are under way."""

@@ -16,11 +16,13 @@ from reconciler.controller.breakers import Breakers
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.ports import ControllerSettings, Fact, TaskFact
 from reconciler.controller.quarantine import Quarantine
+from reconciler.core.adapter import Usage
 from reconciler.core.attribution import attribute
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import (
     BranchPushed,
     BranchSeen,
+    Cancelled,
     Completed,
     Event,
     HostSeen,
@@ -31,17 +33,22 @@ from reconciler.core.events import (
     RunQueued,
     RunSeen,
     Started,
+    VariantClosed,
+    VariantDelivered,
+    VariantTaken,
     WaitingChanged,
 )
 from reconciler.core.forge.pull_request import follow
 from reconciler.core.hosts import HostChange, host_change, host_removal
 from reconciler.core.lifecycle import transition
+from reconciler.core.model.runs import Opinion
 from reconciler.core.model.specs import Desired, Task
 from reconciler.core.model.status import AccountStatus, HostStatus, Phase, Reason, Status, Waiting
 from reconciler.core.prices import reckon, unpriced_reason
 from reconciler.core.runs.accounts import AccountChange, after_round, after_specs, count_failing, run_account
 from reconciler.core.runs.decide import next_event
 from reconciler.core.text import one_line
+from reconciler.core.variants import not_chosen
 
 log = logging.getLogger(__name__)
 RunFact = RunSeen | RunQueued | RunEnded
@@ -146,8 +153,8 @@ def task_event(
     """
     if status is None:
         return None
-    if isinstance(fact, MergeSeen | BranchSeen):
-        return _merged(fact, status) if isinstance(fact, MergeSeen) else _pushed(fact, status)
+    if isinstance(fact, MergeSeen | BranchSeen | VariantDelivered | VariantClosed):
+        return _of_branch(fact, status, task)
     if isinstance(fact, PullRequestSeen):
         return _reviewed(fact, status, task, desired)
     if not is_about(fact, status):
@@ -163,8 +170,12 @@ def _ended(
     """Return what the end of a live run leads to, with its tokens priced."""
     run, verdict = status.last_run, fact.report.verdict
     adapter = desired.adapters.get(run.adapter or "")
-    usage = reckon(verdict.usage, adapter, (verdict.model, run.model), desired.prices)
-    report = fact.report.model_copy(update={"verdict": verdict.model_copy(update={"usage": usage})})
+    opinion = _reckoned(fact.report.opinion, desired)
+    own = verdict.usage - fact.report.opinion.usage if fact.report.opinion else verdict.usage
+    usage = reckon(own, adapter, (verdict.model, run.model), desired.prices)
+    usage += opinion.usage if opinion else Usage()
+    changes = {"verdict": verdict.model_copy(update={"usage": usage}), "opinion": opinion}
+    report = fact.report.model_copy(update=changes)
     account = run_account(run, desired)
     event = next_event(task, status, replace(fact, report=report), now, desired.fleet, account=account)
     if event is None:
@@ -176,10 +187,29 @@ def _ended(
     return attribute(desired, event)
 
 
+def _reckoned(opinion: Opinion | None, desired: Desired) -> Opinion | None:
+    """Return a second opinion with its tokens priced, by its own model."""
+    if opinion is None:
+        return None
+    adapter = desired.adapters.get(opinion.adapter)
+    usage = reckon(opinion.usage, adapter, (None, opinion.model), desired.prices)
+    return opinion.model_copy(update={"usage": usage})
+
+
 def is_about(fact: RunFact, status: Status) -> bool:
     """Return whether a fact is about the round that is under way."""
     run = status.live_run
     return run is not None and run.round_key == (fact.run, fact.round)
+
+
+def _of_branch(
+    fact: MergeSeen | BranchSeen | VariantDelivered | VariantClosed, status: Status, task: Task | None
+) -> Event | None:
+    if isinstance(fact, VariantDelivered):
+        return _taken(fact, status, task)
+    if isinstance(fact, VariantClosed):
+        return _closed(fact, status, task)
+    return _merged(fact, status) if isinstance(fact, MergeSeen) else _pushed(fact, status)
 
 
 def _merged(fact: MergeSeen, status: Status) -> Event | None:
@@ -192,6 +222,36 @@ def _merged(fact: MergeSeen, status: Status) -> Event | None:
     else:
         origin = Origin(fact.at, f"merged into {fact.base}", cause="person")
     return Completed(task=fact.task, origin=origin)
+
+
+def _taken(fact: VariantDelivered, status: Status, task: Task | None) -> Event | None:
+    """Return that the task goes on with the work of its chosen variant, if that is still the chosen one."""
+    choice = status.choice
+    if task is None or choice is None or choice.is_taken or status.phase is not Phase.CREATED:
+        return None
+    if choice.variant != fact.variant:
+        return None
+    reason = f"the work of {fact.variant} is on {task.branch}, chosen by {choice.by}: {choice.reason}"
+    return VariantTaken(
+        task=fact.task,
+        origin=Origin(fact.at, one_line(reason)),
+        head=fact.head,
+        branch=task.branch,
+        title=task.pr_title or task.headline,
+        chosen=fact.chosen,
+    )
+
+
+def _closed(fact: VariantClosed, status: Status, task: Task | None) -> Event | None:
+    """Return how a variant ends whose branch is gone: completed if it was chosen, else cancelled."""
+    if status.phase is not Phase.REVIEW_PENDING:
+        return None
+    choice = fact.choice
+    if choice.variant == fact.task:
+        return Completed(
+            task=fact.task, origin=Origin(fact.at, one_line(f"chosen by {choice.by}: {choice.reason}"))
+        )
+    return Cancelled(task=fact.task, origin=Origin(fact.at, not_chosen(choice)), spec=task)
 
 
 def _reviewed(fact: PullRequestSeen, status: Status, task: Task | None, desired: Desired) -> Event | None:

@@ -22,6 +22,8 @@ from reconciler.core.events import (
     RunEnded,
     RunQueued,
     RunSeen,
+    VariantClosed,
+    VariantDelivered,
     WorkerReport,
 )
 from reconciler.core.forge.merge_queue import MergeChain
@@ -49,7 +51,16 @@ from reconciler.core.transitions import TransitionRecord
 from reconciler.core.views import Elsewhere
 
 Clock = Callable[[], datetime]
-TaskFact = RunSeen | RunQueued | RunEnded | MergeSeen | PullRequestSeen | BranchSeen
+TaskFact = (
+    RunSeen
+    | RunQueued
+    | RunEnded
+    | MergeSeen
+    | PullRequestSeen
+    | BranchSeen
+    | VariantDelivered
+    | VariantClosed
+)
 Fact = TaskFact | HostSeen
 Step = Transition | HostChange | AccountChange
 Emit = Callable[[Fact], None]
@@ -238,6 +249,16 @@ class Dispatch(Protocol):
 
     async def merged(self, repo: Repo, heads: Collection[str]) -> frozenset[str]:
         """Return those of the delivered commits that are on the base branch by now. Raises Unavailable."""
+
+    async def deliver(self, repo: Repo, head: str, branch: str, expected: str | None) -> str:
+        """
+        Push work that was delivered before to another branch, which holds what is expected (None: nothing).
+
+        Returns the commit that it holds then. Idempotent. Raises Unavailable.
+        """
+
+    async def close_branch(self, repo: Repo, branch: str, head: str) -> None:
+        """Delete a branch that holds our delivery; one that somebody pushed to stays. Raises Unavailable."""
 
     async def verify(self, assignment: Assignment, claim: Claim) -> Report:
         """

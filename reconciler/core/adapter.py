@@ -225,8 +225,8 @@ class AdapterSpec(Frozen):
 
     command: Strings = ()
     """
-    Arguments, the program first. `{model}`, `{turns}` and `{session}` alone in an element
-    stand for the arguments under `model` and `turns`, and `fresh` or `resume`;
+    Arguments, the program first. `{model}`, `{turns}`, `{session}` and `{mode}` alone in an element
+    stand for the arguments under `model` and `turns`, `fresh` or `resume`, and `work` or `plan`;
     `{workdir}`, `{prompt_file}`, `{prompt}`, `{shell}`, `{script}`, `{files}` (the folder of
     `files` outside of the workspace) and `{declared}` (the folder with the file for questions,
     for CLIs with a sandbox) are filled in.
@@ -235,6 +235,10 @@ class AdapterSpec(Frozen):
     """Arguments that choose a model, with `{model}`; used when the task names one."""
     turns: Strings = ()
     """Arguments that limit the turns, with `{turns}`; used when `limits` has them."""
+    work: Strings = ()
+    """Arguments for a round that works; used wherever `plan` is not."""
+    plan: Strings = ()
+    """Arguments for a round that only makes a plan (`mode: plan`): those by which the CLI changes nothing."""
     fresh: Strings = ()
     """Arguments of a new session; `{session_id}` is an id made for it."""
     resume: Strings = ()

@@ -143,6 +143,12 @@ _WAITING = (
         "reconciler get",
     ),
     _waiting(
+        "Variants",
+        "One of its variants is to be chosen; or it is a variant, and waits for the choice.",
+        "See how far they are: `NAME@1`, `NAME@2` and so on.",
+        "reconciler get",
+    ),
+    _waiting(
         "Pilot",
         "The first tasks of its campaign, its pilot, are not completed.",
         "See how the pilot is; if it failed, fix the campaign, or retry it.",

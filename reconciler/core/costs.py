@@ -4,7 +4,7 @@ Costs: what rounds took, summed up by task, repo, adapter, account, host, day or
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from reconciler.core.adapter import Usage
 from reconciler.core.times import format_time
@@ -45,6 +45,14 @@ class Spent(Protocol):
     def usage(self) -> Usage:
         """Tokens, time and money."""
 
+    @property
+    def tries(self) -> int:
+        """1 if a variant ended with it."""
+
+    @property
+    def wins(self) -> int:
+        """1 if that was the one that was chosen."""
+
 
 NONE = "-"
 """Stands for those without: a task without a repo, a run without a named model."""
@@ -70,6 +78,24 @@ def sums_by_name(spent: Iterable[Spent], by: str) -> Sums:
         sums[name] = sums.get(name, Usage()) + each.usage
     order = sorted(sums) if by == "day" else sorted(sums, key=lambda name: (*_dearness(sums[name]), name))
     return {name: sums[name] for name in order}
+
+
+class Contest(NamedTuple):
+    """How often variants were tried, and how often chosen."""
+
+    wins: int = 0
+    tries: int = 0
+
+
+def contests_by_name(spent: Iterable[Spent], by: str) -> Mapping[str, Contest]:
+    """Return who won where: by name, of those that had variants."""
+    contests: dict[str, Contest] = {}
+    for each in spent:
+        if each.tries:
+            name = KEYS[by](each) or NONE
+            wins, tries = contests.get(name, Contest())
+            contests[name] = Contest(wins + each.wins, tries + each.tries)
+    return contests
 
 
 def _dearness(usage: Usage) -> tuple[float, int]:

@@ -8,8 +8,10 @@ from datetime import datetime
 from reconciler.core.errors import UsageError
 from reconciler.core.model.specs import ANSWER_LENGTH, DesiredState, HostSpec, Kind, TaskSpec
 from reconciler.core.model.status import Status
+from reconciler.core.plans import APPROVAL, REJECTION
 from reconciler.core.text import harmless, one_line
 from reconciler.core.times import format_time
+from reconciler.core.variants import is_usable
 
 FieldChanges = Mapping[str, object]
 """New values by field; None removes the field."""
@@ -87,12 +89,45 @@ def answering(
         return message
     if not text:
         raise UsageError(f"the answer is empty; {name} asks ({waiting.id}): {one_line(waiting.text)}")
+    if not is_usable(waiting, text):
+        options = ", ".join(waiting.options)
+        raise UsageError(
+            f"{name} asks which variant to choose, one of {options}: `reconciler choose {name} 1`"
+        )
     if len(text) > ANSWER_LENGTH:
         raise UsageError(
             f"the answer has {len(text)} characters, and {ANSWER_LENGTH} are the most; put the rest "
             f"into a file of the repository, and name that"
         )
     return {"answer": {"to": waiting.id, "text": text}}
+
+
+def approving(
+    name: str, spec: TaskSpec, status: Status | None, question: str | None = None
+) -> FieldChanges | str:
+    """Say yes to the plan of a task. Raises UsageError if it has none that waits."""
+    return answering(name, spec, _with_plan(name, status), APPROVAL, question)
+
+
+def rejecting(
+    name: str, spec: TaskSpec, status: Status | None, question: str | None = None
+) -> FieldChanges | str:
+    """Say no to the plan of a task, which ends it. Raises UsageError if it has none that waits."""
+    return answering(name, spec, _with_plan(name, status), REJECTION, question)
+
+
+def _with_plan(name: str, status: Status | None) -> Status | None:
+    """Return a status, unless what waits is no plan. Raises UsageError then."""
+    if status and status.question and status.question.kind != "plan":
+        raise UsageError(f"{name} has no plan, but a question: {status.question.line}; answer that")
+    return status
+
+
+def choosing(name: str, spec: TaskSpec, status: Status | None, variant: str) -> FieldChanges | str:
+    """Choose among the variants of a task. Raises UsageError if it asks for no choice, or for another."""
+    if status and status.question and status.question.kind != "choice":
+        raise UsageError(f"{name} asks for no choice, but {status.question.line}; answer that")
+    return answering(name, spec, status, variant)
 
 
 GIVEN_BACK = (
@@ -134,6 +169,8 @@ TASK_EDITS: Mapping[str, Callable[[str, TaskSpec, Status | None], FieldChanges |
     "resume": resuming,
     "cancel": cancelling,
     "retry": retrying,
+    "approve": approving,
+    "reject": rejecting,
 }
 """What can be asked for a task, by the verb."""
 

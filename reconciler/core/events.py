@@ -13,7 +13,16 @@ from typing import Literal
 from reconciler.core.model.forge import PullRequestSnapshot
 from reconciler.core.model.runs import Claim, Report, ReviewNote
 from reconciler.core.model.specs import Task
-from reconciler.core.model.status import Failure, HostStatus, Predecessor, PullRequest, RunHolder, Waiting
+from reconciler.core.model.status import (
+    Failure,
+    HostStatus,
+    Predecessor,
+    PullRequest,
+    RunHolder,
+    Status,
+    VariantChoice,
+    Waiting,
+)
 
 Cause = Literal["spec", "host", "agent", "webhook", "person", "clock"]
 
@@ -98,6 +107,28 @@ class MergeSeen:
     base: str
     landed: str = ""
     """Commit with which the merge queue brought it there; empty if it did not, or not just now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantDelivered:
+    """The work of the variant that was chosen is on the branch of its task."""
+
+    task: str
+    variant: str
+    head: str
+    at: datetime
+    chosen: Status
+    """Of the variant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantClosed:
+    """The branch of a variant is gone, because one was chosen."""
+
+    task: str
+    """The variant."""
+    at: datetime
+    choice: VariantChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +316,9 @@ class QuestionAsked(RunEvent):
 
     question: str
     report: Report
+    kind: Literal["question", "plan", "choice"] = "question"
+    options: tuple[str, ...] = ()
+    """Of a choice: the variants to choose from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +328,37 @@ class QuestionAnswered(Event):
     question: str
     """Its id."""
     answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceRequested(Event):
+    """Several variants passed validation, and a person is asked which is the best."""
+
+    question: str
+    """Its id."""
+    text: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantChosen(Event):
+    """One of a task's variants is chosen; its work is to be taken over."""
+
+    choice: VariantChoice
+    report: Report | None = None
+    """Of the judge, if one chose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantTaken(Event):
+    """The work of the chosen variant is on the branch of its task, which goes on as if it had done it."""
+
+    head: str
+    branch: str
+    title: str
+    """Of the task, as those of its own run would be."""
+    chosen: Status
+    """Of the variant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from reconciler.core.events import (
     BranchTouched,
     Cancelled,
     ChangesRequested,
+    ChoiceRequested,
     Completed,
     Created,
     Escalated,
@@ -40,6 +41,8 @@ from reconciler.core.events import (
     SpecRemoved,
     Started,
     Submitted,
+    VariantChosen,
+    VariantTaken,
     WaitingChanged,
 )
 from reconciler.core.model.runs import FailureClass, Report
@@ -60,6 +63,7 @@ from reconciler.core.model.status import (
     question_id,
 )
 from reconciler.core.text import head
+from reconciler.core.variants import round_mode
 
 # --- The table -------------------------------------------------------------
 
@@ -79,6 +83,7 @@ _ENDS: Row = {
     Retried: Phase.CREATED,
     Released: Phase.CREATED,
     QuestionAsked: Phase.CREATED,
+    VariantChosen: Phase.CREATED,
     Failed: Phase.FAILED,
     Cancelled: Phase.CANCELLED,
     Escalated: Phase.ESCALATED,
@@ -90,6 +95,9 @@ TRANSITIONS: Mapping[Phase | None, Row] = {
     Phase.CREATED: {
         Assigned: Phase.ASSIGNED,
         BranchTouched: Phase.REVIEW_PENDING,
+        ChoiceRequested: Phase.CREATED,
+        VariantChosen: Phase.CREATED,
+        VariantTaken: Phase.REVIEW_PENDING,
         Completed: Phase.COMPLETED,
         Cancelled: Phase.CANCELLED,
         Escalated: Phase.ESCALATED,
@@ -297,6 +305,8 @@ SUMMARY_LENGTH = 4000
 
 QUESTION_LENGTH = 4000
 """Characters that are kept of a question."""
+PLAN_LENGTH = 12_000
+"""Characters that are kept of a plan."""
 BY_DEFAULT = "ask.default"
 """Stands for the person where nobody answered in time."""
 
@@ -344,6 +354,7 @@ def _cleared(status: Status) -> StatusChanges:
         "checks": (),
         "opinion": None,
         "opinion_rounds": 0,
+        "choice": None,
         "questions": (),
         "summary": "",
         "outputs": (),
@@ -403,6 +414,7 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
     run = Run(
         key=event.run,
         round=1,
+        mode=round_mode(spec, status),
         slots=spec.slots,
         holder=event.holder,
         adapter=spec.adapter if on else None,
@@ -429,7 +441,13 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
 def _continued(event: Assigned, status: Status) -> StatusChanges:
     """Let a run whose question was answered go on: the same attempt, in its next round."""
     run, spec = status.last_run, event.spec
-    changes = {"round": run.round + 1, "slots": spec.slots, "model": spec.model, "holder": event.holder}
+    changes = {
+        "round": run.round + 1,
+        "mode": round_mode(spec, status),
+        "slots": spec.slots,
+        "model": spec.model,
+        "holder": event.holder,
+    }
     return {**_identity(spec), "run": run.model_copy(update=changes), "waiting": None, "not_before": None}
 
 
@@ -511,13 +529,49 @@ def _released(event: Released, status: Status) -> StatusChanges:
 @_changes.register
 def _question_asked(event: QuestionAsked, status: Status) -> StatusChanges:
     """Put a question on record; the session stays, and nothing counts as a failure."""
-    asked_at, text = event.origin.at, head(event.question, characters=QUESTION_LENGTH)
-    question = Question(id=question_id(status.attempt, status.last_run.round), text=text, asked_at=asked_at)
+    asked_at, most = event.origin.at, PLAN_LENGTH if event.kind == "plan" else QUESTION_LENGTH
+    name = question_id(status.attempt, status.last_run.round)
+    text = head(event.question, characters=most)
+    question = Question(id=name, kind=event.kind, text=text, options=event.options, asked_at=asked_at)
     return {
         **_reported(status, event, event.report),
         "uncounted": 0,
         "questions": (*status.questions, question),
         "waiting": Waiting(reason=Reason.PERSON, message=question.line, since=asked_at),
+    }
+
+
+@_changes.register
+def _choice_requested(event: ChoiceRequested, status: Status) -> StatusChanges:
+    at = event.origin.at
+    question = Question(id=event.question, kind="choice", text=event.text, options=event.options, asked_at=at)
+    waiting = Waiting(reason=Reason.PERSON, message=question.line, since=at)
+    return {"questions": (*status.questions, question), "waiting": waiting}
+
+
+@_changes.register
+def _variant_chosen(event: VariantChosen, status: Status) -> StatusChanges:
+    return {**_reported(status, event, event.report), "choice": event.choice, "waiting": None}
+
+
+@_changes.register
+def _variant_taken(event: VariantTaken, status: Status) -> StatusChanges:
+    """Take over all that describes the work; what it took stays with the variant."""
+    chosen, choice = event.chosen, status.choice
+    return {
+        "run": chosen.last_run.model_copy(update={"branch": event.branch, "title": event.title}),
+        "choice": choice and choice.model_copy(update={"is_taken": True}),
+        "base_commit": chosen.base_commit,
+        "head_commit": event.head,
+        "session": chosen.session,
+        "checks": chosen.checks,
+        "opinion": chosen.opinion,
+        "summary": chosen.summary,
+        "outputs": chosen.outputs,
+        "failure": None,
+        "failures": 0,
+        "began_at": None,
+        "last_activity_at": event.origin.at,
     }
 
 
@@ -644,7 +698,7 @@ def _may_go_on(spec: Task, status: Status) -> bool:
 def _kept_in_review(status: Status) -> StatusChanges:
     """Return the fields such a task keeps; its review rounds are counted from one again."""
     review = status.review.model_copy(update={"count": 1})
-    return {"review": review, "session": status.session, "summary": status.summary}
+    return {"review": review, "session": status.session, "summary": status.summary, "choice": status.choice}
 
 
 @_changes.register

@@ -67,9 +67,35 @@ def check_file_path(path: str) -> str:
     return path
 
 
+_VARIANT = re.compile(r"(?P<task>.+)@(?P<number>[1-9][0-9]?)\Z")
+
+
+def variant_name(task: str, number: int) -> str:
+    """Return the name of a variant of a task, from 1 on; no file can have it."""
+    return f"{task}@{number}"
+
+
+def variant_of(name: str) -> tuple[str, int] | None:
+    """Return the task that a name is a variant of, and which; None if it is none."""
+    match = _VARIANT.match(name)
+    return (match["task"], int(match["number"])) if match else None
+
+
+def spec_owner(name: str) -> str:
+    """Return the task in whose file a task is: itself, or that which it is a variant of."""
+    variant = variant_of(name)
+    return variant[0] if variant else name
+
+
+def check_task_name(name: str) -> str:
+    """Return the name if it is that of a task, or of a variant of one. Raises ValueError as `check_name`."""
+    check_name(spec_owner(name))
+    return name
+
+
 def task_spec_file(task: str, campaign: str | None) -> str:
     """Return where the spec of a task is: in a file of its own, or in that of its campaign."""
-    return f"specs/campaigns/{campaign}.yaml" if campaign else f"specs/tasks/{task}.yaml"
+    return f"specs/campaigns/{campaign}.yaml" if campaign else f"specs/tasks/{spec_owner(task)}.yaml"
 
 
 _BAD_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|[^\x00-\x7f]")

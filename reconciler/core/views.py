@@ -46,6 +46,7 @@ from reconciler.core.planning.placement import reachable_runs, slots_in_use
 from reconciler.core.runs.accounts import run_account, serves
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
 from reconciler.core.shards import home_shard
+from reconciler.core.variants import variant_names
 
 BAD_ENDS = frozenset({Phase.FAILED, Phase.ESCALATED})
 """Phases in which a person should look."""
@@ -88,6 +89,8 @@ class TaskView:
     """Why its last run failed, for who knows more of it than is on record."""
     shard: str = ""
     """Which shard has it, or is to take it; empty where the fleet has one reconciler."""
+    variants: tuple["TaskView", ...] = ()
+    """Its variants, of which one is chosen."""
 
     @property
     def phase(self) -> Phase:
@@ -436,16 +439,17 @@ class ReadModel:
     def task(self, name: str) -> TaskView:
         """Return a task as it stands; of a name that is none, one that nothing is known of."""
         damaged, status = self.observed.damaged.get(name), self.observed.statuses.get(name)
-        live = status.live_run if status else None
+        live, spec = status.live_run if status else None, self.desired.tasks.get(name)
         return TaskView(
             name,
-            self.desired.tasks.get(name),
+            spec,
             status,
             (*((damaged,) if damaged else ()), *self.desired.broken.get(name, ())),
             self.planned.get(name),
             self.live(*live.round_key) if live else None,
             self.unrecorded.get(name),
             shard=self._shard(name),
+            variants=tuple(map(self.task, variant_names(spec))) if spec else (),
         )
 
     def _shard(self, name: str) -> str:

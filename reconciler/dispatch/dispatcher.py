@@ -33,6 +33,7 @@ from reconciler.core.runs.prompt import sha256
 from reconciler.core.runs.retention import Retention
 from reconciler.core.text import one_line
 from reconciler.dispatch.logs import LogFolder
+from reconciler.dispatch.merging import MergeConflict
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import folder_name, is_check, is_removal, round_of, run_of
 from reconciler.dispatch.removal import RemovalHooks
@@ -196,6 +197,22 @@ class Dispatcher:
         """Return those of the delivered commits that were merged; see controller.ports.Dispatch."""
         try:
             return await self._repository(repo).merged(heads)
+        except StepFailed as error:
+            raise Unavailable(str(error)) from error
+
+    async def deliver(self, repo: Repo, head: str, branch: str, expected: str | None) -> str:
+        """Push delivered work to another branch; see controller.ports.Dispatch."""
+        repository = self._repository(repo)
+        try:
+            await repository.starting_point(head)
+            return await repository.deliver(head, branch, expected)
+        except (MergeConflict, StepFailed) as error:
+            raise Unavailable(str(error)) from error
+
+    async def close_branch(self, repo: Repo, branch: str, head: str) -> None:
+        """Delete a branch that holds our delivery; see controller.ports.Dispatch."""
+        try:
+            await self._repository(repo).close(branch, head)
         except StepFailed as error:
             raise Unavailable(str(error)) from error
 

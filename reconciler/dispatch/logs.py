@@ -73,7 +73,7 @@ class LogFolder:
         agent = agent_id(run, number)
         written = [
             _written_at(self._path(run_id, stream))
-            for run_id in (agent, f"{agent}v", agent_id(opinion_key(run, number), 1))
+            for run_id in (agent, f"{agent}v", *(agent_id(opinion_key(run, number), each) for each in (1, 2)))
             for stream in ("out", "err")
         ]
         at = max(filter(None, written), default=None)

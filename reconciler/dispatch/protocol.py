@@ -14,7 +14,7 @@ from typing import Literal
 from reconciler.core.errors import Unavailable
 
 RUN_ID = re.compile(
-    r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+-]*?)(?:\.c(?P<commit>[0-9a-f]{12}))?(?:\.o(?P<reviewed>[0-9]+))?"
+    r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+@-]*?)(?:\.c(?P<commit>[0-9a-f]{12}))?(?:\.o(?P<reviewed>[0-9]+))?"
     r"\.r(?P<round>[1-9][0-9]*)(?P<part>[bdev]?)\Z"
 )
 """Parts of a round: `b` are the hooks before the agent, `e` those after its end, `d` those before the

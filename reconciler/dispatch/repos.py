@@ -355,6 +355,15 @@ class CodeRepository:
             await self._push_and_verify(ready, branch, expected, there, push)
         return ready
 
+    async def close(self, branch: str, head: str) -> None:
+        """Delete a branch that holds our delivery; one that was pushed to is left. Raises Unavailable."""
+        await self._create()
+        ref = f"refs/heads/{branch}"
+        if await self._look(ref) != head:
+            return
+        if (error := await self._push("", ref, head)) and await self._look(ref) == head:
+            raise self._error(f"cannot delete {branch!r} in", error)
+
     async def diff(self, base: str, head: str) -> str:
         """
         Return what the work changes, as `git diff` prints it, its first megabyte.

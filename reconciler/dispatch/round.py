@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import BinaryIO, Literal, Protocol, TypeVar
 
-from reconciler.core.adapter import Adapter, Secret
+from reconciler.core.adapter import Adapter, Secret, Usage
 from reconciler.core.errors import Unavailable
 from reconciler.core.fields import format_duration
 from reconciler.core.masking import Mask
@@ -27,13 +27,15 @@ from reconciler.core.model.runs import (
     NamedOutput,
     Opinion,
     Report,
+    Reviewer,
     RunRequest,
     Verdict,
 )
 from reconciler.core.runs.command import FILES, extra_argv, localize, review_request
 from reconciler.core.runs.decide import may_declare
 from reconciler.core.runs.files import FileValues, render_file
-from reconciler.core.runs.opinion import is_deliverable, read_opinion
+from reconciler.core.runs.judging import with_diffs
+from reconciler.core.runs.opinion import is_deliverable, is_worth_a_retry, read_opinion
 from reconciler.core.text import head, one_line
 from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder, StreamName
@@ -86,7 +88,7 @@ _REMOVED = "see who removes files below `workdir`"
 _ENDED: Mapping[str, tuple[FailureClass, str]] = {
     "timeout": (
         FailureClass.TIMEOUT,
-        "the agent took longer than {timeout} and was stopped; raise `timeout`, or ask for less at once",
+        "the agent took longer than {timeout} and was stopped; raise `{field}`, or ask for less at once",
     ),
     "stall": (
         FailureClass.STALL,
@@ -121,6 +123,8 @@ _UNKNOWN: Mapping[Stage, str] = {
 }
 
 
+_REVIEW_TRIES = (1, 2)
+"""Numbers of the runs that review the work of a round: another follows one that came to no verdict."""
 _NAMED = 3
 """Most leaks that a message names."""
 
@@ -172,6 +176,8 @@ class Round:
         queue, and with an empty one when that is over.
         """
         try:
+            if self.order.candidates:
+                return await replace(self, order=await self._with_diffs()).carry_out(seen, queued)
             prepared, state = await self._begin()
         except StepFailed as error:
             await self._discard_files()
@@ -203,6 +209,18 @@ class Round:
         if state.why in _NOT_BEGUN or state.stage is Stage.DROPPED:
             report = report.model_copy(update={"started": False})
         return masked(report, mask)
+
+    async def _with_diffs(self) -> RunRequest:
+        """Return the order with what each of its candidates changes."""
+        diffs, repository = dict[str, str](), self.repository
+        if repository is None:  # there are no variants without one
+            return with_diffs(self.order, diffs)
+        for commit in self.order.candidates:
+            step = partial(_diff_of, repository, commit)
+            diffs[commit] = await retry_until_reachable(
+                step, patience=self.patience, doing=self._works_on(_COMPARES)
+            )
+        return with_diffs(self.order, diffs)
 
     async def validate(self) -> tuple[Check, ...]:
         """
@@ -590,6 +608,8 @@ class Round:
     ) -> Report:
         await self._clear(self._validation, await self._stat(self._validation))
         declared = await self._declared(mask) if may_declare(verdict) else None
+        if self.order.mode != "work":
+            return Report(verdict=verdict, base_commit=prepared.base, declared=declared)
         if declared or verdict.outcome == "failed":
             verdict = await self._keep_work(prepared, verdict, mask)
             return Report(verdict=verdict, base_commit=prepared.base, declared=declared)
@@ -634,14 +654,24 @@ class Round:
         if base is None:
             base = await retry_until_reachable(lambda: repository.fork(head))
         diff = await retry_until_reachable(partial(repository.diff, base, head))
-        request = review_request(order, reviewer, self._review_key, head, diff)
-        answer = await replace(self, order=request).consult()
-        if answer.kind is FailureClass.CANCELLED:
-            raise StepFailed(FailureClass.CANCELLED, answer.message)
-        spent = report.verdict.model_copy(update={"usage": report.verdict.usage + answer.usage})
-        opinion = read_opinion(reviewer, head, answer)
+        opinion = await self._consulted(reviewer, head, diff)
+        spent = report.verdict.model_copy(update={"usage": report.verdict.usage + opinion.usage})
         log.info("%s round %d: %s", order.run, order.round, opinion.summary)
         return report.model_copy(update={"verdict": spent, "opinion": opinion})
+
+    async def _consulted(self, reviewer: Reviewer, head: str, diff: str) -> Opinion:
+        """Return the second opinion, of another run if the first came to none."""
+        used = Usage()
+        for number in _REVIEW_TRIES:
+            request = review_request(self.order, reviewer, (self._review_key, number), head, diff)
+            answer = await replace(self, order=request).consult()
+            if answer.kind is FailureClass.CANCELLED:
+                raise StepFailed(FailureClass.CANCELLED, answer.message)
+            used += answer.usage
+            opinion = read_opinion(reviewer, head, answer)
+            if not is_worth_a_retry(opinion, answer):
+                break
+        return opinion.model_copy(update={"usage": used})
 
     def _goes_on(self, opinion: Opinion) -> bool:
         return self.order.reviewer is not None and is_deliverable(self.order.reviewer, opinion)
@@ -871,6 +901,7 @@ class Round:
             "RECONCILER_TASK": order.task,
             "RECONCILER_RUN": order.run,
             "RECONCILER_ROUND": str(order.round),
+            "RECONCILER_MODE": order.mode,
             "RECONCILER_BRANCH": order.branch,
         }
 
@@ -882,6 +913,7 @@ class Round:
             host=self.order.host.name,
             program=next(iter(self.order.argv), "sh"),
             why=why,
+            field=self.order.timeout_field,
             timeout=format_duration(self.order.timeout),
             stall=format_duration(self.order.stall_timeout),
             output=self.order.adapter.limits.output_mb,
@@ -931,8 +963,9 @@ class Round:
 
     @property
     def _review(self) -> tuple[str, ...]:
-        """Id of the run that reviews the work, if one does."""
-        return (agent_id(self._review_key, 1),) if self.order.reviewer else ()
+        """Ids of the runs that may review the work, if any does."""
+        tries = _REVIEW_TRIES if self.order.reviewer else ()
+        return tuple(agent_id(self._review_key, number) for number in tries)
 
     @property
     def _validation(self) -> str:
@@ -952,6 +985,15 @@ class Round:
     @property
     def _most_output(self) -> int:
         return self.order.adapter.limits.output_mb * _MEBIBYTE
+
+
+_COMPARES = "reads what the variants change"
+
+
+async def _diff_of(repository: CodeRepository, commit: str) -> str:
+    """Return what a delivered commit changes, fetched if it is not here."""
+    await repository.starting_point(commit)
+    return await repository.diff(await repository.fork(commit), commit)
 
 
 def _as_output(data: bytes | None, mask: Mask) -> str | None:

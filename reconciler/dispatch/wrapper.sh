@@ -403,7 +403,7 @@ enter() { # root id -> $root $run
   [ -d "$1" ] || mkdir -p -- "$1"
   cd -P -- "$1" || refuse "cannot make the folder $1; $room, or choose another workdir"
   root=$PWD run=$PWD/${2:-}
-  case ${2:-} in *[!A-Za-z0-9._+-]* | .*) refuse "not a name of a run: $2" ;; esac
+  case ${2:-} in *[!A-Za-z0-9._+@-]* | .*) refuse "not a name of a run: $2" ;; esac
   find_boot
 }
 

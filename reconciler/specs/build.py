@@ -20,12 +20,14 @@ from reconciler.core.model.specs import (
     Desired,
     DesiredState,
     ExecutionMode,
+    Judge,
     Repo,
     Task,
     TaskSpec,
 )
 from reconciler.core.references import remedy
 from reconciler.core.runs.accounts import fallback_task
+from reconciler.core.variants import variants_of
 from reconciler.specs.campaigns import as_campaign
 from reconciler.specs.doubts import doubts, doubts_of_fleet, doubts_of_hosts, doubts_of_task
 from reconciler.specs.graph import Index, cycles
@@ -121,6 +123,8 @@ class Builder:
         self._tasks: dict[str, Task] = {}
         self._broken: dict[str, tuple[Problem, ...]] = {}
         self._bad_files: dict[str, tuple[Problem, ...]] = {}
+        self._variants: dict[str, Sequence[str]] = {}
+        """Names of the variants of tasks that have any."""
         self._doubts: dict[str, tuple[Problem, ...]] = {}
         """Warnings about single files, by path."""
         self._task_doubts: dict[str, tuple[Problem, ...]] = {}
@@ -254,7 +258,9 @@ class Builder:
         """Resolve a task and find its problems, or drop it if its file was removed."""
         self._dangling.discard(name)
         self._broken.pop(name, None)
-        self._tasks.pop(name, None)
+        for each in (name, *self._variants.pop(name, ())):
+            self._tasks.pop(each, None)
+            self._broken.pop(each, None)
         parsed = self._specs.get(name)
         if parsed is None:
             return
@@ -275,8 +281,12 @@ class Builder:
                 campaign=parsed.cell and name.removesuffix(f"/{parsed.cell.name}"),
                 is_pilot=parsed.is_pilot,
             )
+        variants = variants_of(self._tasks[name]) if name in self._tasks else ()
+        if variants:
+            self._variants[name] = [each.name for each in variants]
+            self._tasks |= {each.name: each for each in variants}
         if problems := parsed.problems or self._problems(parsed):
-            self._broken[name] = problems
+            self._broken |= dict.fromkeys((name, *self._variants.get(name, ())), problems)
 
     def _problems(self, parsed: Parsed) -> tuple[Problem, ...]:
         """Return the problems of a valid task file in relation to the other files."""
@@ -294,11 +304,17 @@ class Builder:
             yield Mistake((), f"task {task.name!r} is in {' and in '.join(sorted(claims))}; rename one")
         if task.repo is not None and task.repo not in shared.repos:
             yield Mistake(("repo",), *shared.missing("repo", task.repo, shared.repos))
-        if adapter := shared.adapters.get(task.adapter):
+        is_of_others = task.variants and all(variant.adapter for variant in task.variants)
+        if (adapter := shared.adapters.get(task.adapter)) and not is_of_others:
             yield from _script_mistakes(task, adapter)
             yield from _template_mistakes(task, adapter, shared.repos.get(task.repo or ""))
         elif _names_adapter(self._specs[task.name]):
             yield Mistake(("adapter",), *shared.missing("adapter", task.adapter, shared.adapters))
+        if task.mode == "plan" and task.execution_mode is ExecutionMode.HTTP_PULL:
+            is_own = "mode" in self._own_fields(task.name)
+            why = "plan is for runs on hosts, and this task is `http_pull`: set `mode: work` in it"
+            yield Mistake(("mode",) if is_own else (), why)
+        yield from self._variant_mistakes(task)
         yield from self._account_mistakes(task)
         yield from self._dependency_mistakes(task)
         if other := self._index.other(("folded", task.name.casefold()), task.name):
@@ -312,8 +328,7 @@ class Builder:
 
     def _account_mistakes(self, task: Task) -> Iterator[Mistake]:
         """Yield what is wrong with a task's accounts, fallback and reviewer; of inherited ones others say."""
-        parsed, shared = self._specs[task.name], self._shared
-        own = parsed.spec.model_fields_set if parsed.spec else frozenset()
+        shared, own = self._shared, self._own_fields(task.name)
         if "accounts" in own and task.adapter in shared.adapters:
             yield from shared.account_mistakes(task.accounts, ("accounts",), task.adapter)
         if "fallback" in own:
@@ -330,6 +345,38 @@ class Builder:
                 f"adapter {task.fallback and task.fallback.adapter!r} runs a `script`, and there is none"
             )
             yield Mistake(("fallback",), message, at_key=True)
+
+    def _variant_mistakes(self, task: Task) -> Iterator[Mistake]:
+        """Yield why a task cannot be done in several ways, or nobody can choose among them."""
+        shared = self._shared
+        repo = shared.repos.get(task.repo or "")
+        if task.variants and (why := _no_variants(task, repo)):
+            yield Mistake(("variants",), why, at_key=True)
+        for number, variant in enumerate(variants_of(task)):
+            where: Path = ("variants", number)
+            adapter = shared.adapters.get(variant.adapter)
+            if adapter is None and variant.adapter != task.adapter:
+                yield Mistake(
+                    (*where, "adapter"), *shared.missing("adapter", variant.adapter, shared.adapters)
+                )
+            elif adapter and variant.adapter != task.adapter:
+                yield from (replace(each, path=where) for each in _script_mistakes(variant, adapter))
+            if task.variants[number].accounts and adapter:
+                yield from shared.account_mistakes(variant.accounts, (*where, "accounts"), variant.adapter)
+        if task.judge and not task.judge.is_person:
+            yield from self._judge_mistakes(task.judge)
+
+    def _judge_mistakes(self, judge: Judge) -> Iterator[Mistake]:
+        shared = self._shared
+        if judge.adapter not in shared.adapters:
+            yield Mistake(("judge",), *shared.missing("adapter", judge.adapter, shared.adapters))
+        elif judge.account:
+            yield from shared.account_mistakes((judge.account,), ("judge", "account"), judge.adapter)
+
+    def _own_fields(self, name: str) -> Collection[str]:
+        """Return the fields that the task itself sets."""
+        parsed = self._specs[name]
+        return parsed.spec.model_fields_set if parsed.spec else ()
 
     def _dependency_mistakes(self, task: Task) -> Iterator[Mistake]:
         for at, name in enumerate(task.depends_on):
@@ -515,6 +562,22 @@ def _template_mistakes(task: Task, adapter: Adapter, repo: Repo | None) -> Itera
 
     whose = "" if task.template else f"of adapter {adapter.name!r}: "
     yield from (template_mistake(("template",), each, whose) for each in try_for(source, task, repo))
+
+
+def _no_variants(task: Task, repo: Repo | None) -> str:
+    """Return why a task can have no variants; empty if it can."""
+    reasons = {
+        "need a `repo`: there is nothing to choose among without one": task.repo is None,
+        "are for runs on hosts, and this task is `http_pull`": task.execution_mode is ExecutionMode.HTTP_PULL,
+        "and `schedule` exclude each other": task.schedule is not None,
+        "and `mode: plan` exclude each other: each would wait for a person": task.mode == "plan",
+        "are for tasks with a file of their own, and not of a campaign": task.campaign is not None,
+        "need a repo that the reconciler may push to, and not `push: host`": bool(
+            repo and repo.push == "host"
+        ),
+        "are at least two": len(task.variants) == 1,
+    }
+    return next((why for why, is_so in reasons.items() if is_so), "")
 
 
 def _no_review(task: Task, *, is_own: bool) -> str:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from reconciler.core.errors import Problem, SpecError
+from reconciler.core.errors import Problem, SpecError, UsageError
+from reconciler.core.model.specs import Variant
+from reconciler.core.names import variant_of
 from reconciler.specs import yaml
 from reconciler.specs.parse import ROOT
 from reconciler.specs.yaml import KeySpan
@@ -48,8 +50,10 @@ def edit_spec(text: str, name: str, changes: Mapping[str, Any], *, path: str) ->
     """
     Return the text of the file of an object with some of its fields set, as `edit` does.
 
-    Of a task of a campaign they are set in `tasks` of that, for this one alone.
+    Of a task of a campaign they are set in `tasks` of that, of a variant in `variants`, for this one alone.
     """
+    if variant := variant_of(name):
+        return edit(text, {"variants": _variants(_load(text, path), variant, changes)}, path=path)
     if not path.startswith(f"{ROOT}/campaigns/"):
         return edit(text, changes, path=path)
     cell = name.partition("/")[2]
@@ -57,6 +61,21 @@ def edit_spec(text: str, name: str, changes: Mapping[str, Any], *, path: str) ->
     own = {**tasks.get(cell, {}), **changes}
     tasks[cell] = {key: value for key, value in own.items() if value is not None}
     return edit(text, {"tasks": json.loads(json.dumps(tasks, default=str))}, path=path)
+
+
+def _variants(value: Mapping[str, Any], variant: tuple[str, int], changes: Mapping[str, Any]) -> list[Any]:
+    """Return the variants of a task's file as a list, with fields of one of them set."""
+    task, number = variant
+    if unknown := sorted(changes.keys() - Variant.model_fields.keys()):
+        raise UsageError(
+            f"a variant has no `{unknown[0]}` of its own: call it for {task}, which begins all again"
+        )
+    given = value.get("variants") or ()
+    every = [{} for _ in range(given)] if isinstance(given, int) else list(given)
+    own = every[number - 1]
+    merged = {**({"adapter": own} if isinstance(own, str) else own), **changes}
+    every[number - 1] = {key: each for key, each in merged.items() if each is not None}
+    return list(json.loads(json.dumps(every, default=str)))
 
 
 _MARK = "\ufeff"

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from reconciler.core.errors import NotFound, SpecError
 from reconciler.core.fields import Frozen
 from reconciler.core.model.specs import FleetSpec, RepoSpec, Task, TaskDefaults, TaskSpec
+from reconciler.core.names import spec_owner
 from reconciler.core.references import no_such
+from reconciler.core.variants import variants_of
 from reconciler.specs import layers, yaml
 from reconciler.specs.parse import FLEET_FILE, ROOT, File, Parsed, Parser, campaign_path, tasks_of
 
@@ -41,12 +43,16 @@ def explain_fields(files: Mapping[str, File], task: str) -> tuple[Explained, ...
 
     Raises NotFound if there is no such task, SpecError if its file, its repo's or the fleet's is broken.
     """
-    return tuple(_explained(*_resolved(files, task)))
+    whole, sources = _resolved(files, task)
+    own = next((each for each in (whole, *variants_of(whole)) if each.name == task), None)
+    if own is None:
+        raise NotFound(no_such("task", task))
+    return tuple(_explained(own, sources))
 
 
 def _resolved(files: Mapping[str, File], name: str) -> tuple[Task, list[Parsed]]:
     """Return the task and the files it is made of, in order of precedence."""
-    path = f"{ROOT}/tasks/{name}.yaml"
+    path = f"{ROOT}/tasks/{spec_owner(name)}.yaml"
     if path not in files and (task := _cell(files, name)):
         return _resolved_over(files, task)
     if path not in files:

@@ -28,7 +28,7 @@ from reconciler.core.model.specs import (
     RepoSpec,
     TaskSpec,
 )
-from reconciler.core.names import check_name
+from reconciler.core.names import check_name, variant_of
 from reconciler.core.prices import PRICES_FILE, PricesSpec
 from reconciler.core.text import one_line
 from reconciler.specs import layers, yaml
@@ -265,12 +265,22 @@ def read_spec(model: type[Spec], path: str, file: File) -> Spec:
 def read_spec_of(model: type[Spec], name: str, path: str, file: File) -> Spec:
     """Return the spec of an object by name; of a task of a campaign, what its file says of that one."""
     if not path.startswith(f"{ROOT}/campaigns/"):
-        return read_spec(model, path, file)
+        spec = read_spec(model, path, file)
+        return _variant_spec(spec, variant[1]) if (variant := variant_of(name)) else spec
     read_spec(CampaignSpec, path, file)
     for task in tasks_of(Parser().parse(path, file) or Parsed(path)):
         if task.name == name and isinstance(task.spec, model):
             return task.spec
     raise NotFound(f"no task {name!r} in {path}")
+
+
+def _variant_spec(spec: Spec, number: int) -> Spec:
+    """Return what a task's file says of one of its variants alone. Raises NotFound if it has no such."""
+    variants = getattr(spec, "variants", ())
+    if not 0 < number <= len(variants):
+        raise NotFound(f"there is no variant {number}: `variants` has {len(variants)}")
+    own = variants[number - 1]
+    return spec.model_copy(update={"desired": own.desired, "answer": own.answer, "held": own.held})
 
 
 def _validate(model: type[Frozen], value: Any) -> tuple[Frozen | None, list[Mistake]]:

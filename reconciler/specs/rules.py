@@ -111,6 +111,8 @@ def _task(spec: TaskSpec) -> Iterator[Mistake]:
     if spec.model is not None and not spec.model.strip():
         yield Mistake(("model",), "must not be empty")
     yield from _outputs(spec)
+    if spec.judge is not None and not spec.variants:
+        yield Mistake(("judge",), "chooses among `variants`, and there are none", at_key=True)
     if spec.validate_on is not None and spec.repo is None:
         yield Mistake(("validate_on",), "needs a `repo`: there is nothing to validate without one")
     if spec.schedule is not None:

@@ -12,7 +12,9 @@ from reconciler.controller.tree import Tree, TreeEntry
 from reconciler.core.errors import Gone, Problem, Unavailable
 from reconciler.core.model.specs import Desired, Task, TaskSpec
 from reconciler.core.model.status import Status
+from reconciler.core.names import spec_owner
 from reconciler.core.requesters import Requester
+from reconciler.core.variants import variants_of
 from reconciler.specs.build import Builder, build, gc_paused, last_good_version, too_many
 from reconciler.specs.layers import default_task, resolve
 from reconciler.specs.parse import ROOT, File, Parsed, Parser, campaign_path, is_ignored, tasks_of
@@ -128,7 +130,8 @@ class SpecSource:
             return None
         repo = self._desired.repos.get(parsed.spec.repo) if parsed.spec.repo else None
         blank = default_task(self._desired.fleet, repo)
-        return resolve(name, parsed.spec, generation=generation, blank=blank)
+        task = resolve(spec_owner(name), parsed.spec, generation=generation, blank=blank)
+        return next((each for each in (task, *variants_of(task)) if each.name == name), None)
 
     async def _earlier_cell(self, name: str, generation: str) -> Parsed | None:
         """Return a task of a campaign as an earlier version of the campaign's file had it."""
@@ -186,7 +189,7 @@ def _task_at(path: str) -> str | None:
 
 
 def _path_of(task: str) -> str:
-    return f"{ROOT}/tasks/{task}.yaml"
+    return f"{ROOT}/tasks/{spec_owner(task)}.yaml"
 
 
 def _unanswered(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from hashlib import sha1
 
-from reconciler.core.names import check_name
+from reconciler.core.names import check_name, check_task_name
 
 STATE_ROOT = "fleet-state"
 TASKS = f"{STATE_ROOT}/tasks/"
@@ -33,7 +33,7 @@ def status_paths(task: str) -> Sequence[str]:
 
     Raises ValueError for a name that leads elsewhere.
     """
-    return _paths(TASKS, check_name(task))
+    return _paths(TASKS, check_task_name(task))
 
 
 def host_paths(host: str) -> Sequence[str]:

@@ -10,7 +10,7 @@ from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Gone, Problem, SpecError, Unavailable
 from reconciler.core.fields import Frozen
 from reconciler.core.model.status import AccountStatus, HostStatus, Status
-from reconciler.core.names import check_name
+from reconciler.core.names import check_task_name
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
@@ -174,7 +174,7 @@ def _kind(path: str) -> str:
 
 def _is_name(name: str | None) -> bool:
     try:
-        return name is not None and bool(check_name(name))
+        return name is not None and bool(check_task_name(name))
     except ValueError:
         return False
 

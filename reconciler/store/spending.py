@@ -14,12 +14,16 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from reconciler.core.adapter import Usage
+from reconciler.core.model.status import Phase
+from reconciler.core.names import variant_of
 from reconciler.core.times import time_at
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.layout import TASKS, name_under
 
-_ACCOUNT = re.compile(rb"^(?:assigned_host|adapter|account|model|repo|usage):.*\n(?: .*\n)*", re.MULTILINE)
+_ACCOUNT = re.compile(
+    rb"^(?:phase|assigned_host|adapter|account|model|repo|usage|opinion):.*\n(?: .*\n)*", re.MULTILINE
+)
 """The lines of a status that matter here: to parse them alone is ten times as quick."""
 _WALK = (
     *("log", "--format=%ct", "--reverse", "--first-parent", "-m"),
@@ -45,6 +49,10 @@ class Spending:
     usage: Usage
     account: str | None = None
     """Account whose credential it used; None for the adapter's own."""
+    tries: int = 0
+    """1 if a variant ended with it."""
+    wins: int = 0
+    """1 if that was the one that was chosen."""
 
 
 async def spending(
@@ -115,7 +123,11 @@ def _spent(changes: Sequence[_Change], accounts: Mapping[str, bytes]) -> Iterato
         if fields is None or was is None:
             continue
         rise = _increase(_usage(was), _usage(fields))
-        if rise != _NONE:
+        if rise != _NONE and (review := _review(at, task, was, fields)):
+            yield review
+            rise = _increase(review.usage, rise)
+        tries, wins = _contest(task, was, fields)
+        if rise != _NONE or tries:
             yield Spending(
                 at,
                 task,
@@ -125,6 +137,8 @@ def _spent(changes: Sequence[_Change], accounts: Mapping[str, bytes]) -> Iterato
                 _name(fields.get("model")),
                 rise,
                 account=_name(fields.get("account")),
+                tries=tries,
+                wins=wins,
             )
 
 
@@ -137,6 +151,34 @@ def _parsed(account: bytes) -> Mapping[str, Any] | None:
     except (statuses.UnreadableError, ValueError, AttributeError):
         return None
     return fields
+
+
+def _review(at: datetime, task: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> Spending | None:
+    """Return what a second opinion took that came with a step; it is part of what the round took."""
+    opinion = now.get("opinion") or {}
+    if opinion == (was.get("opinion") or {}) or not opinion.get("usage"):
+        return None
+    return Spending(
+        at,
+        task,
+        _name(now.get("repo")),
+        _name(opinion.get("adapter")),
+        _name(now.get("assigned_host")),
+        _name(opinion.get("model")),
+        _usage(opinion),
+        account=_name(opinion.get("account")),
+    )
+
+
+def _contest(task: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[int, int]:
+    """Return whether a variant that was run ended with a step, and whether it was the chosen one."""
+    has_ended = now.get("phase") in _ENDS and was.get("phase") not in _ENDS
+    if variant_of(task) is None or not has_ended or not now.get("adapter"):
+        return 0, 0
+    return 1, int(now["phase"] == Phase.COMPLETED)
+
+
+_ENDS = frozenset(phase.value for phase in Phase if phase.is_settled)
 
 
 def _name(value: object) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler.core.adapter import Adapter
 from reconciler.core.model.runs import FailureClass
 
 HERE = Path(__file__).parent
@@ -30,21 +31,25 @@ class Cli:
 
     resumes: bool = True
     """Whether its output names a session to go on with."""
+    plans: bool = True
+    """Whether it has a mode in which it changes nothing."""
     otherwise: Mapping[str, frozenset[FailureClass]] = field(default_factory=dict)
     """Scenarios that are another class of failure to it."""
 
     def has(self, scenario: str) -> bool:
         """Tell whether a scenario can happen to it."""
-        return {"denial": self.denying is not None, "resume": self.resumes}.get(scenario, True)
+        lacking = {"denial": self.denying is not None, "resume": self.resumes, "plan": self.plans}
+        return lacking.get(scenario, True)
 
     @property
     def path(self) -> Path:
         return INSTALLED / self.program
 
-    def without_tools(self, command: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the command with which no tool may be used."""
+    def without_tools(self, adapter: Adapter) -> Adapter:
+        """Return the adapter with which no tool may be used."""
         assert self.denying is not None
-        return tuple(new for word in command for new in self.denying.get(word, (word,)))
+        work = tuple(new for word in adapter.work for new in self.denying.get(word, (word,)))
+        return adapter.model_copy(update={"work": work})
 
 
 def _claude(address: str, _: Path) -> Environment:
@@ -175,5 +180,5 @@ CLIS: Mapping[str, Cli] = {
     "pi": Cli("pi", "loopback/fake-model", _pi),
     "copilot": Cli("copilot", "fake-model", _copilot, {"--allow-all": ("--deny-tool", "shell")}),
     "cline": Cli("cline", "fake-model", _cline, {"true": ("false",)}, resumes=False),
-    "kimi": Cli("kimi", "", _kimi),  # its model is in its environment
+    "kimi": Cli("kimi", "", _kimi, plans=False),  # its model is in its environment
 }

@@ -55,10 +55,24 @@ def _is_cancelled(agent: Agent) -> Verdict:
 
 def _is_denied(agent: Agent) -> Verdict:
     agent.model.reply = WRITE
-    command = CLIS[agent.adapter.name].without_tools(agent.adapter.command)
-    agent.adapter = agent.adapter.model_copy(update={"command": command})
+    agent.adapter = CLIS[agent.adapter.name].without_tools(agent.adapter)
     verdict = agent.run()
     assert not (agent.workspace / "hello.txt").exists()
+    return verdict
+
+
+def _plans(agent: Agent) -> Verdict:
+    """Let it make a plan, in which nothing can be written, and carry it out."""
+    agent.model.reply = WRITE
+    agent.run(mode="plan")
+    assert not (agent.workspace / "hello.txt").exists()
+    agent.model.reply = Reply()
+    plan = agent.run(mode="plan", round=2)
+    assert (plan.outcome, bool(plan.text)) == ("success", True), plan.message
+    agent.model.reply = WRITE
+    session = {"session_id": plan.session_id, "session_totals": plan.session_totals}
+    verdict = agent.run(round=3, **(session if plan.session_id else {}))
+    assert (agent.workspace / "hello.txt").exists()
     return verdict
 
 
@@ -82,6 +96,7 @@ SCENARIOS: Mapping[str, Callable[[Agent], Verdict]] = {
     "denial": _is_denied,
     "cancel": _is_cancelled,
     "resume": _resumes,
+    "plan": _plans,
 }
 
 Kinds = frozenset[FailureClass | None]
@@ -98,5 +113,6 @@ CLASSES: Mapping[str, Kinds] = {
     "denial": frozenset({FailureClass.CONFIG}),
     "cancel": STOPPED,
     "resume": frozenset({None}),
+    "plan": frozenset({None}),
 }
 """What each of them may be to any CLI: the class of a failure, None for a success."""

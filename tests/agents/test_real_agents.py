@@ -7,7 +7,9 @@ import pytest
 
 from reconciler.core.adapter import RoundLimits
 from reconciler.core.model.runs import FailureClass
+from tests.agents.clis import CLIS
 from tests.agents.models import Reply
+from tests.agents.scenarios import SCENARIOS
 
 pytestmark = [pytest.mark.real_agent]
 
@@ -89,14 +91,17 @@ def test_an_agent_that_is_ended_while_it_waits_has_not_succeeded_and_can_be_resu
 @pytest.mark.parametrize("agent", ["claude-code"], indirect=True)  # codex does not say it: its commits do
 def test_an_agent_that_may_not_use_its_tools_is_no_success(agent):
     agent.model.reply = WRITE
-    command = tuple(word.replace("bypassPermissions", "dontAsk") for word in agent.adapter.command)
-    agent.adapter = agent.adapter.model_copy(update={"command": command})
+    agent.adapter = CLIS[agent.adapter.name].without_tools(agent.adapter)
 
     found = agent.run()
 
     assert not (agent.workspace / "hello.txt").exists()
     assert (found.outcome, found.kind) == ("failed", FailureClass.CONFIG)
     assert "denied" in found.message
+
+
+def test_an_agent_that_makes_a_plan_changes_nothing_until_it_carries_it_out(agent):
+    assert SCENARIOS["plan"](agent).outcome == "success"
 
 
 @pytest.mark.parametrize("agent", ["claude-code"], indirect=True)

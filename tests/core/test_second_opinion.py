@@ -7,18 +7,19 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.core.adapter import Adapter, Usage
-from reconciler.core.events import Completed, Failed, FixRequested, RunEnded, Submitted
-from reconciler.core.lifecycle import transition
+from reconciler.core.adapter import Adapter, Budget, Usage
+from reconciler.core.events import Completed, Created, Failed, FixRequested, Origin, RunEnded, Submitted
+from reconciler.core.lifecycle import Transition, transition
 from reconciler.core.model.runs import FailureClass, Opinion, Report, Reviewer, ReviewNote, Verdict
-from reconciler.core.model.specs import FleetSpec, ReviewBy
-from reconciler.core.model.status import Phase
+from reconciler.core.model.specs import Account, FleetSpec, Repo, ReviewBy
+from reconciler.core.model.status import Observed, Phase, Reason
+from reconciler.core.planning.limits import with_expenses
 from reconciler.core.runs.command import build_prompt
 from reconciler.core.runs.decide import next_event
-from reconciler.core.runs.opinion import is_deliverable, opinion_prompt, read_opinion
+from reconciler.core.runs.opinion import is_deliverable, is_worth_a_retry, opinion_prompt, read_opinion
 from tests.fakes import make_desired, make_task
 from tests.statuses import make_status
-from tests.strategies import NOW
+from tests.strategies import NOW, plan
 
 HEAD = "a" * 40
 NOTE = ReviewNote(author="codex", text="it lies", path="a.py", line=3)
@@ -110,6 +111,42 @@ def test_goal_and_diff_stand_in_the_prompt_as_data_and_a_long_diff_is_cut():
     assert "it gives no orders" in prompt
     assert "read the rest with git" in prompt
     assert len(prompt) < 120_000
+
+
+@pytest.mark.parametrize("kind", list(FailureClass))
+def test_only_what_may_not_come_again_at_once_is_worth_another_run(kind):
+    verdict = Verdict(outcome="failed", kind=kind)
+
+    again = is_worth_a_retry(read_opinion(REVIEWER, HEAD, verdict), verdict)
+
+    assert again is (kind in {FailureClass.AGENT, FailureClass.HOST, FailureClass.STALL})
+
+
+def test_what_a_review_took_is_paid_by_its_own_adapter_and_account():
+    took, own = Usage(cost_usd=1.0), Usage(cost_usd=0.25)
+    opinion = Opinion(adapter="codex", account="team", commit=HEAD, verdict="approve", usage=took)
+    _, status, _ = ended(opinion)
+    done = status.model_copy(update={"opinion": opinion, "usage": took + own})
+    step = Transition("a", status, done, Created(task="a", origin=Origin(NOW, "done"), spec=make_task("a")))
+
+    spent = with_expenses({}, [step], NOW)
+
+    costs = {scope: usage.cost_usd for scope, usage in spent.items()}
+    assert (costs["adapter", "codex"], costs["account", "team"], costs["adapter", "script"]) == (
+        1.0,
+        1.0,
+        0.25,
+    )
+    assert (costs["fleet", "fleet"], costs["repo", "shop"]) == (1.25, 1.25)
+
+
+def test_a_task_waits_while_the_daily_budget_of_its_reviewer_is_spent():
+    task = make_task("a", repo="shop", review_by={"adapter": "codex", "account": "team"})
+    account = Account(name="team", provider="p", adapters=("codex",), daily_budget=Budget(cost_usd=1.0))
+    desired = make_desired(task, accounts={"team": account}, repos={"shop": Repo(name="shop", url="/s")})
+    observed = Observed(spent={("account", "team"): Usage(cost_usd=1.0)})
+
+    assert plan(desired, observed, NOW).waiting["a"].reason is Reason.BUDGET
 
 
 # --- What it means for the task ----------------------------------------------

@@ -3,6 +3,7 @@ Finished work is reviewed by a second agent before it is delivered, in a checkou
 """
 
 import os
+from datetime import timedelta
 
 import pytest
 
@@ -84,6 +85,26 @@ async def test_a_review_without_a_verdict_approves_nothing(world, review, why):
     assert why in alone.opinion.message
     assert alone.objection is not None
     assert not is_delivered(world)
+
+
+async def test_a_review_that_came_to_no_verdict_is_tried_once_more(world):
+    seen = world.folder / "seen"
+    review = f"echo x >>'{seen}'; [ $(wc -l <'{seen}') = 1 ] || {FORM} approve '[]'"
+
+    report = await world.carry_out(order(world, review, has_people=False))
+
+    assert seen.read_text() == "x\nx\n"
+    assert report.opinion.verdict == "approve"
+    assert is_delivered(world)
+
+
+async def test_a_review_that_takes_too_long_names_its_own_limit_and_is_not_tried_again(world):
+    asked = order(world, "sleep 600", has_people=False)
+    reviewer = asked.reviewer.model_copy(update={"timeout": timedelta(seconds=1)})
+
+    report = await world.carry_out(asked.model_copy(update={"reviewer": reviewer}))
+
+    assert "raise `review_by.timeout`" in report.opinion.message
 
 
 async def test_a_review_is_done_once_though_the_reconciler_is_killed_in_the_middle_of_it(world):

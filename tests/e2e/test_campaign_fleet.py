@@ -46,9 +46,9 @@ def test_a_campaign_waits_for_its_pilot_keeps_its_width_and_is_stopped_by_a_reve
     assert playground.phases() == {"up/web": "failed"} | {
         f"up/{name}": "created" for name in REPOS if name != "web"
     }
-    assert "Pilot: waits for the pilot of campaign up: up/web (failed)" in playground.reconciler(
-        "describe", "campaign/up"
-    )
+    shown = playground.reconciler("describe", "campaign/up")
+    assert "Pilot: waits for the pilot of campaign up: up/web (failed)" in shown
+    assert playground.reconciler("explain", "campaign/up").splitlines()[-1] == shown.splitlines()[-1]
 
     write(playground, WAITS_UNLESS_PILOT)
     playground.commit()

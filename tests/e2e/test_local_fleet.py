@@ -186,6 +186,42 @@ def test_a_task_that_is_removed_and_comes_back_is_done_again(playground):
     assert (playground.root / "counted").read_text() == "again\nagain\n"
 
 
+PLANNING = """\
+goal: Paint it.
+mode: plan
+repo: code
+script: |
+  if [ "$RECONCILER_MODE" = plan ]; then
+    echo draft >draft.txt
+    echo "I would use ${RECONCILER_ANSWER:-red}."
+    exit
+  fi
+  echo painted >>colour.txt
+validation: grep painted colour.txt
+"""
+
+
+def test_a_plan_is_changed_and_approved_before_anything_is_done(playground):
+    playground.task("paint", PLANNING)
+    playground.commit()
+    playground.reconciler("run", "--until-idle")
+    playground.reconciler("answer", "paint", "blue")
+    playground.reconciler("run", "--until-idle")
+    shown = playground.reconciler("describe", "paint")
+    before = playground.sh("git branch --list 'task/*'", cwd=playground.code)
+
+    playground.reconciler("approve", "paint")
+    playground.reconciler("run", "--until-idle")
+
+    assert "I would use red." in shown
+    assert "has a plan and waits for a yes (q1-2): I would use blue." in shown
+    assert before == ""
+    assert playground.sh("git show --format= --name-only task/paint", cwd=playground.code) == "colour.txt\n"
+    assert playground.phases() == {"paint": "completed"}
+    assert "running → completed" in playground.reconciler("history", "paint")
+    assert "each follows from the one before" in playground.reconciler("verify")
+
+
 ASKING = """\
 goal: Choose a colour.
 repo: code

@@ -223,7 +223,7 @@ BAD = [
         ADAPTER,
         b"command: [x, '{modle}']\nsecrets:\n  KEY: {env: A, file: b}\n",
         [
-            "1:10: error: command: unknown placeholder {modle}; known here: {declared}, {files}, {model}, {prompt}, {prompt_file}, {script}, {session}, {shell}, {turns}, {workdir}",
+            "1:10: error: command: unknown placeholder {modle}; known here: {declared}, {files}, {mode}, {model}, {prompt}, {prompt_file}, {script}, {session}, {shell}, {turns}, {workdir}",
             "3:8: error: secrets.KEY: needs exactly one of env, file, command, credential; found env and file",
         ],
     ),

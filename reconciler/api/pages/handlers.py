@@ -28,7 +28,7 @@ from reconciler.api.server import Closing
 from reconciler.api.stream import EVENT_STREAM_TYPE, PING_SECONDS, RETRY_MILLISECONDS
 from reconciler.api.tokens import Caller
 from reconciler.core.errors import NotFound, ReconcilerError, Unavailable
-from reconciler.core.names import check_name
+from reconciler.core.names import check_task_name
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def list_page(visit: Visit, rows: Sequence[Any], size: int) -> ListPage:
 def name_argument(name: str) -> str:
     """Return a name of a task or a host. Raises NotFound for what cannot be one."""
     try:
-        return check_name(name)
+        return check_task_name(name)
     except ValueError as error:
         raise NotFound(str(error)) from None
 

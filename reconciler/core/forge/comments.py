@@ -3,7 +3,7 @@ Commands in comments on a forge, and the replies to them.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from reconciler.core.edits import TASK_EDITS, FieldChanges, answering
@@ -16,7 +16,7 @@ from reconciler.core.text import harmless, one_line
 class Command(NamedTuple):
     """A command in the first line of a comment."""
 
-    verb: Literal["retry", "cancel", "status", "model", "host", "answer", "unknown"]
+    verb: Literal["retry", "cancel", "approve", "reject", "status", "model", "host", "answer", "unknown"]
     value: str = ""
     """Model, host or answer; for an unknown command, what was written."""
     question: str | None = None
@@ -24,7 +24,7 @@ class Command(NamedTuple):
 
 
 _ASKS = re.compile(r"/agent(?:[ \t]+(.*))?")
-_ANSWERS = re.compile(r"/agent[ \t]+answer\b[ \t]*(?:(q\d+-\d+)(?!\S))?(.*)", re.DOTALL)
+_ANSWERS = re.compile(r"/agent[ \t]+answer\b[ \t]*(?:(q\d+-\d+|c-[0-9a-f]{8})(?!\S))?(.*)", re.DOTALL)
 """An answer goes on to the end of the comment."""
 _VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,99}")
 
@@ -58,7 +58,7 @@ def parse_command(text: str) -> Command | None:
     if match is None:
         return None
     match (match[1] or "").split():
-        case [("retry" | "cancel" | "status") as verb]:
+        case [("retry" | "cancel" | "approve" | "reject" | "status") as verb]:
             return Command(verb)
         case [("model" | "host") as verb, value] if _VALUE.fullmatch(value):
             return Command(verb, value)
@@ -78,7 +78,7 @@ def apply_command(
     that is full or away.
     """
     match command.verb:
-        case "retry" | "cancel":
+        case "retry" | "cancel" | "approve" | "reject":
             return TASK_EDITS[command.verb](name, spec, status)
         case "model":
             return {"model": command.value}
@@ -97,22 +97,23 @@ def apply_command(
 
 def success_reply(command: Command, name: str) -> str:
     """Return the reply to a command that was carried out; deterministic, so that it is posted once."""
-    match command.verb:
-        case "retry":
-            return f"Task {code(name)} is asked for once more."
-        case "cancel":
-            return f"Task {code(name)} is cancelled; a live run is stopped. `/agent retry` asks for it again."
-        case "answer":
-            return f"Task {code(name)} goes on with the answer."
-        case "model":
-            return f"Task {code(name)} uses model {code(command.value)} from its next run on."
-        case _:
-            return f"Task {code(name)} prefers host {code(command.value)} from its next run on."
+    return _REPLIES[command.verb].format(task=code(name), value=code(command.value))
+
+
+_REPLIES: Mapping[str, str] = {
+    "retry": "Task {task} is asked for once more.",
+    "cancel": "Task {task} is cancelled; a live run is stopped. `/agent retry` asks for it again.",
+    "approve": "Task {task} goes on: its plan is approved.",
+    "reject": "Task {task} is cancelled: its plan is rejected. `/agent retry` asks for another.",
+    "answer": "Task {task} goes on with the answer.",
+    "model": "Task {task} uses model {value} from its next run on.",
+    "host": "Task {task} prefers host {value} from its next run on.",
+}
 
 
 USAGE = (
-    "I know `/agent retry`, `/agent cancel`, `/agent status`, `/agent answer TEXT`, `/agent model NAME` "
-    "and `/agent host NAME`."
+    "I know `/agent retry`, `/agent cancel`, `/agent status`, `/agent answer TEXT`, `/agent approve`, "
+    "`/agent reject`, `/agent model NAME` and `/agent host NAME`."
 )
 
 

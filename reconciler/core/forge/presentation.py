@@ -229,13 +229,26 @@ def _notes(task: Task, status: Status) -> Iterator[ManagedComment]:
 
 
 def _question_note(task: Task, question: Question) -> ManagedComment:
-    how = (
-        f"Answer with a comment that begins with `/agent answer {question.id}` and goes on with the answer, "
-        f"or with `reconciler answer {task.name}`."
-    )
-    return ManagedComment(
-        key=f"question:{question.id}", text=f"The agent asks:\n\n{fenced(question.text)}\n\n{how}"
-    )
+    if question.kind == "choice":
+        begin = "Several variants passed validation:"
+        how = (
+            f"Begin a comment with `/agent answer {question.id}` and go on with the number of the one to "
+            f"keep, or use `reconciler choose {task.name}`."
+        )
+    elif question.kind == "plan":
+        begin = "The agent has a plan, and waits for your yes:"
+        how = (
+            "`/agent approve` lets it go on and `/agent reject` cancels the task; for another plan, begin a "
+            f"comment with `/agent answer {question.id}` and go on with what to change. "
+            f"Or use `reconciler approve {task.name}`."
+        )
+    else:
+        begin = "The agent asks:"
+        how = (
+            f"Answer with a comment that begins with `/agent answer {question.id}` and goes on with the "
+            f"answer, or with `reconciler answer {task.name}`."
+        )
+    return ManagedComment(key=f"question:{question.id}", text=f"{begin}\n\n{fenced(question.text)}\n\n{how}")
 
 
 def _issue_notes(task: Task, status: Status) -> Iterator[ManagedComment]:

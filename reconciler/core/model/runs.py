@@ -37,6 +37,9 @@ class FailureClass(StrEnum):
     CANCELLED = "cancelled"
 
 
+RunMode = Literal["work", "plan", "judge"]
+"""What a round is for: the work itself, a plan of it, or a choice among variants of it."""
+
 STOPPED = 124
 """Exit code of a command that was stopped, as timeout(1) has it."""
 
@@ -116,6 +119,8 @@ class Opinion(Frozen):
     adapter: str
     """Of the agent that reviewed."""
     model: str | None = None
+    account: str | None = None
+    """Account whose credential it used; None for the adapter's own."""
     commit: str
     """Head of the work that it is about."""
     verdict: Literal["approve", "changes", "failed"]
@@ -203,6 +208,7 @@ class Reviewer(Frozen):
 
     adapter: Adapter
     """With the secrets of its account."""
+    account: str | None = None
     model: str | None
     brief: str
     """What the work was to do: goal and constraints."""
@@ -225,6 +231,10 @@ class RunRequest(Frozen):
     argv: tuple[str, ...]
     """The agent's command; the host's own paths are still to be filled in (`command.localize`)."""
     prompt: str
+    mode: RunMode = "work"
+    """Not `work`: only the agent's last words are wanted; nothing is validated, taken up or delivered."""
+    candidates: tuple[str, ...] = ()
+    """Commits of the variants to choose from; their diffs are still to be filled in (`with_diffs`)."""
     env: dict[str, str]
     branch: str
     start_from: str | None = None
@@ -253,6 +263,8 @@ class RunRequest(Frozen):
     requires: tuple[str, ...] = ()
     """Labels that the task requires; the scheduler of its host may have options for them."""
     timeout: Duration
+    timeout_field: str = "timeout"
+    """Field of the task's spec that `timeout` comes from."""
     stall_timeout: Duration
     commit_message: str
     """Of the commit that takes up what the agent left uncommitted."""

@@ -11,7 +11,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
 from reconciler.core.adapter import Adapter, Budget, Files, Secret
@@ -91,6 +91,15 @@ class Fallback(Frozen):
     """Accounts, by preference; any that serves the adapter, if left out."""
 
 
+def _adapter_alone(value: Any) -> Any:
+    """Read a name in place of a mapping as that of an adapter."""
+    return {"adapter": value} if isinstance(value, str) else value
+
+
+def _or_text(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [{"type": "string"}, schema]}
+
+
 class ReviewBy(Frozen):
     """A second opinion: another agent that reviews finished work before people do. In `review_by`."""
 
@@ -105,17 +114,93 @@ class ReviewBy(Frozen):
     timeout: Period = timedelta(minutes=30)
     """Longest time for one review."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        return {"adapter": value} if isinstance(value, str) else value
+    _named = model_validator(mode="before")(_adapter_alone)
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """Let the schema take the name of an adapter in place of the mapping."""
-        return {"anyOf": [{"type": "string"}, super().__get_pydantic_json_schema__(core_schema, handler)]}
+        return _or_text(super().__get_pydantic_json_schema__(core_schema, handler))
+
+
+class Judge(Frozen):
+    """Who chooses among variants that passed validation. In `judge`."""
+
+    adapter: Name
+    """Adapter of the agent that chooses, or `person`; `judge: codex` is this alone."""
+    model: Text | None = None
+    """Model it is asked to use; the default of its CLI if left out."""
+    account: Name | None = None
+    """Account whose credential it uses; any that serves its adapter, if left out."""
+    timeout: Period = timedelta(minutes=30)
+    """Longest time that it may take."""
+
+    @property
+    def is_person(self) -> bool:
+        """Whether a person chooses."""
+        return self.adapter == "person"
+
+    _named = model_validator(mode="before")(_adapter_alone)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Let the schema take a name in place of the mapping."""
+        return _or_text(super().__get_pydantic_json_schema__(core_schema, handler))
+
+
+class Variant(Frozen):
+    """One of several ways to do the same task. In `variants`."""
+
+    adapter: Name | None = None
+    """Adapter; that of the task if left out. `[claude-code, codex]` are these alone."""
+    model: Text | None = None
+    """Model; that of the task, or the default of another adapter's CLI, if left out."""
+    accounts: Names = ()
+    """Accounts, by preference; those of the task, or any that serves another adapter, if left out."""
+    desired: Annotated[DesiredState, Field(strict=False)] = DesiredState.ACTIVE
+    """As in a task, for this one alone."""
+    answer: Answer | None = None
+    """Answer to what its agent asked last; `reconciler answer` writes it."""
+    held: bool = False
+    """Whether a person has taken it over; `reconciler attach` and `reconciler release` write it."""
+
+    _named = model_validator(mode="before")(_adapter_alone)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Let the schema take the name of an adapter in place of the mapping."""
+        return _or_text(super().__get_pydantic_json_schema__(core_schema, handler))
+
+
+MOST_VARIANTS = 10
+
+
+class _OrCount:
+    """Lets the schema take a number of variants in place of the list."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        count = {"type": "integer", "minimum": 2, "maximum": MOST_VARIANTS}
+        return {"anyOf": [count, handler(core_schema)]}
+
+
+def _counted(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 < value <= MOST_VARIANTS:
+            raise ValueError(f"from 2 to {MOST_VARIANTS}, not {value}")
+        return ({},) * value
+    return tuple(value) if isinstance(value, list) else value
+
+
+Variants = Annotated[
+    tuple[Variant, ...], Field(max_length=MOST_VARIANTS), BeforeValidator(_counted), _OrCount()
+]
 
 
 class TaskDefaults(Frozen):
@@ -143,6 +228,11 @@ class TaskDefaults(Frozen):
     """
     execution_mode: Annotated[ExecutionMode, Field(strict=False)] = ExecutionMode.SSH_CLI
     """`ssh_cli`: run on a host. `http_pull`: handed out to an outside agent over HTTP."""
+    mode: Literal["work", "plan"] = "work"
+    """
+    `plan`: first only a plan, which waits for a person's yes; then the same session does it. See
+    [plan first](task.md#plan-first).
+    """
     constraints: Strings = ()
     """Rules the agent must keep, one sentence each; they stand in the prompt."""
     validation: Strings = ()
@@ -287,6 +377,16 @@ class TaskSpec(TaskDefaults):
     """
     slots: Annotated[int, Field(ge=1, le=1000)] = 1
     """How many slots of a host it takes."""
+    variants: Variants = ()
+    """
+    `3`, or a list such as `[claude-code, codex]` or `[{model: opus}, {model: haiku}]`: it is done so many
+    times, each as a task of its own (`NAME@1`, …), and one is chosen. See [best of n](task.md#best-of-n).
+    """
+    judge: Judge | None = None
+    """
+    Who chooses among the variants that passed validation: `codex` (or `{adapter: codex, model: …}`), or
+    `person`. Without it the first that passes is chosen, and the others are stopped.
+    """
 
 
 class StopAfter(Frozen):
@@ -337,6 +437,8 @@ class Task(TaskSpec):
     """See `work_id`: what is asked for, whoever wrote the defaults."""
     campaign: str | None = None
     """Campaign that it is of."""
+    variant_of: str | None = None
+    """Task that it is a variant of."""
     is_pilot: bool = False
     """Whether the others of its campaign wait until it is completed."""
 

@@ -24,7 +24,15 @@ from reconciler.core.fields import (
     Time,
     Total,
 )
-from reconciler.core.model.runs import Check, Claim, FailureClass, NamedOutput, Opinion, ReviewNote
+from reconciler.core.model.runs import (
+    Check,
+    Claim,
+    FailureClass,
+    NamedOutput,
+    Opinion,
+    ReviewNote,
+    RunMode,
+)
 from reconciler.core.text import one_line
 
 
@@ -54,6 +62,8 @@ class Reason(StrEnum):
     """What a task waits for, or why it needs a person."""
 
     DEPENDENCY = "Dependency"
+    VARIANTS = "Variants"
+    """One of its variants is to be chosen; or it is one, and waits for the choice."""
     PILOT = "Pilot"
     """The first tasks of its campaign are not completed."""
     WIDTH = "Width"
@@ -179,7 +189,14 @@ class Question(Frozen):
 
     id: str
     """`q<attempt>-<round>` of the run that asked."""
+    kind: Literal["question", "plan", "choice"] = "question"
+    """
+    `plan`: what the agent would do, for a person to say yes, no, or what to change. `choice`: which
+    variant is the best.
+    """
     text: str
+    options: tuple[str, ...] = ()
+    """Of a choice: the variants that there are to choose from."""
     asked_at: Time
     answer: str | None = None
     answered_by: str = ""
@@ -189,7 +206,10 @@ class Question(Frozen):
     @property
     def line(self) -> str:
         """What its task waits for, in one line."""
-        return f"asks ({self.id}): {one_line(self.text, QUESTION_LINE)}"
+        return f"{_ASKS[self.kind]} ({self.id}): {one_line(self.text, QUESTION_LINE)}"
+
+
+_ASKS = {"question": "asks", "plan": "has a plan and waits for a yes", "choice": "waits for a choice"}
 
 
 class Session(Frozen):
@@ -213,11 +233,25 @@ class Predecessor(Frozen):
     outputs: tuple[NamedOutput, ...] = ()
 
 
+class VariantChoice(Frozen):
+    """Which variant of a task was chosen, by whom and why."""
+
+    variant: str
+    """Name of the task that is the variant."""
+    by: str
+    """The adapter that judged, the person, or `validation`."""
+    reason: str
+    is_taken: bool = False
+    """Whether its work is on the branch of the task."""
+
+
 class Run(Frozen):
     """One attempt at a task, as it was assigned, and the round that it is in."""
 
     round: Total
     """Round within the attempt: 1, then one more for each validation handed back."""
+    mode: RunMode = "work"
+    """Whether the round only makes a plan, or chooses among variants."""
     key: str
     """`<task>.g<generation>.a<attempt>`."""
     slots: Total = 1
@@ -241,7 +275,7 @@ class Run(Frozen):
     start_from: str | None = None
     """Commit of another task's branch that it begins on; the base branch if None."""
     predecessors: tuple[Predecessor, ...] = ()
-    """Tasks that it depends on, as they were when it was assigned."""
+    """Tasks that it depends on, or variants to choose from, as they were when it was assigned."""
 
     @property
     def round_key(self) -> tuple[str, int]:
@@ -274,6 +308,7 @@ FLAT: dict[str, Mapping[str, str]] = {
     "session": {"id": "session_id", "totals": "session_totals"},
     "run": {
         "round": "round",
+        "mode": "mode",
         "key": "run",
         "slots": "slots",
         "holder": "holder",
@@ -339,6 +374,8 @@ class Status(Frozen):
     """What the second agent made of the work of the last round."""
     opinion_rounds: Total = 0
     """Rounds of this attempt that it asked for."""
+    choice: VariantChoice | None = None
+    """Which of its variants was chosen."""
     questions: tuple[Question, ...] = ()
     """What the agent asked about this work, the last one without an answer as long as it waits for it."""
     summary: str = ""

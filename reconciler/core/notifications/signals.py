@@ -280,9 +280,16 @@ def _waiting_cause(view: TaskView, waiting: Waiting, out: Sequence[HostView]) ->
         return _host_cause(host)
     if shared := _SHARED.get(waiting.reason):
         return shared(view, waiting.message)
-    asks = "asks a question" if view.question else f"waits ({waiting.reason.value})"
+    asks = _ASKS[view.question.kind] if view.question else f"waits ({waiting.reason.value})"
     headline = f"task {view.name} {asks}"
     return _own_cause(view, headline, waiting.message, waiting.reason.value, waiting.since)
+
+
+_ASKS = {
+    "question": "asks a question",
+    "plan": "has a plan and waits for a yes",
+    "choice": "has several variants to choose from",
+}
 
 
 def _no_host(view: TaskView, message: str) -> Cause:
@@ -409,8 +416,15 @@ def _own_cause(
 
 def _next_step(view: TaskView) -> str:
     if view.question:
-        return f"reconciler answer {view.name} TEXT"
+        return _NEXT_STEPS[view.question.kind].format(view.name)
     return f"reconciler describe {view.name}"
+
+
+_NEXT_STEPS = {
+    "question": "reconciler answer {} TEXT",
+    "plan": "reconciler approve {}",
+    "choice": "reconciler choose {} NUMBER",
+}
 
 
 def _repair(view: TaskView) -> str:

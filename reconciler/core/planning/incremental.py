@@ -16,6 +16,7 @@ from reconciler.core.planning.liveness import deadline_end
 from reconciler.core.planning.plan import PartialPlan, Plan, is_known, needs_attention, plan, plan_some
 from reconciler.core.planning.resting import may_rest
 from reconciler.core.planning.schedule import JUMP
+from reconciler.core.variants import family
 
 
 class Planner:
@@ -114,6 +115,6 @@ def _parked(spec: Task, status: Status, partial: PartialPlan, now: datetime) -> 
 
 def _others(spec: Task) -> frozenset[str]:
     """Return the tasks that one builds on."""
-    if not spec.depends_on and not spec.start_from:
+    if not spec.depends_on and not spec.start_from and not spec.variants and not spec.variant_of:
         return frozenset()
-    return frozenset({*spec.depends_on, *([spec.start_from] if spec.start_from else [])})
+    return frozenset({*spec.depends_on, *([spec.start_from] if spec.start_from else []), *family(spec)})

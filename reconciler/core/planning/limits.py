@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
 from reconciler.core.adapter import Adapter, Budget, Usage, reached
-from reconciler.core.model.specs import Account, Desired, ExecutionMode, Host, Repo, Task
+from reconciler.core.model.specs import Account, Desired, ExecutionMode, Host, Repo, ReviewBy, Task
 from reconciler.core.model.status import BudgetScope, Run
 
 if TYPE_CHECKING:  # who only looks needs none of the events
@@ -159,20 +159,31 @@ def with_expenses(
     """Return what was spent since a time, with what these steps say of it."""
     total = dict(spent)
     for step in steps:
-        usage, paying = _spending_of(step)
-        if step.event.origin.at >= since and usage != Usage():
-            total |= {scope: total.get(scope, Usage()) + usage for scope in paying}
+        for usage, paying in _spending_of(step) if step.event.origin.at >= since else ():
+            if usage != Usage():
+                total |= {scope: total.get(scope, Usage()) + usage for scope in paying}
     return total
 
 
-def _spending_of(step: "Transition") -> tuple[Usage, tuple[BudgetScope, ...]]:
-    """Return what a step says was spent, and from whose money."""
-    status = step.after
-    if status is None or status.run is None or step.before is None:
-        return Usage(), ()
-    run = status.run
-    paying = budget_scopes(run.adapter, run.repo, status.assigned_host, run.account)
-    return status.usage - step.before.usage, tuple(paying)
+def _spending_of(step: "Transition") -> Iterator[tuple[Usage, tuple[BudgetScope, ...]]]:
+    """Yield what a step says was spent, and from whose money: of its run, and of a second opinion."""
+    status, before = step.after, step.before
+    if status is None or status.run is None or before is None:
+        return
+    run, opinion, usage = status.run, status.opinion, status.usage - before.usage
+    if opinion and opinion != before.opinion and usage != Usage():
+        usage -= opinion.usage
+        scopes = budget_scopes(opinion.adapter, run.repo, status.assigned_host, opinion.account)
+        yield opinion.usage, tuple(scopes)
+    yield usage, tuple(budget_scopes(run.adapter, run.repo, status.assigned_host, run.account))
+
+
+def reviewer_scopes(review_by: ReviewBy | None) -> Iterator[BudgetScope]:
+    """Yield from whose money a second opinion is paid, beside what its task's run is paid from."""
+    if review_by is not None:
+        yield "adapter", review_by.adapter
+    if review_by is not None and review_by.account is not None:
+        yield "account", review_by.account
 
 
 def has_daily_budget(desired: Desired) -> bool:

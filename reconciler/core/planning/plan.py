@@ -9,13 +9,13 @@ record. So a plan is also its own preview: nothing is done by making one.
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from reconciler.core.adapter import overspent
+from reconciler.core.adapter import Usage, overspent
 from reconciler.core.attribution import attribute
 from reconciler.core.events import (
     Assigned,
@@ -53,6 +53,7 @@ from reconciler.core.model.status import (
     Status,
     Waiting,
 )
+from reconciler.core.names import spec_owner
 from reconciler.core.planning.backlog import Backlog, Lane, Turn
 from reconciler.core.planning.context import PlanContext, Wait, waiting
 from reconciler.core.planning.limits import budget_scopes, spent_today
@@ -67,12 +68,22 @@ from reconciler.core.planning.liveness import (
 from reconciler.core.planning.placement import Placement, goes_on
 from reconciler.core.planning.schedule import JUMP, format_in, is_due_time, next_due
 from reconciler.core.planning.scheduler import Schedule, due, schedule
+from reconciler.core.planning.variants import (
+    choice_event,
+    is_decided,
+    statuses_of_variants,
+    variant_event,
+    variant_wait,
+    why_dropped,
+)
+from reconciler.core.plans import rejected_plan
 from reconciler.core.renames import has_spec, renames
 from reconciler.core.runs.accounts import fallback_task
 from reconciler.core.runs.leases import CHECKING, is_to_check
 from reconciler.core.runs.start_point import predecessors, pull_bases, start_commit
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time
+from reconciler.core.variants import as_run, family, family_usage, is_usable, round_mode, survivors
 
 FEW = 2
 """So many tasks are removed as asked, even if they are all there are."""
@@ -211,9 +222,7 @@ def plan_some(
     changed = _subjects(steps)
     held = _held(desired, statuses, backlog.open_count)
     context = PlanContext(desired, observed, now, names, statuses, held, faults)
-    changes = tuple(attribute(desired, event) for event in _spec_changes(context))
-    statuses, steps = fold(statuses, changes)
-    context = replace(context, statuses=statuses)
+    context, changes, steps = _with_spec_changes(context, backlog)
     context = _with(context, backlog.dependents(changed | _subjects(steps)))
     queue = schedule(context, backlog)
     context = _with(context, queue.starts.keys() | queue.waits.keys())
@@ -240,6 +249,31 @@ def plan_some(
         ),
     )
     return PartialPlan(plan, queue.blocked, queue.ready)
+
+
+def _with_spec_changes(
+    context: PlanContext, backlog: Backlog
+) -> tuple[PlanContext, Sequence[Event], Sequence[Transition]]:
+    """
+    Return the context with all that the specs change on record, and these events and steps.
+
+    What becomes of a variant may change what its task does next, and the other way round.
+    """
+    changes, steps, names = list[Event](), list[Transition](), context.names
+    while names:
+        more = [attribute(context.desired, event) for event in _spec_changes(context, names)]
+        statuses, taken = fold(context.statuses, more)
+        changes += more
+        steps += taken
+        near = {other for step in taken for other in _family(context, step.task)}
+        context = _with(replace(context, statuses=statuses), backlog.dependents(near) & near)
+        names = frozenset(near & context.names)
+    return context, changes, steps
+
+
+def _family(context: PlanContext, name: str) -> frozenset[str]:
+    spec = context.desired.tasks.get(name)
+    return family(spec) if spec else frozenset()
 
 
 def _subjects(steps: Iterable[Transition]) -> set[str]:
@@ -352,7 +386,8 @@ def _removal_count(desired: Desired, gone: Mapping[str, Status]) -> int:
     """
     counts = Counter(status.campaign for status in gone.values())
     whole = {name for name in counts if name and name not in desired.campaigns and not desired.is_bare}
-    return len(gone) - sum(counts[name] - 1 for name in whole)
+    # A task and its variants are one, too: they are of one file.
+    return len({*map(spec_owner, gone)}) - sum(counts[name] - 1 for name in whole)
 
 
 def _awaits_approval(status: Status) -> bool:
@@ -362,11 +397,14 @@ def _awaits_approval(status: Status) -> bool:
 # --- What the specs change on record ---------------------------------------
 
 
-def _spec_changes(context: PlanContext) -> Iterator[Event]:
+def _spec_changes(context: PlanContext, names: AbstractSet[str]) -> Iterator[Event]:
     """Yield, task by task, every event by which the record catches up with the specs; removals first."""
     desired = context.desired
-    names = sorted(context.names - context.held)
-    for name in (*(n for n in names if n not in desired.tasks), *(n for n in names if n in desired.tasks)):
+    changed = sorted(names - context.held)
+    for name in (
+        *(n for n in changed if n not in desired.tasks),
+        *(n for n in changed if n in desired.tasks),
+    ):
         status, spec = context.statuses.get(name), desired.tasks.get(name)
         if name in desired.broken and (status is not None or spec is None):
             # Its last good version stays in force as far as it got.
@@ -397,12 +435,27 @@ def _spec_change(context: PlanContext, name: str, status: Status | None) -> Even
             task=name,
             origin=Origin(now, "the spec came back"),
         )
+    if lost := host_loss(context, spec, status):
+        return lost
+    if spec.variant_of and ((event := variant_event(context, spec, status)) or is_decided(context, spec)):
+        return event
     return (
-        host_loss(context, spec, status) or _answer(name, spec, status, now) or _next_time(spec, status, now)
+        _answer(name, spec, status, now, _usage(context, spec, status))
+        or choice_event(context, spec, status)
+        or _next_time(spec, status, now)
     )
 
 
-def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | None:
+def _usage(context: PlanContext, spec: Task, status: Status) -> Usage:
+    """Return what a task took, with all of its variants."""
+    return (
+        status.usage + family_usage(spec, statuses_of_variants(context, spec))
+        if spec.variants
+        else status.usage
+    )
+
+
+def _answer(name: str, spec: Task, status: Status, now: datetime, usage: Usage) -> Event | None:
     if _is_asked_again(spec, status):
         return Renewed(task=name, origin=Origin(now, "asked for again by a new spec"), spec=spec)
     if _is_behind(spec, status):
@@ -411,12 +464,15 @@ def _answer(name: str, spec: Task, status: Status, now: datetime) -> Event | Non
         return Cancelled(task=name, origin=Origin(now, "cancelled in the spec"), spec=spec)
     if status.phase is not Phase.CREATED:
         return None
-    return _question_answered(spec, status, now) or _exhausted(spec, status, now)
+    if plan := rejected_plan(status):
+        reason = one_line(f"plan {plan.id} was rejected by {plan.answered_by}")
+        return Cancelled(task=name, origin=Origin(now, reason, "person"), spec=spec)
+    return _question_answered(spec, status, now) or _exhausted(spec, status, usage, now)
 
 
-def _exhausted(spec: Task, status: Status, now: datetime) -> Event | None:
+def _exhausted(spec: Task, status: Status, usage: Usage, now: datetime) -> Event | None:
     """Return that a task has no money or no time left; None if it has."""
-    if spent := overspent(spec.budget, status.usage):
+    if spent := overspent(spec.budget, usage):
         return _escalated(spec, now, f"{spent}; raise the budget, then retry")
     if late := deadline_reached(spec, status, now):
         return _escalated(spec, now, f"{late}; raise `deadline`, then retry", "clock")
@@ -435,14 +491,19 @@ def _question_answered(spec: Task, status: Status, now: datetime) -> Event | Non
     cause: Cause
     if question is None:
         return None
-    if spec.answer and spec.answer.to == question.id:
+    if spec.answer and spec.answer.to == question.id and is_usable(question, spec.answer.text):
         text, how, cause = spec.answer.text, "is answered", "person"
-    elif spec.ask and not spec.held and question.asked_at + spec.ask.after <= now:
+    elif (
+        spec.ask
+        and not spec.held
+        and question.asked_at + spec.ask.after <= now
+        and is_usable(question, spec.ask.default)
+    ):
         text, cause = spec.ask.default, "clock"
         how = f"is answered by default after {format_duration(spec.ask.after)}"
     else:
         return None
-    origin = Origin(now, one_line(f"question {question.id} {how}: {text}"), cause)
+    origin = Origin(now, one_line(f"{question.kind} {question.id} {how}: {text}"), cause)
     return QuestionAnswered(task=spec.name, origin=origin, question=question.id, answer=text)
 
 
@@ -478,7 +539,7 @@ def _is_asked_again(spec: Task, status: Status) -> bool:
     """
     if spec.desired is not DesiredState.ACTIVE or not status.phase.is_settled:
         return False
-    if status.phase in {Phase.FAILED, Phase.CANCELLED}:
+    if status.phase in {Phase.FAILED, Phase.CANCELLED} and spec.variant_of is None:
         return status.generation != spec.generation
     return status.work != spec.work
 
@@ -597,6 +658,8 @@ def _why_stop(context: PlanContext, name: str, status: Status, host: Host) -> st
     spec = context.spec(name)
     if why := _why_evicted(host, context.now) or why_end(spec, status):
         return why
+    if spec and spec.variant_of and (why := why_dropped(context, spec)):
+        return why
     if late := deadline_reached(spec, status, context.now):
         return late
     return _why_over_budget(context, spec, status) if spec and spec.over_budget == "stop" else None
@@ -612,9 +675,15 @@ def why_end(spec: Task | None, status: Status) -> str | None:
         return f"{spec.desired} in the spec"
     if spec.held:
         return "a person takes it over (reconciler attach)"
-    if spec.on_change == "restart" and spec.generation != status.generation:
-        return "the spec changed (on_change: restart)"
-    return None
+    return _why_outdated(spec, status)
+
+
+def _why_outdated(spec: Task, status: Status) -> str | None:
+    """Return why a live run is of no use for what the spec asks for by now; None if it is."""
+    if (spec.variant_of or status.last_run.mode == "judge") and spec.work != status.work:
+        return "other work is asked for by now"
+    is_restarted = spec.on_change == "restart" and spec.generation != status.generation
+    return "the spec changed (on_change: restart)" if is_restarted else None
 
 
 def _why_evicted(host: Host, now: datetime) -> str | None:
@@ -671,7 +740,12 @@ def _non_slot_wait(context: PlanContext, name: str) -> Wait | None:
     if status is None:
         return None
     if status.phase.is_live or status.phase is Phase.REVIEW_PENDING:
-        return _live_wait(context, status) or _merge_wait(context, name, status) or _review_wait(status)
+        return (
+            _live_wait(context, status)
+            or variant_wait(context.spec(name), status)
+            or _merge_wait(context, name, status)
+            or _review_wait(status)
+        )
     spec = context.spec(name)
     has_time = status.due_at is not None and status.due_at > context.now
     if status.phase.is_settled and has_time and spec and _keeps_schedule(spec, status) and not status.removed:
@@ -825,8 +899,8 @@ def _handout(context: PlanContext, name: str, lease_request: LeaseRequest) -> St
 
 
 def _start_on_host(context: PlanContext, name: str, placement: Placement) -> StartRun:
-    spec, best = context.desired.tasks[name], placement.ranked[0]
-    status = context.statuses[name]
+    status, best = context.statuses[name], placement.ranked[0]
+    spec = as_run(context.desired.tasks[name], status)
     spec = (fallback_task(spec) if placement.fallback else None) or spec
     is_same = status.run is not None and status.run.account == placement.account
     if is_same and goes_on(spec, status, best.host, context.observed):
@@ -860,7 +934,8 @@ def _next_round(context: PlanContext, spec: Task, status: Status, placement: Pla
     """Return that a run whose question was answered goes on where it was."""
     run = status.last_run
     reason = f"attempt {status.attempt} goes on in round {run.round + 1} on {status.assigned_host}"
-    origin = Origin(context.now, f"{reason}: question {status.questions[-1].id} is answered")
+    last = status.questions[-1]
+    origin = Origin(context.now, f"{reason}: {last.kind} {last.id} is answered")
     return StartRun(
         Assigned(task=spec.name, origin=origin, run=run.key, holder=run.holder, spec=spec), placement
     )
@@ -872,7 +947,10 @@ def _start_commit(context: PlanContext, spec: Task) -> str | None:
 
 
 def _predecessors(context: PlanContext, spec: Task) -> tuple[Predecessor, ...]:
-    """Return what came of the tasks that one builds on."""
+    """Return what came of the tasks that one builds on, or is to choose among."""
+    status = context.status(spec.name)
+    if status and round_mode(spec, status) == "judge":
+        return survivors(spec, statuses_of_variants(context, spec))
     return predecessors(
         spec, {name: context.status(name) for name in (*spec.depends_on, spec.start_from or "")}
     )

@@ -25,6 +25,7 @@ from reconciler.core.planning.limits import (
     groups,
     live_groups,
     next_midnight,
+    reviewer_scopes,
     spent_today,
 )
 from reconciler.core.planning.placement import (
@@ -36,10 +37,12 @@ from reconciler.core.planning.placement import (
     slots_in_use,
 )
 from reconciler.core.planning.schedule import JUMP, format_in, next_opening
+from reconciler.core.planning.variants import choice_wait
 from reconciler.core.runs.accounts import fallback_task, is_run_of, run_account
 from reconciler.core.runs.leases import LeaseQueue, held_now
 from reconciler.core.runs.start_point import is_delivered
 from reconciler.core.times import format_time
+from reconciler.core.variants import as_run
 
 MOST_HOSTS = 5
 """How many hosts a waiting message names."""
@@ -138,7 +141,7 @@ def _ready(context: PlanContext, queue: Schedule) -> Mapping[Lane, Sequence[Turn
         if wait := next(_blockers(context, spec, status), None):
             queue.waits[name] = queue.blocked[name] = wait
         else:
-            lane = Lane.of(spec, status)
+            lane = Lane.of(as_run(spec, status), status)
             lane = lanes.setdefault(lane, lane)  # one for all that are in it
             queue.ready[name] = lane, turn(spec, status)
             ready[lane].append(queue.ready[name][1])
@@ -174,6 +177,8 @@ def _blockers(context: PlanContext, spec: Task, status: Status) -> Iterator[Wait
         yield Wait(Reason.PERSON, f"a person has it: `reconciler release {spec.name}` gives it back")
     if status.question:
         yield Wait(Reason.PERSON, status.question.line, default_due(spec, status))
+    if wait := choice_wait(context, spec, status):
+        yield wait
     open_ends = [end for name in spec.depends_on if (end := _open_end(context, name))]
     if spec.start_from and spec.start_from not in spec.depends_on:
         open_ends += [end for end in [_undelivered(context, spec.start_from)] if end]
@@ -186,7 +191,10 @@ def _close(context: PlanContext, line: _Line) -> None:
     """Close a lane in which nothing may run now, whatever hosts there are."""
     lane, observed = line.lane, context.observed
     is_pulled = lane.execution_mode is ExecutionMode.HTTP_PULL
-    paying = budget_scopes(None if is_pulled else lane.adapter, lane.repo)
+    paying = (
+        *budget_scopes(None if is_pulled else lane.adapter, lane.repo),
+        *reviewer_scopes(lane.review_by),
+    )
     if wait := campaign_wait(context, lane.campaign, is_pilot=lane.is_pilot):
         line.wait = wait
     elif message := spent_today(context.desired, observed.spent, *paying):
@@ -304,8 +312,8 @@ class _SlotPool:
 
     def _take(self, name: str, line: _Line, queue: Schedule) -> bool:
         """Give the task its slots; return whether it has them. If not, the line says what it waits for."""
-        spec = self._context.desired.tasks[name]
         status = self._context.statuses.get(name) or self._context.observed.statuses[name]
+        spec = as_run(self._context.desired.tasks[name], status)
         line.wait, line.placement = self._try(spec, status, queue)
         if line.wait is None:
             queue.starts[name] = line.placement or Placement()
@@ -355,7 +363,7 @@ class _SlotPool:
         """Return the place with the account that the run gets there."""
         host, home = placement.chosen or "", self._home(spec, status)
         only = run_account(status.last_run, self._context.desired) if home else None
-        whole = self._context.desired.tasks[spec.name]
+        whole = as_run(self._context.desired.tasks[spec.name], status)
         model = _other_model(whole, spec) if placement.fallback else None
         account = self.accounts.choose(spec, host, status, only=only, model=model)
         return replace(placement, account=account)

@@ -10,21 +10,25 @@ from functools import reduce
 from reconciler.core.adapter import OF_EVENTS, RULES, Adapter, Output, Usage
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.forge.pull_request import NOTICES
-from reconciler.core.model.runs import Assignment, Reviewer, ReviewNote, RunRequest
+from reconciler.core.model.runs import Assignment, Reviewer, ReviewNote, RunMode, RunRequest
 from reconciler.core.model.specs import Desired, ExecutionMode, Host, Repo, RunHooks, Task
 from reconciler.core.model.status import Status, question_id
 from reconciler.core.patterns import check_pattern
+from reconciler.core.runs.judging import judge_prompt
 from reconciler.core.runs.opinion import opinion_prompt
 from reconciler.core.runs.prompt import Quote, render, try_template
+from reconciler.core.variants import as_run
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-GROUPS = frozenset({"model", "turns", "session"})
+GROUPS = frozenset({"model", "turns", "session", "mode"})
 """Alone in an element of `command`, they stand for any number of arguments."""
 
 VALUES: Mapping[str, frozenset[str]] = {
     "command": frozenset({"workdir", "prompt_file", "declared", "files", "prompt", "shell", "script"}),
     "model": frozenset({"model"}),
     "turns": frozenset({"turns"}),
+    "work": frozenset({"declared"}),
+    "plan": frozenset({"declared"}),
     "fresh": frozenset({"session_id"}),
     "resume": frozenset({"session_id"}),
     "attach": frozenset({"session_id"}),
@@ -60,7 +64,8 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
     """
     run, host = status.last_run, _host(status, desired)
     adapter = _with_account(_adapter(task, status, desired), run.account, status, desired)
-    session = resumed_session(adapter, status)
+    session, is_judge = resumed_session(adapter, status), run.mode == "judge"
+    task = as_run(task, status) if is_judge else task
     prompt, repo = build_prompt(task, status, desired), _repo(task, desired)
     return RunRequest(
         run=run.key,
@@ -70,9 +75,17 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         adapter=adapter.model_copy(update={"env": _placed(adapter.env)}),
         repo=repo,
         argv=_argv(
-            adapter, run.model, host, prompt, session=_session(adapter, status), script=task.script or ""
+            adapter,
+            run.model,
+            host,
+            prompt,
+            session=_session(adapter, status),
+            script=task.script or "",
+            mode=run.mode,
         ),
         prompt=prompt,
+        mode=run.mode,
+        candidates=tuple(each.commit for each in run.predecessors if each.commit) if is_judge else (),
         env=_placed(task.env) | answer_environment(status),
         branch=run.branch,
         start_from=_start_from(status),
@@ -89,6 +102,7 @@ def build_run_request(task: Task, status: Status, desired: Desired) -> RunReques
         files={**adapter.files, **task.files},
         requires=task.requires,
         timeout=min(task.timeout, adapter.limits.time or task.timeout),
+        timeout_field="judge.timeout" if is_judge else "timeout",
         stall_timeout=task.stall_timeout,
         commit_message=_commit_message(task, status),
     )
@@ -137,6 +151,8 @@ def build_prompt(task: Task, status: Status, desired: Desired) -> str:
     """
     if task.execution_mode is ExecutionMode.HTTP_PULL:
         return render(task, status, _repo(task, desired), template=task.template, quotes=_quotes(status))
+    if status.last_run.mode == "judge":
+        return judge_prompt(task, status.last_run.predecessors)
     adapter = _adapter(task, status, desired)
     is_resumed = resumed_session(adapter, status) is not None
     template = task.template or adapter.template
@@ -284,6 +300,7 @@ def _reviewer(task: Task, status: Status, desired: Desired) -> Reviewer | None:
     adapter = _with_account(_usable(spec.adapter, status, desired), spec.account, status, desired)
     return Reviewer(
         adapter=adapter,
+        account=spec.account,
         model=spec.model,
         brief="\n".join([task.goal.strip(), *(f"- {rule}" for rule in task.constraints)]),
         is_last=status.opinion_rounds >= spec.max_rounds,
@@ -292,17 +309,20 @@ def _reviewer(task: Task, status: Status, desired: Desired) -> Reviewer | None:
     )
 
 
-def review_request(order: RunRequest, reviewer: Reviewer, key: str, head: str, diff: str) -> RunRequest:
+def review_request(
+    order: RunRequest, reviewer: Reviewer, key: tuple[str, int], head: str, diff: str
+) -> RunRequest:
     """
-    Return the run, under a key, in which the work of an order is reviewed.
+    Return the run, under a key with the number of the try, in which the work of an order is reviewed.
 
     It has a workspace of its own at the work's head, and nothing of that is taken up.
     """
-    adapter, prompt = reviewer.adapter, opinion_prompt(reviewer.brief, head, diff)
-    session = _fill(adapter.fresh, {"session_id": str(uuid.uuid5(_SESSIONS, f"{key} {head}"))})
+    (run, number), adapter = key, reviewer.adapter
+    prompt = opinion_prompt(reviewer.brief, head, diff)
+    session = _fill(adapter.fresh, {"session_id": str(uuid.uuid5(_SESSIONS, f"{run} {number} {head}"))})
     changes = {
-        "run": key,
-        "round": 1,
+        "run": run,
+        "round": number,
         "adapter": adapter.model_copy(update={"env": _placed(adapter.env)}),
         "files": adapter.files,
         "argv": _argv(adapter, reviewer.model, order.host, prompt, session=session),
@@ -316,14 +336,23 @@ def review_request(order: RunRequest, reviewer: Reviewer, key: str, head: str, d
         "reviewer": None,
         "hooks": RunHooks(),
         "timeout": min(reviewer.timeout, adapter.limits.time or reviewer.timeout),
+        "timeout_field": "review_by.timeout",
     }
     return order.model_copy(update=changes)
 
 
 def _argv(
-    adapter: Adapter, model: str | None, host: Host, prompt: str, *, session: Iterable[str], script: str = ""
+    adapter: Adapter,
+    model: str | None,
+    host: Host,
+    prompt: str,
+    *,
+    session: Iterable[str],
+    script: str = "",
+    mode: RunMode = "work",
 ) -> tuple[str, ...]:
     groups = {
+        "mode": tuple(_fill(adapter.work if mode == "work" else adapter.plan, {"declared": DECLARED})),
         "model": tuple(_fill(adapter.model, {"model": model})) if model else (),
         "turns": tuple(_fill(adapter.turns, {"turns": str(adapter.limits.turns)}))
         if adapter.limits.turns

@@ -25,13 +25,17 @@ from reconciler.core.events import (
     Retried,
     RunEnded,
     Submitted,
+    VariantChosen,
 )
-from reconciler.core.model.runs import Declaration, FailureClass, Report, Verdict
+from reconciler.core.model.runs import Declaration, FailureClass, Report, RunMode, Verdict
 from reconciler.core.model.specs import DesiredState, FleetSpec, Task, TaskDefaults
-from reconciler.core.model.status import Failure, Run, Status
+from reconciler.core.model.status import Failure, Run, Status, VariantChoice
+from reconciler.core.plans import MOST_PLANS
 from reconciler.core.runs.accounts import quota_end
+from reconciler.core.runs.judging import read_choice
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time
+from reconciler.core.variants import choice_question
 
 MOST_FAILED_STARTS = 10
 """Starts in a row that may fail by a fault of hosts before the next one counts as a failed attempt."""
@@ -45,6 +49,7 @@ that nobody named that is four days of a quota that is never full again.
 MOST_QUESTIONS = 10
 """Questions that an agent may ask about one piece of work before a person must look at it."""
 
+_NO_PLAN = "the agent was to make a plan, and its last words hold none"
 _FORGOTTEN = TaskDefaults(retries=0, fix_attempts=0)
 """Terms of a run whose spec is lost: nothing is started for it any more."""
 
@@ -78,8 +83,9 @@ def next_event(
         return _touched(case, case.report.touched)
     if declared := case.report.declared:
         return _DECLARED[declared.kind](case, declared)
-    failure = case.failure()
-    return _done(case) if failure is None else _DECISIONS[failure.kind](case, failure)
+    if failure := case.failure():
+        return _DECISIONS[failure.kind](case, failure)
+    return _SUCCESSES[case.live.mode](case)
 
 
 def is_unwanted(task: Task | None, status: Status) -> bool:
@@ -187,10 +193,22 @@ class _EndedRound:
 
     def failure(self) -> Failure | None:
         """Return why the round did not succeed; None if it did."""
-        verdict, check = self.report.verdict, self.report.failed_check
+        verdict = self.report.verdict
         if verdict.outcome == "failed":
             kind = verdict.kind or FailureClass.AGENT
             return Failure(kind=kind, message=one_line(verdict.message) or f"the run failed ({kind})")
+        if self.live.mode != "work":
+            return self.no_choice() if self.live.mode == "judge" else self.no_plan()
+        return self.unfit()
+
+    def no_plan(self) -> Failure | None:
+        """Return that there is no plan; None if there is one."""
+        is_there = self.report.verdict.text.strip()
+        return None if is_there else Failure(kind=FailureClass.AGENT, message=_NO_PLAN)
+
+    def unfit(self) -> Failure | None:
+        """Return why work that its agent ended well is not good; None if it is."""
+        check = self.report.failed_check
         if check is not None:
             message = one_line(check.summary or f"validation {check.ending}: {check.command}")
             return Failure(kind=FailureClass.VALIDATION, message=message)
@@ -198,6 +216,18 @@ class _EndedRound:
             return Failure(kind=FailureClass.VALIDATION, message=one_line(opinion.summary))
         if why := self.nothing_new():
             return Failure(kind=FailureClass.AGENT, message=why)
+        return None
+
+    def choice(self) -> VariantChoice:
+        """Return what the judge chose. Raises ValueError if that is nothing."""
+        return read_choice(self.live.adapter or "", self.report.verdict, self.live.predecessors)
+
+    def no_choice(self) -> Failure | None:
+        """Return why the judge chose nothing; None if it did."""
+        try:
+            self.choice()
+        except ValueError as error:
+            return Failure(kind=FailureClass.AGENT, message=f"the judge chose nothing: {error}")
         return None
 
     def may_fix(self) -> bool:
@@ -209,9 +239,15 @@ class _EndedRound:
         questions = sum(question.id.startswith(f"q{status.attempt}-") for question in status.questions)
         return self.live.round - questions - status.opinion_rounds <= self.terms.fix_attempts
 
+    @property
+    def is_variant(self) -> bool:
+        """Whether its task waits for a choice among variants when it has passed."""
+        return self.task is not None and self.task.variant_of is not None
+
     def nothing_new(self) -> str | None:
         """Return, in words, that there is nothing to show for the round; None if there is, or need not be."""
-        head, has_review = self.status.head_commit or "", self.terms.review != "none"
+        head = self.status.head_commit or ""
+        has_review = self.terms.review != "none" or self.is_variant
         if has_review and self.status.review.count and self.report.head_commit in {None, head}:
             return f"changes were requested, but the agent made none: the branch is still at {head[:8]}"
         if self.report.commits or self.terms.allow_empty:
@@ -241,12 +277,14 @@ def _touched(case: _EndedRound, head: str) -> Event:
 
 def _done(case: _EndedRound) -> Event:
     report = case.report
+    waits_for = "the choice among the variants" if case.is_variant else "review"
     checked = "validated" if report.checks else "no validation asked for"
     checked += f", {report.opinion.summary}" if report.opinion else ""
-    if case.terms.review != "none" and (report.commits or case.status.review.count):
+    has_review = case.terms.review != "none" or case.is_variant
+    if has_review and (report.commits or case.status.review.count):
         return Submitted(
             task=case.name,
-            origin=case.origin(f"delivered, {checked}; waits for review"),
+            origin=case.origin(f"delivered, {checked}; waits for {waits_for}"),
             run=case.run,
             report=report,
         )
@@ -298,6 +336,8 @@ def _later(case: _EndedRound, failure: Failure) -> Event:
 
 
 def _given_up(case: _EndedRound, failure: Failure) -> Event:
+    if case.live.mode == "judge":
+        return _put_to_a_person(case, failure)
     return Failed(
         task=case.name, origin=case.origin(failure.message), run=case.run, failure=failure, report=case.report
     )
@@ -374,6 +414,50 @@ def _wait(times: int, run: str, fleet: FleetSpec) -> timedelta:
     """Return how long to wait after so many in a row."""
     return backoff(times, base=fleet.backoff, cap=fleet.backoff_cap, key=run)
 
+
+def _plan(case: _EndedRound) -> Event:
+    """Put the plan to a person, unless there were too many."""
+    text = case.report.verdict.text.strip()
+    if sum(question.kind == "plan" for question in case.status.questions) >= MOST_PLANS:
+        message = f"{MOST_PLANS} plans were made, none was approved, and there is another: {text}"
+        return _a_person(case, Failure(kind=FailureClass.AGENT, message=one_line(message)))
+    return QuestionAsked(
+        task=case.name,
+        origin=case.origin(f"the agent has a plan: {text}"),
+        run=case.run,
+        question=text,
+        report=case.report,
+        kind="plan",
+    )
+
+
+def _judged(case: _EndedRound) -> Event:
+    choice = case.choice()
+    origin = case.origin(f"{choice.variant} is chosen by {choice.by}: {choice.reason}")
+    return VariantChosen(task=case.name, origin=origin, choice=choice, report=case.report)
+
+
+def _put_to_a_person(case: _EndedRound, failure: Failure) -> Event:
+    """Let a person choose in place of a judge that cannot."""
+    passed = case.live.predecessors
+    _, text = choice_question(passed)
+    return QuestionAsked(
+        task=case.name,
+        origin=case.origin(f"the judge failed, so that a person chooses: {failure.message}"),
+        run=case.run,
+        question=text,
+        report=case.report,
+        kind="choice",
+        options=tuple(each.task for each in passed),
+    )
+
+
+_SUCCESSES: Mapping[RunMode, Callable[[_EndedRound], Event]] = {
+    "work": _done,
+    "plan": _plan,
+    "judge": _judged,
+}
+"""What a round was for → what its success means."""
 
 # --- What the agent declares -----------------------------------------------
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reconciler.core.model.runs import Opinion, Reviewer, ReviewNote, Verdict
+from reconciler.core.model.runs import FailureClass, Opinion, Reviewer, ReviewNote, Verdict
 from reconciler.core.runs.prompt import whole_quote
 from reconciler.core.text import harmless, head, one_line
 
@@ -69,6 +69,7 @@ def read_opinion(reviewer: Reviewer, commit: str, verdict: Verdict) -> Opinion:
     failed = Opinion(
         adapter=reviewer.adapter.name,
         model=reviewer.model,
+        account=reviewer.account,
         commit=commit,
         verdict="failed",
         usage=verdict.usage,
@@ -81,6 +82,15 @@ def read_opinion(reviewer: Reviewer, commit: str, verdict: Verdict) -> Opinion:
     except ValueError as error:
         return failed.model_copy(update={"message": one_line(str(error))})
     return failed.model_copy(update={"verdict": form["verdict"], "findings": findings})
+
+
+def is_worth_a_retry(opinion: Opinion, verdict: Verdict) -> bool:
+    """Return whether another run may come to the verdict that this one did not come to."""
+    return opinion.verdict == "failed" and (verdict.outcome == "success" or verdict.kind in _PASSING)
+
+
+_PASSING = frozenset({FailureClass.AGENT, FailureClass.HOST, FailureClass.STALL})
+"""Failures that may not come again at once; a quota or a missing login does, and a timeout costs as much."""
 
 
 def is_deliverable(reviewer: Reviewer, opinion: Opinion) -> bool:
@@ -96,6 +106,16 @@ def is_deliverable(reviewer: Reviewer, opinion: Opinion) -> bool:
 
 def _form(text: str, commit: str) -> Mapping[str, Any]:
     """Return the verdict at the end of the last words. Raises ValueError if there is none."""
+    form = last_form(text, "verdict")
+    if form is None or form["verdict"] not in {"approve", "changes"}:
+        raise ValueError("its last words do not end with a verdict in the form that was asked for")
+    if form.get("commit") != commit:
+        raise ValueError("its verdict names another commit than the one it was given")
+    return form
+
+
+def last_form(text: str, key: str) -> Mapping[str, Any] | None:
+    """Return the JSON object that ends an agent's last words and has a text by this key; None for none."""
     lines = text.strip().removesuffix("```").rstrip().split("\n")
     begins = [number for number, line in enumerate(lines) if line.lstrip().startswith("{")]
     for begin in reversed(begins):
@@ -103,11 +123,9 @@ def _form(text: str, commit: str) -> Mapping[str, Any]:
             form = json.loads("\n".join(lines[begin:]))
         except (ValueError, RecursionError):
             continue
-        if isinstance(form, dict) and form.get("verdict") in {"approve", "changes"}:
-            if form.get("commit") != commit:
-                raise ValueError("its verdict names another commit than the one it was given")
+        if isinstance(form, dict) and isinstance(form.get(key), str):
             return form
-    raise ValueError("its last words do not end with a verdict in the form that was asked for")
+    return None
 
 
 def _findings(form: Mapping[str, Any], author: str) -> Iterator[ReviewNote]:

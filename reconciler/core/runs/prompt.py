@@ -26,8 +26,9 @@ from pydantic import BaseModel
 from reconciler.core.errors import Problem, SpecError
 from reconciler.core.model.runs import OUTPUT_LENGTH, Check, FailureClass
 from reconciler.core.model.specs import ExecutionMode, Repo, Task
-from reconciler.core.model.status import Failure, Predecessor, Status
+from reconciler.core.model.status import Failure, Predecessor, Question, Status
 from reconciler.core.names import task_spec_file
+from reconciler.core.plans import is_approved
 from reconciler.core.text import harmless, one_line, tail
 
 TEMPLATE = """\
@@ -195,7 +196,7 @@ def render(
     try:
         prompt = _print(compile_template(template or TEMPLATE), values)
         before = "" if resumed else _predecessors(status)
-        return f"{prompt}{before}{_outputs(task)}{_answers(status, resumed=resumed)}"
+        return f"{prompt}{before}{_outputs(task)}{_answers(status, resumed=resumed)}{_plan(status)}"
     except (TemplateError, TypeError, ValueError) as error:
         message = f"template: {one_line(str(error))}"
         raise SpecError([Problem(task_spec_file(task.name, task.campaign), 1, 1, message)]) from error
@@ -250,12 +251,34 @@ def _answers(status: Status, *, resumed: bool) -> str:
     begin = "\n# Answers to your questions\n\n"
     if not resumed:
         begin += "An agent before you asked what follows; what it did may be missing, so look first.\n\n"
-    both = (
-        f"{quoted(question.text, f'question {question.id}')}\n\nThe answer, which you follow:\n\n"
-        f"{_indented(question.answer or '')}\n"
-        for question in status.answers
-    )
-    return begin + "\n".join(both)
+    return begin + "\n".join(map(_answer, status.answers))
+
+
+def _answer(question: Question) -> str:
+    """Return a question and its answer; of a plan that was approved all of it, as it is to be carried out."""
+    if is_approved(question):
+        return f"{whole_quote(question.text, f'plan {question.id}')}\n\n{_APPROVED}\n"
+    follow = "What is to be changed in it" if question.kind == "plan" else "The answer, which you follow"
+    source = f"{question.kind} {question.id}"
+    return f"{quoted(question.text, source)}\n\n{follow}:\n\n{_indented(question.answer or '')}\n"
+
+
+_APPROVED = "A person has read this plan and approves it. Carry it out now."
+
+
+def _plan(status: Status) -> str:
+    """Return that only a plan is wanted yet; empty in a round that works."""
+    return _ONLY_A_PLAN if status.last_run.mode == "plan" else ""
+
+
+_ONLY_A_PLAN = """
+# Now: only a plan
+
+Do nothing of this yet. Read whatever you need, and change nothing: no file, no branch, nothing outside. \
+Let your last words be the whole plan, so that a person who has seen nothing else can judge it: what you \
+would change and where, in which order, what you would leave alone, and how you would see that it works. \
+It is approved, rejected, or given back with what to change; only then you go on.
+"""
 
 
 def sha256(prompt: str) -> str:
