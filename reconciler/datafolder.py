@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from reconciler.core.errors import UsageError
-from reconciler.files import sync_folder, write_synced
+from reconciler.files import make_folder, sync_folder, write_synced
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def prepare_data_folder(folder: Path) -> None:
     Files in the way, of the wrong kind or unreadable, are moved aside.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
         TemporaryFile(dir=folder).close()
         for path in (folder / name for name in _FOLDERS):
             if path.exists() and not path.is_dir():

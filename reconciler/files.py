@@ -47,6 +47,19 @@ def _settle(content: Future[T], read: Callable[[], T]) -> None:
         content.set_exception(error)
 
 
+def make_folder(folder: Path) -> None:
+    """
+    Make a folder, for its owner alone, and those above it; the names of new ones are on disk then.
+
+    Raises OSError.
+    """
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Sync a folder's entries to disk: syncing a file covers its content, but not its name."""
     _sync(folder, os.O_DIRECTORY)

@@ -19,7 +19,7 @@ from typing import BinaryIO, Literal
 from reconciler.core.figures import LiveFigures
 from reconciler.core.times import time_at
 from reconciler.dispatch.protocol import RUN_ID, agent_id, folder_name, opinion_key, run_of
-from reconciler.files import parse_json, replace_atomically, sync_file, sync_folder
+from reconciler.files import make_folder, parse_json, replace_atomically, sync_file, sync_folder
 
 StreamName = Literal["out", "err"]
 _PROOF = "secrets"
@@ -57,7 +57,8 @@ class LogFolder:
     def append(self, run_id: str, stream: StreamName, data: bytes) -> None:
         """Add bytes at the end."""
         path = self._path(run_id, stream)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         with path.open("ab") as file:
             file.write(data)
 

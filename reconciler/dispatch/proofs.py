@@ -16,7 +16,7 @@ from pathlib import Path
 
 from reconciler.core.errors import Unavailable
 from reconciler.dispatch.protocol import RunState, Stage, lock_of, run_of
-from reconciler.files import sync_folder
+from reconciler.files import make_folder, sync_folder
 
 
 class Proofs:
@@ -91,7 +91,7 @@ class Proofs:
             ) from error
 
     def _append(self, run_id: str, lock: str) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder)
         if not self._file(run_id).is_file():
             self.forget(run_id)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -19,8 +19,6 @@ RUN_ID = re.compile(
 )
 """Parts of a round: `b` are the hooks before the agent, `e` those after its end, `d` those before the
 workspace is removed, `v` is its validation; of a run that reviews the work of a round, `reviewed` is that."""
-_HALF_MADE = re.compile(r"\.(?:new|in|out|old)\.\d+\Z")
-"""Ends of the names under which `workspace.sh` works on something."""
 _CHECK = re.compile(r"(?:\.c[0-9a-f]{12}|\.o[0-9]+)\Z")
 _MOST_TOLD = 120
 """Of more commands it is not told apart which failed: the codes above mean something else."""
@@ -132,9 +130,9 @@ def is_removal(run_id: str) -> bool:
 
 
 def run_of(name: str) -> str:
-    """Return the key of the run that a run folder or a workspace belongs to, be it a half made one."""
+    """Return the key of the run that a run folder or a workspace belongs to."""
     match = RUN_ID.match(name)
-    return (match["run"] if match else _CHECK.sub("", _HALF_MADE.sub("", name))).replace("+", "/")
+    return (match["run"] if match else _CHECK.sub("", name)).replace("+", "/")
 
 
 def check_key(run: str, commit: str) -> str:

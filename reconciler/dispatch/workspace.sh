@@ -8,7 +8,7 @@
 #   take    FLEET KEY ID          commit what the agent of a round left uncommitted, or say what it left unfinished
 #   bundle  FLEET KEY ID BASE     the commits of a round that the base does not have, as a git bundle
 #   push    FLEET KEY ID COMMIT   push the commit of a round to its branch from here
-#   ls      FLEET                 one line per workspace
+#   ls      FLEET                 one line per workspace, be it one of which only a scratch folder is left
 #   sizes   FLEET KEY...          KiB on disk and name of each workspace that is there
 #   rm      FLEET KEY...          remove workspaces; a few are cleaned and kept as spares. Name and commit of
 #                                 each whose work nobody fetched
@@ -25,6 +25,7 @@
 #   FLEET/runs/ID/unfinished   there if it left something unfinished, which the next round goes on with
 #   FLEET/left/KEY         commit in that workspace that nobody fetched yet
 #   FLEET/steps/KEY        pid and start time of the step that is at work on a workspace
+#   FLEET/scratch/KEY      what that step has on its way; gone when it ends
 
 refuse() { printf 'E %s\n' "$*"; exit 70; }
 fault() { printf 'S fault %s\n' "$*"; exit 0; }
@@ -72,13 +73,18 @@ end_step() { # the one at work on $work, and all that it started
     $0 == ENVIRON["MARK"] { printf "%s ", pid }')
 } 2>/dev/null
 
+remove() { # paths...: also what an agent closed against us
+  rm -rf "$@" 2>/dev/null || { chmod -R u+rwx "$@" && rm -rf "$@"; }
+}
+
 begin_step() { # nobody may be left who asked for the one before, or for this one: it ends when the next begins, or in time
-  step=$fleet/steps/${work##*/}
-  mkdir -p -m 700 "$fleet/steps"
+  step=$fleet/steps/${work##*/} scratch=$fleet/scratch/${work##*/}
+  mkdir -p -m 700 "$fleet/steps" "$fleet/scratch"
   [ ! -f "$step" ] || [ -h "$step" ] || end_step
   find_start $$
   rm -rf "$step"
   printf '%s %s\n' $$ "$started" >"$step" || refuse "cannot write $step; $room"
+  remove "$scratch" && mkdir -m 700 "$scratch" || refuse "cannot make the folder $scratch; $room"
   RECONCILER_STEP=$work
   export RECONCILER_STEP
   (
@@ -87,7 +93,7 @@ begin_step() { # nobody may be left who asked for the one before, or for this on
     wait $! && end_step
   ) </dev/null >/dev/null 2>&1 &
   watchdog=$!
-  trap 'kill "$watchdog" 2>/dev/null; rm -f "$step"' EXIT
+  trap 'kill "$watchdog" 2>/dev/null; rm -rf "$scratch"; rm -f "$step"' EXIT
 }
 
 need_git() { command -v git >/dev/null 2>&1 || refuse 'git is not installed, or not on the PATH of a login without terminal; install it'; }
@@ -110,8 +116,8 @@ remove_odd() { # in $work, also what its agent closed against us; in .git links 
     -exec sh -c 'for at; do [ -f "$at" ] || [ -d "$at" ] || rm -f "$at"; done' sh {} + 2>/dev/null
 }
 
-make_new() { # a repository of our own at $new: the agent knows the name, and may have put something there
-  new=$work.new.$$
+make_new() { # a repository of our own at $new
+  new=$scratch/new
   rm -rf "$new" && mkdir "$new" && run_git init -q --template= "$new"
 }
 
@@ -226,16 +232,12 @@ renew_mirror() { # all of it can be sent again; sound objects stay, and stay in 
 
 take_in() { # commits... that $mirror shall have; stdin: a bundle of those it lacks, or nothing
   before=$(last_remake)
-  rm -rf "$work.in.$$"
-  cat >"$work.in.$$" || {
-    rm -f "$work.in.$$"
-    refuse "cannot take in commits; $room"
-  }
-  if ! has_all "$@" && [ -s "$work.in.$$" ]; then
-    said=$(run_git --git-dir="$mirror" fetch -q --no-tags --no-write-fetch-head "$work.in.$$" \
+  cat >"$scratch/in" || refuse "cannot take in commits; $room"
+  if ! has_all "$@" && [ -s "$scratch/in" ]; then
+    said=$(run_git --git-dir="$mirror" fetch -q --no-tags --no-write-fetch-head "$scratch/in" \
       '+refs/reconciler/base/*:refs/reconciler/base/*' 2>&1) || said="cannot take in commits: $said; $room"
   fi
-  rm -f "$work.in.$$"
+  rm -f "$scratch/in"
   has_all "$@" && return
   case ${said:-} in
   *lacks*these*prerequisite* | '') ;;
@@ -252,13 +254,9 @@ take_in() { # commits... that $mirror shall have; stdin: a bundle of those it la
 }
 
 create_work() { # in one move, so that a half made one is never seen
-  new=$work.new.$$
-  rm -rf "$new"
+  new=$scratch/new
   take_spare && fill && return
-  make_new && fill || {
-    rm -rf "$new"
-    return 1
-  }
+  make_new && fill
 }
 
 take_spare() { # a rename has one winner
@@ -296,12 +294,9 @@ keep_spare() { # $work; of what its agent left nothing stays but files as they w
   mkdir -p "$pool" || return 1
   set -- "$pool"/*
   [ $# -lt 2 ] || return 1
-  old=$work.old.$$
-  mv "$work/.git" "$old" && run_git init -q --template= "$work" && mv "$old/index.made" "$work/.git/index" &&
+  old=$scratch/old
+  remove "$scratch" && mkdir -p "$scratch" && mv "$work/.git" "$old" && run_git init -q --template= "$work" && mv "$old/index.made" "$work/.git/index" &&
     in_work clean -q -ff -d -x && reset_modes && touch "$work" && mv "$work" "$pool/${work##*/}"
-  kept=$?
-  rm -rf "$old"
-  return $kept
 }
 
 renew_index() { # from what is committed: the agent's may say of files that they are to be taken for unchanged
@@ -685,15 +680,11 @@ bundle) # FLEET KEY ID BASE; stdin: repository, a line
   IFS= read -r mirror || refuse 'short'
   name=agent
   take_back # the validation ran the code of the branch
-  file=$work.out.$$
-  rm -rf "$file"
-  said=$(in_work bundle create -q "$file" "refs/reconciler/done/$4" "^$5" 2>&1) || {
-    rm -f "$file"
+  file=$scratch/out
+  said=$(in_work bundle create -q "$file" "refs/reconciler/done/$4" "^$5" 2>&1) ||
     blame "cannot bundle the work in $work" "$said"
-  }
   printf 'S bundle %s\n' "$(($(wc -c <"$file")))"
   cat "$file" && rm -f "$fleet/left/${work##*/}"
-  rm -f "$file"
   ;;
 push) # FLEET KEY ID COMMIT; stdin: repository, URL, ref, commit that it holds now ("" for none), a line each; a bundle
   enter "$2" "$3" "$4"
@@ -711,20 +702,16 @@ push) # FLEET KEY ID COMMIT; stdin: repository, URL, ref, commit that it holds n
   unset GIT_CONFIG_GLOBAL GIT_CONFIG_NOSYSTEM
   export GIT_ALTERNATE_OBJECT_DIRECTORIES="\"$mirror/objects\":$borrowed" GIT_ALLOW_PROTOCOL=file:https:http:ssh
   said=$(run_git --git-dir="$new/.git" -c push.gpgSign=false -c push.recurseSubmodules=no push -q --no-verify \
-    --no-follow-tags "--force-with-lease=$ref:$expected" -- "$url" "$5:$ref" 2>&1 </dev/null) || {
-    rm -rf "$new"
-    refuse "$said"
-  }
-  rm -rf "$new"
+    --no-follow-tags "--force-with-lease=$ref:$expected" -- "$url" "$5:$ref" 2>&1 </dev/null) || refuse "$said"
   printf 'S pushed\n'
   ;;
 ls) # FLEET
   enter "$2"
   find spare -type d -path 'spare/*/*' -prune -mtime +7 -exec rm -rf {} + 2>/dev/null # nobody took them for a week
   printf 'S\n'
-  for work in "$fleet"/work/*; do
+  for work in "$fleet"/work/* "$fleet"/scratch/*; do
     [ -e "$work" ] && printf '%s\n' "${work##*/}"
-  done
+  done | sort -u
   exit 0
   ;;
 sizes) # FLEET KEY...
@@ -739,14 +726,14 @@ rm) # FLEET KEY...
   shift 2
   unfetched=
   for key in "$@"; do
-    work=$fleet/work/$key left=$fleet/left/$key
+    work=$fleet/work/$key scratch=$fleet/scratch/$key left=$fleet/left/$key
     if [ -f "$left" ] && [ ! -h "$left" ] && IFS= read -r commit <"$left"; then
       case $commit in *[!0-9a-f]*) ;; *) unfetched="$unfetched$key $commit
 " ;; esac
     fi
     rm -rf "$left"
-    keep_spare >/dev/null 2>&1 && continue
-    rm -rf "$work" 2>/dev/null || { chmod -R u+rwx "$work" && rm -rf "$work"; } || refuse "cannot remove $work; see whose files are in it"
+    keep_spare >/dev/null 2>&1
+    remove "$work" "$scratch" || refuse "cannot remove $work; see whose files are in it"
   done
   printf 'S removed\n%s' "$unfetched"
   ;;

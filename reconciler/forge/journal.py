@@ -26,7 +26,7 @@ from reconciler.core.bounded import BoundedDict
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.forge import Hint
 from reconciler.core.times import parse_time
-from reconciler.files import parse_json, replace_atomically, replace_durably, sync_folder
+from reconciler.files import make_folder, parse_json, replace_atomically, replace_durably, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class Journal:
 
     def _append(self, line: bytes) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             is_new = not self._path.exists()
             if not is_new and self._path.stat().st_size > _LARGEST:
                 replace_durably(self._path, b"".join(map(_line, self._last)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from reconciler.core.notifications.book import Book
-from reconciler.files import replace_durably
+from reconciler.files import make_folder, replace_durably
 from reconciler.git.repository import Repository
 from reconciler.store.presence import fleet_file
 
@@ -40,5 +40,5 @@ class BookFile:
 
     def write(self, book: Book) -> None:
         """Write the book; it is on disk when this returns. Raises OSError."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         replace_durably(self._path, book.model_dump_json(exclude_defaults=True).encode())

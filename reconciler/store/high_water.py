@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from reconciler.core.errors import Conflict, Refused, Rewound, Unavailable
-from reconciler.files import parse_json, replace_atomically, replace_durably
+from reconciler.files import make_folder, parse_json, replace_atomically, replace_durably
 from reconciler.git.process import printable_error
 from reconciler.git.remote import push_ref
 from reconciler.git.repository import Repository
@@ -303,8 +303,7 @@ class HighWaterMarks:
     async def _move(self, kind: LineKind, branch: str, commit: str) -> None:
         ref = f"{_LOCAL}/{kind}/{branch}"
         if self._read_ref(ref) != commit:
-            with suppress(Unavailable):  # the data folder has it, and the next commit tries again
-                await self._repository.git.run("update-ref", ref, commit)
+            await self._point(ref, commit)
         if self._repository.address:
             await self._push(kind, branch, commit)
 
@@ -324,8 +323,14 @@ class HighWaterMarks:
             return  # of another reconciler's, or of a remote that is away: the next one tries again
         else:
             self.publish_error = ""
-            with suppress(Unavailable):
-                await self._repository.git.run("update-ref", theirs, commit)
+            await self._point(theirs, commit)
+
+    async def _point(self, ref: str, commit: str) -> None:
+        """Let a ref of ours be at a commit; one that is damaged goes first, as git moves no such ref."""
+        with suppress(Unavailable, OSError):  # the data folder has it, and the next commit tries again
+            if self._read_ref(ref) is None:
+                self._repository.git_dir.joinpath(ref).unlink(missing_ok=True)
+            await self._repository.git.synced().run("update-ref", ref, commit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +369,7 @@ def pause_after(took: float) -> float:
 def _replace(path: Path, content: bytes, *, is_durable: bool) -> None:
     """Replace a file; a folder in its place goes aside. Raises Unavailable if it has to be durable."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         if path.is_dir():
             path.rename(path.with_suffix(f".damaged-{os.getpid()}"))
         (replace_durably if is_durable else replace_atomically)(path, content)

@@ -31,7 +31,9 @@ _PATIENCE = 0.05
 _STALE_AFTER = 20
 """Polls after which an unchanged lock file is taken for that of a dead process."""
 _KEEP = b"fast-import"
-"""Content of our `.keep` files; those of a fetch or of a person differ."""
+"""Content of our `.keep` files, of which a loss of power may have left less; those of a fetch differ."""
+_FIRST = "refs/reconciler/first"
+"""Where the first batch of a branch is until it is on the disk."""
 
 
 class Writer:
@@ -90,11 +92,12 @@ class Writer:
         async with self._turn:
             if self._repository.may_be_checked_out(self._ref):
                 await self._respect_checkouts()
-            ids = (
-                await self._write_signed(head, changes, self._signatures)
-                if self._signatures
-                else (await asyncio.to_thread(self._write, head, changes))
-            )
+            if self._signatures:
+                ids = await self._write_signed(head, changes, self._signatures)
+            elif head is None:
+                ids = await self._write_first(changes)
+            else:
+                ids = await asyncio.to_thread(self._write, head, changes)
             # Looked at afterwards: fast-import only warns when it could not move the ref.
             if self.head != ids[-1]:
                 await self._explain(head, ids)
@@ -103,11 +106,27 @@ class Writer:
             self._upkeep = asyncio.create_task(self.tidy())
         return ids
 
+    async def _write_first(self, changes: Sequence[Change]) -> Sequence[str]:
+        """
+        Write the first batch beside the branch, and make the branch once that is on the disk.
+
+        There is no mark yet by which a batch that was cut off by a loss of power could be told from a loss.
+        """
+        git, beside = self._repository.git, f"{_FIRST}/{self._ref.removeprefix('refs/heads/')}"
+        ids = await asyncio.to_thread(self._send_beside, beside, changes)
+        await asyncio.to_thread(partial(self._sync, is_new=True))
+        await git.synced().attempt("update-ref", self._ref, ids[-1], "0" * len(ids[-1]))
+        await git.attempt("update-ref", "-d", beside)
+        await asyncio.to_thread(partial(self._sync, is_new=True))
+        return ids
+
     async def _write_signed(
         self, head: str | None, changes: Sequence[Change], signatures: BatchSignatures
     ) -> Sequence[str]:
         """Write the changes beside the branch, sign the last commit, and only then move the branch to it."""
         ids = await asyncio.to_thread(self._stream_through, head, signatures.announced(changes))
+        if head is None:
+            await asyncio.to_thread(partial(self._sync, is_new=True))
         signed = await signatures.sign(ids[-1], head)
         if self._stream is not None:
             self._stream.go_on_from(signed)
@@ -179,17 +198,25 @@ class Writer:
                 self._expect(head)
         return self._send_afresh(head, changes)
 
-    def _send_afresh(self, head: str | None, changes: Sequence[Change]) -> Sequence[str]:
+    def _send_beside(self, ref: str, changes: Sequence[Change]) -> Sequence[str]:
+        self._expect(None)
+        ids = self._send_afresh(None, changes, ref)
+        self._close_stream()
+        return ids
+
+    def _send_afresh(
+        self, head: str | None, changes: Sequence[Change], beside: str | None = None
+    ) -> Sequence[str]:
         repository = self._repository
         _remove_left_keeps(repository.git_dir)
-        signatures = self._signatures
+        beside = self._signatures.ref if self._signatures else beside
         self._stream = FastImport(
             repository.git,
             repository.git_dir,
-            signatures.ref if signatures else self._ref,
+            beside or self._ref,
             head,
             keep_open=[self._lock],
-            force=signatures is not None,
+            force=beside is not None,
         )
         try:
             return _send(self._stream, changes)
@@ -288,7 +315,7 @@ def _remove_left_keeps(git_dir: Path) -> None:
     """
     for keep in (git_dir / "objects" / "pack").glob("pack-*.keep"):
         with suppress(FileNotFoundError):
-            if keep.read_bytes() == _KEEP:
+            if _KEEP.startswith(keep.read_bytes()):
                 _remove(keep)
 
 

@@ -584,6 +584,17 @@ async def test_nothing_is_acknowledged_that_is_not_on_record(office):
         await office.acquire()
 
 
+async def test_no_report_is_acknowledged_that_is_not_on_record(office):
+    await office.push(pulled("a"))
+    await office.acquire()
+    office.stage.state.refuse += [Unavailable("the disk is full")]
+
+    with pytest.raises(Unavailable, match="the disk is full"):
+        await office.say("a")
+
+    assert office.phases("a") == ["created", "assigned"]
+
+
 async def test_who_waits_when_the_reconciler_ends_is_told(stage):
     async with at_work(stage) as office:
         await office.push()

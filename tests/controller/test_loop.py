@@ -280,6 +280,7 @@ async def test_specs_that_cannot_be_read_stop_nothing(stage):
     stage.dispatch.hold = True
     stage.specs.push(make_desired(make_task("a"), make_task("b")))
     await stage.run("started")
+    before = dict(stage.state.statuses)
 
     stage.specs.broken = True
     loop = stage.loop()
@@ -290,7 +291,8 @@ async def test_specs_that_cannot_be_read_stop_nothing(stage):
     await task
 
     assert stage.dispatch.stopped == []
-    assert all(status.phase is Phase.RUNNING for status in stage.state.statuses.values())
+    assert stage.state.statuses == before
+    assert {status.phase for status in before.values()} == {Phase.RUNNING}
 
 
 async def test_a_quiet_fleet_writes_nothing(stage):

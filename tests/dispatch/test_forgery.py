@@ -329,8 +329,7 @@ async def test_no_hook_of_the_agents_runs_while_its_work_is_validated(world):
 
 
 GUESSED = """
-python3 -c 'import os, sys
-for number in range(4000): os.symlink(sys.argv[1], f"{os.getcwd()}.new.{os.getpid() + number}")' "$evil"
+mkdir -p ../../scratch && ln -s "$evil/.." "../../scratch/${PWD##*/}" && ln -s "$evil" "$evil/../new"
 """
 ELSEWHERE = """
 git worktree add -q ../../tree -b tree

@@ -5,12 +5,15 @@ What sweeping takes from a host and from our logs, and what it leaves.
 import asyncio
 import contextlib
 import os
+import shutil
 from datetime import timedelta
 
 import pytest
 
 from reconciler.core.model.runs import FailureClass
+from reconciler.core.model.specs import Host
 from reconciler.core.model.status import Phase
+from reconciler.dispatch.local import LocalTransport
 from tests import processes
 from tests.dispatch.world import (
     LOCAL,
@@ -120,15 +123,36 @@ async def test_failed_runs_go_for_want_of_room_the_oldest_first(world):
     assert left == [(names, 3), (names[:1], 1), ([], 0)]
 
 
-async def test_half_made_workspaces_go_with_their_run_and_not_before(world):
+async def test_what_a_step_that_was_killed_had_on_its_way_goes_with_its_run_and_not_before(world):
     await world.carry_out(world.order("true", run="web/a.g1.a1"))
-    work = world.data / "host/f1/work"
-    for name in ("web+a.g1.a1.new.12", "web+a.g1.a1.in.3", "web+b.g1.a1.new.4"):
-        (work / name).mkdir()
+    scratch = world.data / "host/f1/scratch"
+    for name in ("web+a.g1.a1", "web+b.g1.a1"):
+        (scratch / name).mkdir()
+        (scratch / name / "out.lock").touch()
 
     await sweep(world, needs_of("web/a.g1.a1"))
 
-    assert workspaces(world) == ["web+a.g1.a1", "web+a.g1.a1.in.3", "web+a.g1.a1.new.12"]
+    assert sorted(path.name for path in scratch.iterdir()) == ["web+a.g1.a1"]
+
+
+async def test_nothing_is_beside_the_workspaces_at_any_moment_that_a_sweep_could_take_for_one(world):
+    tools = world.folder / "tools"
+    tools.mkdir()
+    for name in ("git", "cat", "mv", "wc"):
+        (tools / name).write_text(
+            f"#!/bin/sh\nls '{world.data}/host/f1/work' >>'{world.journal}' 2>/dev/null\n"
+            f'exec {shutil.which(name)} "$@"\n'
+        )
+        (tools / name).chmod(0o755)
+    env = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
+    world.transport = LocalTransport(world.data / "host", env)
+    far = Host(name="far", address="127.0.0.1", workdir=".")
+
+    for host in (LOCAL, far):
+        await world.carry_out(world.order("echo x >x", run="web/a.g1.a1", host=host, validation=("true",)))
+        await sweep(world, needs_of())
+
+    assert set(world.noted) == {"web+a.g1.a1"}
 
 
 async def test_any_number_of_runs_is_swept(world):

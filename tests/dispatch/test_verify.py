@@ -312,7 +312,6 @@ def test_what_is_kept_of_a_check_belongs_to_its_run():
 
     assert run_of(key.replace("/", "+")) == RUN
     assert run_of(f"{key.replace('/', '+')}.r1v") == RUN
-    assert run_of(f"{key.replace('/', '+')}.new.77") == RUN
 
 
 # --- Without a repo -------------------------------------------------------------

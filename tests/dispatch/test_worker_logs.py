@@ -83,6 +83,7 @@ async def test_a_disk_that_cannot_be_written_to_is_for_later(folder):
 async def test_nothing_is_acknowledged_before_it_is_safe(folder, monkeypatch):
     """A piece that is there already is synced again: that may be what failed."""
     synced = []
+    folder.mkdir(exist_ok=True)
 
     def sync(descriptor: int) -> None:
         place = Path(f"/proc/self/fd/{descriptor}").readlink()

@@ -4,7 +4,8 @@ Failpoints: the reconciler, ended by `os._exit` before or after a side effect th
 A failpoint is a function of the program by its place; a child process wraps it and runs
 a command. Nothing of it is in the program. The children are forked from one process that
 has imported everything, which spares each of them a start of Python:
-`python failpoints.py` reads a line of JSON for each.
+`python failpoints.py` reads a line of JSON for each. What serves for long has a process
+of its own: `python failpoints.py GROUP NUMBER before|after ARGUMENTS...`.
 """
 
 import inspect
@@ -39,7 +40,7 @@ class Failpoint:
     """Only calls whose arguments, as text, have this."""
 
 
-POINTS: Sequence[Failpoint] = (
+RUN_POINTS: Sequence[Failpoint] = (
     Failpoint("take the lease", "store.leader:LeaderLease.take"),
     Failpoint("fetch", "git.repository:Repository.fetch"),
     Failpoint("parse", "specs.source:SpecSource.read"),
@@ -59,23 +60,68 @@ POINTS: Sequence[Failpoint] = (
     Failpoint("bring back", "dispatch.repos:CodeRepository.receive"),
     Failpoint("push branch", "dispatch.repos:CodeRepository._push"),
     Failpoint("commit the end", "store.state:StateBranch._record", "event=Completed("),
-    Failpoint("open pull request", "forge.writer:ForgeWriter._open"),
-    Failpoint("merge", "forge.writer:ForgeWriter._try_to_merge"),
-    Failpoint("acknowledge", "controller.leases:WorkerLeases.settle"),
     Failpoint("clean up workspaces", "dispatch.workspace:Workspaces.remove"),
     Failpoint("clean up runs", "dispatch.runs:Runs.remove"),
     Failpoint("release the lease", "store.leader:LeaderLease.release"),
 )
+FORGE_POINTS: Sequence[Failpoint] = (
+    Failpoint("keep the webhook", "forge.journal:Journal.add"),
+    Failpoint("settle the webhook", "forge.journal:Journal.complete"),
+    Failpoint("take up the issue", "store.bot_commits:BotCommitter.put"),
+    Failpoint("commit review_pending", "store.state:StateBranch._record", "event=Submitted("),
+    Failpoint("open pull request", "forge.writer:ForgeWriter._open"),
+    Failpoint("write its text", "forge.writer:ForgeWriter._write_text"),
+    Failpoint("label", "forge.writer:ForgeWriter._set_phase"),
+    Failpoint("set a commit status", "forge.writer:ForgeWriter.commit_status"),
+    Failpoint("commit the pull request", "store.state:StateBranch._record", "event=PullRequestOpened("),
+    Failpoint("commit the review", "store.state:StateBranch._record", "event=ChangesRequested("),
+    Failpoint("merge", "forge.writer:ForgeWriter._merge"),
+    Failpoint("commit the merge", "store.state:StateBranch._record", "event=Completed("),
+    Failpoint("comment", "forge.writer:ForgeWriter.upsert_comment"),
+    Failpoint("close the issue", "forge.writer:ForgeWriter._close_issue"),
+)
+AGENT_POINTS: Sequence[Failpoint] = (
+    Failpoint("take", "controller.leases:WorkerLeases.acquire"),
+    Failpoint("commit assigned", "store.state:StateBranch._record", "event=Assigned("),
+    Failpoint("hand out", "controller.leases:WorkerLeases.settle", "LeaseRequest("),
+    Failpoint("begin", "controller.leases:WorkerLeases.submit", "claim=None"),
+    Failpoint("commit running", "store.state:StateBranch._record", "event=Started("),
+    Failpoint("heartbeat", "controller.leases:WorkerLeases.heartbeat"),
+    Failpoint("keep the log", "dispatch.worker_logs:AgentLogs.append"),
+    Failpoint("report", "controller.leases:WorkerLeases.submit", "claim=Claim("),
+    Failpoint("commit the report", "store.state:StateBranch._record", "event=Reported("),
+    Failpoint("verify", "dispatch.dispatcher:Dispatcher.verify"),
+    Failpoint("commit the end", "store.state:StateBranch._record", "event=Completed("),
+    Failpoint("acknowledge", "controller.leases:WorkerLeases.settle", "claim=Claim("),
+)
+GROUPS: Mapping[str, Sequence[Failpoint]] = {
+    "run": RUN_POINTS,
+    "forge": FORGE_POINTS,
+    "agents": AGENT_POINTS,
+}
+
+
+def armed_command(group: str, point: Failpoint | None, when: When, *args: str) -> list[str]:
+    """Return a command of the program that ends at a failpoint, if there is one."""
+    if point is None:
+        return [sys.executable, "-m", "reconciler", *args]
+    return [sys.executable, __file__, group, str(GROUPS[group].index(point)), when, *args]
 
 
 def arm(point: Failpoint, when: When) -> None:
     """End this process at its next call of the failpoint."""
+    owner, name = find(point)
+    setattr(owner, name, _failing(getattr(owner, name), point.about, when))
+
+
+def find(point: Failpoint) -> tuple[Any, str]:
+    """Return what has the function of a failpoint, and its name there."""
     module, _, path = point.place.partition(":")
     owner: Any = import_module(f"reconciler.{module}")
     *above, name = path.split(".")
     for step in above:
         owner = getattr(owner, step)
-    setattr(owner, name, _failing(getattr(owner, name), point.about, when))
+    return owner, name
 
 
 def _failing(real: Callable[..., Any], about: str, when: When) -> Callable[..., Any]:
@@ -126,7 +172,7 @@ class Forks:
 
     def start(self, *args: str, point: Failpoint | None = None, when: When = "before") -> int:
         """Start a command, with a failpoint perhaps; return its process id."""
-        armed = [POINTS.index(point), when] if point else None
+        armed = [RUN_POINTS.index(point), when] if point else None
         line = {"args": args, "cwd": str(self._cwd), "env": dict(self._env), "told": str(self._told)}
         self._process.stdin.write(json.dumps({**line, "armed": armed}) + "\n")
         self._process.stdin.flush()
@@ -166,9 +212,15 @@ def _carry_out(order: Mapping[str, Any]) -> None:
     sys.argv = ["reconciler", *order["args"]]
     if order["armed"]:
         number, when = order["armed"]
-        arm(POINTS[number], when)
+        arm(RUN_POINTS[number], when)
+    import_module("reconciler.cli.main").main()
+
+
+def _run_armed(group: str, number: str, when: When, *args: str) -> None:
+    arm(GROUPS[group][int(number)], when)
+    sys.argv = ["reconciler", *args]
     import_module("reconciler.cli.main").main()
 
 
 if __name__ == "__main__":
-    _serve_forks()
+    _run_armed(*sys.argv[1:]) if sys.argv[1:] else _serve_forks()
