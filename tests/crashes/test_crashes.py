@@ -36,7 +36,7 @@ def crashed(kind: str, fleet: CrashFleet) -> Sequence[Row]:
     )
 
 
-@pytest.mark.timeout(900 if HOW else 120)
+@pytest.mark.timeout(900 if HOW else 300)
 @pytest.mark.parametrize("kind", ["local", pytest.param("ssh", marks=needs_sshd)])
 def test_a_reconciler_that_dies_after_any_side_effect_loses_nothing_and_starts_nothing_twice(kind, tmp_path):
     with FLEETS[kind](tmp_path) as fleet:
@@ -45,7 +45,7 @@ def test_a_reconciler_that_dies_after_any_side_effect_loses_nothing_and_starts_n
     assert [str(row) for row in rows if row.outcome != GOOD] == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_server_that_dies_as_it_opens_a_pull_request_opens_one(tmp_path):
     points = [point for point in FORGE_POINTS if point.name == "open pull request"]
 
@@ -54,7 +54,7 @@ def test_a_server_that_dies_as_it_opens_a_pull_request_opens_one(tmp_path):
     assert [str(row) for row in rows if row.outcome != GOOD] == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_server_that_dies_as_it_answers_a_worker_gives_the_same_answer_again(tmp_path):
     points = [point for point in AGENT_POINTS if point.name in {"hand out", "acknowledge"}]
 

@@ -30,7 +30,7 @@ def can_trace() -> bool:
 
 
 @pytest.mark.skipif(not can_trace(), reason="strace is not there, or may not look into processes")
-@pytest.mark.timeout(3600 if HOW else 120)
+@pytest.mark.timeout(3600 if HOW else 300)
 async def test_whatever_a_disk_keeps_all_that_was_acknowledged_is_there_and_the_next_start_works(
     tmp_path, monkeypatch
 ):
