@@ -42,6 +42,16 @@ FILES = {
 }
 
 
+def test_the_lowest_versions_that_are_allowed_are_those_that_are_tested():
+    lowest = pins((ROOT / ".ci/lowest.txt").read_text())
+
+    for asked in roots(["test"]):
+        for floor in (each for each in asked.specifier if each.operator == ">="):
+            assert str(lowest[canonicalize_name(asked.name)].specifier) in {
+                f"=={floor.version}{zeros}" for zeros in ("", ".0", ".0.0")
+            }, asked.name
+
+
 def roots(extras: list[str]) -> list[Requirement]:
     """Return what pyproject.toml asks for with some extras, and to build without isolation."""
     project = PROJECT["project"]
