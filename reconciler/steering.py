@@ -9,6 +9,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from reconciler.controller.ports import FleetView
+from reconciler.controller.whole import status_anywhere, whole_desired
 from reconciler.core.edits import (
     HOST_EDITS,
     TASK_EDITS,
@@ -85,8 +86,8 @@ class Steering:
         """
 
         def decide(file: File) -> FieldChanges | str:
-            spec, status = read_spec_of(TaskSpec, name, self._path(name), file), self._view.statuses.get(name)
-            return answering(name, spec, status, text, question)
+            spec = read_spec_of(TaskSpec, name, self._path(name), file)
+            return answering(name, spec, status_anywhere(self._view, name), text, question)
 
         return await self._edit("task", "answer", name, person=person, reason=reason, decide=decide)
 
@@ -116,14 +117,14 @@ class Steering:
     def _decided(self, kind: Kind, verb: str, name: str, file: File) -> FieldChanges | str:
         if kind == "task" and verb in TASK_EDITS:
             spec = read_spec_of(TaskSpec, name, self._path(name), file)
-            return TASK_EDITS[verb](name, spec, self._view.statuses.get(name))
+            return TASK_EDITS[verb](name, spec, status_anywhere(self._view, name))
         if kind == "host" and verb in HOST_EDITS:
             return HOST_EDITS[verb](name, read_spec(HostSpec, _path(kind, name), file))
         raise UsageError(f"{verb!r} is nothing that can be done to a {kind}")
 
     def _path(self, task: str) -> str:
         """Return where the spec of a task is: in its own file, or in that of its campaign."""
-        spec = self._view.desired.tasks.get(task)
+        spec = whole_desired(self._view).tasks.get(task)
         return _path("campaign", spec.campaign) if spec and spec.campaign else _path("task", spec_owner(task))
 
     def removals(self) -> Sequence[str]:
@@ -155,7 +156,8 @@ class Steering:
             check_name(name)
         except ValueError as error:
             raise UsageError(str(error)) from None
-        if name in self._view.desired.tasks or name in self._view.desired.broken:
+        desired = whole_desired(self._view)
+        if name in desired.tasks or name in desired.broken:
             raise UsageError(f"there is a task {name} already; choose another name")
         return await self._check(_path("task", name), text)
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from reconciler.controller.ports import FleetView, SpecWriter
+from reconciler.controller.whole import whole_desired
 from reconciler.core.errors import Conflict, NotNow, Problem, SpecError, UsageError
 from reconciler.core.model.specs import TaskDefaults
 from reconciler.core.names import check_name
@@ -75,7 +76,7 @@ class Proposals:
             check_name(name)
         except ValueError as error:
             raise UsageError(str(error)) from None
-        desired = self._view.desired
+        desired = whole_desired(self._view)
         if name in desired.tasks or name in desired.broken:
             raise NotNow(f"there is a task {name} already; choose another name")
 

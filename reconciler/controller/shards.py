@@ -64,16 +64,22 @@ class ShardedSpecs:
             try:
                 self._owners = await self._taken(whole, on_record, owners)
             except (Unavailable, Conflict, Refused) as error:
-                self._stay(error)
+                self._stay(error, on_record)
             else:
                 self._whole, self._view = whole, self._viewed(whole, on_record, self._owners)
         return self._view
 
-    def _stay(self, error: Exception) -> None:
-        """Go on with what was read last. Raises Unavailable if nothing was."""
+    def _stay(self, error: Exception, on_record: Collection[str]) -> None:
+        """
+        Go on with what was read last. Raises Unavailable if nothing was.
+
+        The fleet may be divided already, though we were not told: others may take what is not on record.
+        """
         self._is_settled = False
         if not self._whole.revision:
             raise Unavailable(f"which tasks are this shard's cannot be agreed on: {error}") from error
+        if self._owners is None:
+            self._view = shard_view(self._whole, self._shard, on_record)
         log.warning("no new task is taken and no change of specs is acted on, runs go on: %s", error)
 
     @property

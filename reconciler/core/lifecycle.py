@@ -5,9 +5,9 @@ The table lists every legal transition; `transition` is the
 only place that assigns a phase.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import Any
 
 from reconciler.core.errors import IllegalTransition
@@ -53,6 +53,7 @@ from reconciler.core.model.status import (
     Failure,
     OnHost,
     Phase,
+    Predecessor,
     Question,
     Reason,
     ReviewState,
@@ -62,6 +63,7 @@ from reconciler.core.model.status import (
     Waiting,
     question_id,
 )
+from reconciler.core.names import moved_name
 from reconciler.core.text import head
 from reconciler.core.variants import round_mode
 
@@ -711,7 +713,24 @@ def _spec_changed(event: SpecChanged, status: Status) -> StatusChanges:
 
 @_changes.register
 def _renamed(event: Renamed, status: Status) -> StatusChanges:
-    return {"attempt": max(status.attempt, event.attempt)}
+    return {"attempt": max(status.attempt, event.attempt), **_moved_variants(event, status)}
+
+
+def _moved_variants(event: Renamed, status: Status) -> StatusChanges:
+    """Return what names variants of a task, which move with it."""
+    moved = partial(moved_name, old=event.old, new=event.task)
+    choice, run = status.choice, status.run
+    return {
+        "choice": choice and choice.model_copy(update={"variant": moved(choice.variant)}),
+        "questions": tuple(
+            each.model_copy(update={"options": tuple(map(moved, each.options))}) for each in status.questions
+        ),
+        "run": run and run.model_copy(update={"predecessors": _with_names(run.predecessors, moved)}),
+    }
+
+
+def _with_names(predecessors: Iterable[Predecessor], moved: Callable[[str], str]) -> tuple[Predecessor, ...]:
+    return tuple(each.model_copy(update={"task": moved(each.task)}) for each in predecessors)
 
 
 @_changes.register

@@ -77,7 +77,7 @@ def variant_name(task: str, number: int) -> str:
 
 def variant_of(name: str) -> tuple[str, int] | None:
     """Return the task that a name is a variant of, and which; None if it is none."""
-    match = _VARIANT.match(name)
+    match = _VARIANT.match(name) if "@" in name else None
     return (match["task"], int(match["number"])) if match else None
 
 
@@ -85,6 +85,12 @@ def spec_owner(name: str) -> str:
     """Return the task in whose file a task is: itself, or that which it is a variant of."""
     variant = variant_of(name)
     return variant[0] if variant else name
+
+
+def moved_name(name: str, old: str, new: str) -> str:
+    """Return what a variant is called after its task has got another name; any other name as it is."""
+    variant = variant_of(name)
+    return variant_name(new, variant[1]) if variant and variant[0] == old else name
 
 
 def check_task_name(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from reconciler.core.model.specs import Desired, ShardSpec, Task
 from reconciler.core.model.status import Observed, Status
-from reconciler.core.names import DEFAULT_SHARD
+from reconciler.core.names import DEFAULT_SHARD, spec_owner, variant_of
 from reconciler.core.renames import IDENTITIES, has_spec, renames
 
 LIMITS = ("max_running", "limits", "daily_budget")
@@ -145,7 +145,7 @@ def _waits(
             looks[owner.generation] = name
         elif not status.removed:
             looks |= {getattr(status, identity): name for identity in IDENTITIES}
-    for name, task in ours.items():
+    for name, task in ours.items():  # variants are like their task, and wait with it
         old = next((looks[each] for each in (task.generation, task.work) if each in looks), None)
         if old is not None:
             yield name, f"may be {old} of shard {gone[old].shard}, moved: that shard has not looked yet"
@@ -169,8 +169,8 @@ class Homes:
     """
     Homes: the owner of each task, and where one that nobody owns goes: to its folder's shard.
 
-    One whose dependencies, or others of whose campaign, have an owner goes to
-    that: what waits for each other is planned by one party.
+    One whose dependencies, or others of whose campaign or file (a task and its
+    variants), have an owner goes to that: what waits for each other is planned by one party.
     """
 
     def __init__(self, desired: Desired, owners: Owners) -> None:
@@ -182,6 +182,9 @@ class Homes:
             for name, campaign in desired.campaigns.items()
             for task in campaign.tasks
             if task in owners.tasks
+        }
+        self._families = {
+            spec_owner(name): owner.shard for name, owner in owners.tasks.items() if variant_of(name)
         }
 
     def of(self, name: str) -> str:
@@ -199,8 +202,12 @@ class Homes:
         return self._homes[name]
 
     def _home(self, name: str, needed: Sequence[str]) -> str:
-        if name in self._owners.tasks:
-            return self._owners.tasks[name].shard
+        parent = spec_owner(name)
+        for each in (name, parent):
+            if each in self._owners.tasks:
+                return self._owners.tasks[each].shard
+        if parent in self._families:
+            return self._families[parent]
         task = self._desired.tasks.get(name)
         campaign = task.campaign if task else None
         if campaign in self._campaigns:

@@ -147,6 +147,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             marks=marks,
             meter=meter,
             signing_key=settings.signing_key,
+            elsewhere=registry.past_attempts,
         )
         lease, presence, me = await _acquire_leader_lease(
             stack,

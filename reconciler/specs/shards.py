@@ -89,7 +89,11 @@ def shared_by_shards(
         for adapter in _adapters(task):
             by_adapter[adapter].add(home)
     for repo in shared.repos.values():
-        yield from _split(f"specs/repos/{repo.name}.yaml", repo, by_repo[repo.name])
+        path = f"specs/repos/{repo.name}.yaml"
+        yield from _split(path, repo, by_repo[repo.name])
+        if repo.merge == "queue" and len(by_repo[repo.name]) > 1:
+            why = f"is one line, and tasks of {', '.join(sorted(by_repo[repo.name]))} would wait in one each"
+            yield path, Mistake(("merge",), f"{why}: give the repo to one shard, or take `when_approved`")
     for each in shared.adapters.values():
         yield from _split(f"specs/adapters/{each.name}.yaml", each, by_adapter[each.name])
     for account in shared.accounts.values():
@@ -102,8 +106,9 @@ def _adapters(task: Task) -> Iterator[str]:
     yield task.adapter
     if task.fallback and task.fallback.adapter:
         yield task.fallback.adapter
-    if task.review_by:
-        yield task.review_by.adapter
+    for other in (task.review_by, task.judge):
+        if other and other.adapter:
+            yield other.adapter
 
 
 def _hosts(shared: "SharedSpecs", account: Account) -> Iterator[Host]:

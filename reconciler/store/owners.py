@@ -21,6 +21,7 @@ from reconciler.git.remote import push
 from reconciler.git.repository import Repository
 from reconciler.store.commits import commit_changes, commit_tree
 from reconciler.store.high_water import HighWaterMarks
+from reconciler.store.history import last_transitions
 from reconciler.store.layout import status_paths
 from reconciler.store.records import Records
 from reconciler.store.statuses import load_status
@@ -113,6 +114,8 @@ class OwnersBranch(OwnersReader):
         self._shard = shard
         self._committer = committer
         self._marks = marks
+        self._past: dict[str, int] = {}
+        self._past_heads: dict[str, str] = {}
         self.is_shared = repository.address is not None
         """Whether the fleet is on a remote, which several reconcilers can share."""
 
@@ -205,6 +208,25 @@ class OwnersBranch(OwnersReader):
         }
         contents = await present(self._repository, list(wanted))
         return dict(wanted[key] for key, content in contents.items() if content is not None)
+
+    async def past_attempts(self, names: Collection[str]) -> Mapping[str, int]:
+        """Return the last attempts by other shards, by name, of tasks that they ever had; it reads on."""
+        if self.head is None:
+            return {}
+        branch = self._repository.ref(self._state_branch)
+        listed = await self._repository.git.run(
+            "for-each-ref", "--format=%(refname) %(objectname)", branch, f"{branch}-*"
+        )
+        heads = dict(line.split() for line in listed.decode().splitlines())
+        heads.pop(state_branch_of(branch, self._shard), None)
+        for ref in [ref for ref, head in heads.items() if head != self._past_heads.get(ref)]:
+            before = self._past_heads.get(ref)
+            last = await last_transitions(
+                self._repository, f"{before}..{heads[ref]}" if before else heads[ref]
+            )
+            self._past |= {name: max(n, self._past.get(name, 0)) for name, n in last.attempts.items()}
+            self._past_heads[ref] = heads[ref]
+        return {name: self._past[name] for name in names if name in self._past}
 
     async def all_recorded(self, shards: Iterable[str]) -> Mapping[str, Owner]:
         """Return what other shards have on record: to begin anew where the branch was lost."""

@@ -5,7 +5,7 @@ State branch: read and written by its single writer.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -41,6 +41,9 @@ _LAST_PUSH = 0.25
 _FOUNDING = 3
 """Attempts to record the fleet's id while others write to the same branch."""
 
+PastAttempts = Callable[[Collection[str]], Awaitable[Mapping[str, int]]]
+"""Return the last attempts by name."""
+
 
 class StateBranch:
     """
@@ -66,6 +69,7 @@ class StateBranch:
         revision: Callable[[], str],
         marks: HighWaterMarks | None = None,
         meter: Meter = UNREAD_METER,
+        elsewhere: PastAttempts | None = None,
     ) -> None:
         self.ref = repository.ref(branch)
         """Of the branch, where it is read from."""
@@ -75,6 +79,7 @@ class StateBranch:
         self._revision = revision
         self._marks = marks
         self._meter = meter
+        self._elsewhere = elsewhere
         self._records = Records(repository, branch)
         self._turn = asyncio.Lock()
         self._head: str | None = None
@@ -96,6 +101,7 @@ class StateBranch:
         marks: HighWaterMarks | None = None,
         meter: Meter = UNREAD_METER,
         signing_key: Path | None = None,
+        elsewhere: PastAttempts | None = None,
     ) -> Self:
         """
         Become the writer of the state branch, and make it at the first start.
@@ -103,12 +109,15 @@ class StateBranch:
         `token` draws the fleet's id, `clock` dates the commit that records it,
         `revision` names the commit of the specs in force when something is
         committed, `marks` remember what was acknowledged, `meter` is told of
-        pushes that were refused, `signing_key` signs what is written. Raises UsageError if
+        pushes that were refused, `signing_key` signs what is written, `elsewhere` tells of
+        attempts on the records of other shards. Raises UsageError if
         the branch cannot be ours (another writer, checked out), Rewound if it
         went back, Unavailable if the remote does not answer.
         """
         writer = await Writer.open(repository, branch, signing_key)
-        state = cls(repository, branch, writer, revision=revision, marks=marks, meter=meter)
+        state = cls(
+            repository, branch, writer, revision=revision, marks=marks, meter=meter, elsewhere=elsewhere
+        )
         try:
             await state._drop_torn_batch()
             state.fleet_id = await state._create(FleetIdentity(id=token()), clock())
@@ -165,8 +174,10 @@ class StateBranch:
     async def past_attempts(self, names: Collection[str]) -> Mapping[str, int]:
         """Return the last attempt on record by name; see `controller.ports.State.past_attempts`."""
         async with self._turn:
-            attempts = (await self._recall()).attempts
-        return {name: attempts[name] for name in names if name in attempts}
+            own = (await self._recall()).attempts
+        others = await self._elsewhere(names) if self._elsewhere else {}
+        attempts = {name: max(own.get(name, 0), others.get(name, 0)) for name in names}
+        return {name: attempt for name, attempt in attempts.items() if attempt}
 
     async def last_commits(self) -> Mapping[str, str]:
         """Return the commit of the last transition of every task; no commit under way is waited for."""

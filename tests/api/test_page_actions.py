@@ -2,6 +2,8 @@
 What people ask for from a page: commits in their name, and nobody else's.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from reconciler.core.errors import Problem
@@ -10,6 +12,7 @@ from reconciler.core.model.runs import Report, Verdict
 from reconciler.core.model.specs import Host
 from reconciler.core.model.status import OnHost, Reason, Waiting
 from reconciler.core.planning.plan import Plan, prune_digest
+from reconciler.core.views import Elsewhere
 from tests.api.test_pages import Outline
 from tests.fakes import START, make_task
 
@@ -215,6 +218,19 @@ async def test_a_question_is_shown_where_a_person_is_needed_and_is_answered_on_t
     assert world_with_question.editor.texts["specs/tasks/web/a.yaml"].endswith(
         'answer: {to: q1-1, text: "B,\\nbecause it is new."}\n'
     )
+    assert world_with_question.editor.commits == [("boss", "Answer web/a\n")]
+
+
+async def test_a_question_of_a_task_of_another_shard_is_answered_too(world_with_question, clients):
+    controller = world_with_question.controller
+    others = Elsewhere(shard="b", desired=controller.desired, statuses=dict(controller.statuses))
+    controller.elsewhere = lambda: others
+    controller.statuses.clear()
+    controller.desired = replace(controller.desired, tasks={})
+
+    answer = await act(clients["boss"], "/act/tasks/web/a", verb="answer", question="q1-1", text="B")
+
+    assert answer.status_code == 303
     assert world_with_question.editor.commits == [("boss", "Answer web/a\n")]
 
 

@@ -10,6 +10,7 @@ import pytest
 from reconciler.api.proposals import Proposals
 from reconciler.core.errors import NotNow, UsageError
 from reconciler.core.model.specs import FleetSpec
+from reconciler.core.views import Elsewhere
 from reconciler.git.repository import Repository
 from reconciler.specs.edit import edit
 from reconciler.store.bot_commits import BotCommitter
@@ -103,6 +104,14 @@ async def test_a_proposal_leads_nowhere_else(proposals, name):
 
 async def test_a_task_that_is_there_is_not_proposed_anew(proposals):
     proposals._view.desired = make_desired(make_task("web/idea"))
+
+    with pytest.raises(NotNow, match="there is a task"):
+        await proposals.propose(asked(), "jeeves")
+
+
+async def test_nothing_is_proposed_in_place_of_a_task_of_another_shard(proposals):
+    others = Elsewhere(shard="b", desired=make_desired(make_task("web/idea")))
+    proposals._view.elsewhere = lambda: others
 
     with pytest.raises(NotNow, match="there is a task"):
         await proposals.propose(asked(), "jeeves")

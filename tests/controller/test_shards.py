@@ -15,9 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from reconciler.controller.shards import ShardedSpecs
 from reconciler.core.errors import Conflict, Unavailable
 from reconciler.core.events import Assigned
-from reconciler.core.model.specs import FleetSpec, Host, ShardSpec
-from reconciler.core.names import DEFAULT_SHARD
+from reconciler.core.model.specs import FleetSpec, Host, Repo, ShardSpec
+from reconciler.core.names import DEFAULT_SHARD, spec_owner
 from reconciler.core.shards import Owner, Owners
+from reconciler.core.variants import variants_of
 from tests.fakes import FakeSpecs, make_desired, make_task
 from tests.strategies import World
 
@@ -125,7 +126,7 @@ def fleet_of(folders, tasks):
         if shard != DEFAULT_SHARD:
             shards.setdefault(shard, []).append(folder)
     fleet = FleetSpec(shards={name: ShardSpec(tasks=tuple(each)) for name, each in shards.items()})
-    return make_desired(*tasks, fleet=fleet, hosts=hosts)
+    return make_desired(*tasks, fleet=fleet, hosts=hosts, repos={"shop": Repo(name="shop", url="/shop")})
 
 
 class Fleet:
@@ -133,16 +134,25 @@ class Fleet:
 
     def __init__(self, folders) -> None:
         self.remote, self.made, self.tasks, self.folders = Remote(), 0, {}, dict(folders)
+        self.variants: dict[str, int] = {}
         self.push()
         self.all = {shard: Reconciler(self.remote, shard) for shard in SHARDS}
 
     def push(self):
-        tasks = [make_task(name, id_, goal="Do it.", script=id_) for name, id_ in self.tasks.items()]
-        self.remote.specs.append(fleet_of(self.folders, tasks))
+        tasks = [self.task(name, id_) for name, id_ in self.tasks.items()]
+        variants = [variant for task in tasks for variant in variants_of(task)]
+        self.remote.specs.append(fleet_of(self.folders, [*tasks, *variants]))
 
-    def add(self, folder):
+    def task(self, name, id_):
+        count = self.variants.get(id_, 0)
+        more = {"repo": "shop", "variants": count, "judge": "person"} if count else {}
+        return make_task(name, id_, goal="Do it.", script=id_, **more)
+
+    def add(self, folder, variants=0):
         self.made += 1
-        self.tasks[f"{folder}/t{self.made}"] = f"{self.made:040x}"
+        id_ = f"{self.made:040x}"
+        self.tasks[f"{folder}/t{self.made}"] = id_
+        self.variants |= {id_: variants} if variants else {}
         self.push()
 
     def move(self, name, folder):
@@ -170,7 +180,14 @@ class Fleet:
     def starts(self):
         """Return how often each task was given a run, whatever it was called."""
         steps = [step for one in self.all.values() for step in one.world.history]
-        return Counter(step.after.generation for step in steps if isinstance(step.event, Assigned))
+        begun = [step for step in steps if isinstance(step.event, Assigned)]
+        return Counter(step.after.generation + step.task[len(spec_owner(step.task)) :] for step in begun)
+
+    def wanted(self):
+        """Return what `starts` has once everything that is asked for was started."""
+        for id_ in self.tasks.values():
+            count = self.variants.get(id_, 0)
+            yield from (f"{id_}@{number}" for number in range(1, count + 1)) if count else (id_,)
 
     def where(self):
         """Return the shard that has each task on record."""
@@ -292,6 +309,34 @@ def test_a_task_on_the_record_of_another_shard_is_not_taken_whoever_is_said_to_o
     assert fleet.remote.owners[-1].tasks["x/t1"].shard == "a"
 
 
+def test_a_task_that_moves_takes_its_variants_along_and_one_that_is_added_goes_where_they_are():
+    fleet = divided()
+    fleet.add("x", variants=2)
+    fleet.reconcile("a")
+    fleet.move("x/t2", "y")
+    fleet.variants[fleet.tasks["y/t2"]] = 3
+    fleet.push()
+
+    for shard in ("b", "a", "b", "a"):
+        fleet.reconcile(shard)
+
+    assert fleet.where() == dict.fromkeys(("x/t1", "y/t2", "y/t2@1", "y/t2@2", "y/t2@3"), "a")
+    assert set(fleet.starts().values()) == {1}
+
+
+def test_while_it_is_not_sure_that_the_fleet_is_divided_nothing_that_others_may_take_is_started():
+    fleet = Fleet({})
+    fleet.add("x")
+    fleet.reconcile(DEFAULT_SHARD, looks=False)  # it cannot write its record
+    fleet.folders |= DIVIDED
+    fleet.push()
+
+    fleet.reconcile(DEFAULT_SHARD, fault="after")
+    fleet.reconcile("a")
+
+    assert fleet.where() == {"x/t1": "a"}
+
+
 def test_a_fleet_at_rest_moves_no_owner():
     fleet = divided()
     for shard in SHARDS:
@@ -317,9 +362,9 @@ class Sharded(RuleBasedStateMachine):
 
     # --- What people do ---
 
-    @rule(folder=st.sampled_from(FOLDERS))
-    def add_a_task(self, folder):
-        self.fleet.add(folder)
+    @rule(folder=st.sampled_from(FOLDERS), variants=st.sampled_from((0, 0, 2)))
+    def add_a_task(self, folder, variants):
+        self.fleet.add(folder, variants)
 
     @rule(data=st.data(), folder=st.sampled_from(FOLDERS))
     def move_a_task(self, data, folder):
@@ -369,6 +414,11 @@ class Sharded(RuleBasedStateMachine):
         names = Counter(name for record in self.fleet.remote.records.values() for name in record)
         assert all(count == 1 for count in names.values()), names
 
+    @invariant()
+    def a_task_and_its_variants_are_on_one_record(self):
+        homes = {(spec_owner(name), shard) for name, shard in self.fleet.where().items()}
+        assert len(homes) == len(dict(homes)), homes
+
     def teardown(self):
         """Let everybody look until nothing happens; then no task was forgotten."""
         if not hasattr(self, "fleet"):
@@ -380,7 +430,7 @@ class Sharded(RuleBasedStateMachine):
             for shard in SHARDS:
                 self.all_goes_well(shard)
         self.no_task_was_started_twice()
-        assert set(fleet.tasks.values()) <= fleet.starts().keys()
+        assert set(fleet.wanted()) <= fleet.starts().keys()
         for shard, one in fleet.all.items():
             assert fleet.remote.owners[-1].names(shard) >= one.world.statuses.keys()
 

@@ -314,13 +314,33 @@ def test_a_task_with_its_variants_is_one_removal():
     assert not [name for name, wait in what.waiting.items() if wait.reason is Reason.APPROVAL]
 
 
-def test_a_moved_file_moves_its_variants_too():
+def moved_to_b(spec, statuses):
+    """Return what becomes of the statuses when the file is moved, and what is begun and ended then."""
+    moved = spec.model_copy(update={"name": "b"})
+    what = plan(fleet(moved), Observed(statuses), NOW)
+    acts = [action for action in what.actions if isinstance(action, StartRun | StopRun)]
+    return fold(statuses, what.events)[0], acts
+
+
+def test_the_variants_of_a_moved_file_go_on_under_its_new_name():
     spec = task(judge="wise")
-    moved = make_task("b", spec.generation, repo="shop", variants=2, retries=0, judge="wise")
+    before = at(spec, PASSED, RUNS)
 
-    what = plan(fleet(moved), Observed(at(spec, PASSED, RUNS)), NOW)
+    after, acts = moved_to_b(spec, before)
 
-    assert {"b", "b@1", "b@2"} <= fold(at(spec, PASSED, RUNS), what.events)[0].keys()
+    assert after.keys() == {"b", "b@1", "b@2"}
+    assert [after[f"b@{number}"].run for number in (1, 2)] == [before[f"a@{number}"].run for number in (1, 2)]
+    assert not acts
+
+
+def test_a_choice_among_the_variants_of_a_moved_file_is_one_among_those_of_its_new_name():
+    spec = task(judge="person")
+    asked = at(spec, PASSED, PASSED)
+    asked |= fold(asked, planned(spec, asked).events)[0]
+    chosen = at(spec, PASSED, PASSED, choice=VariantChoice(variant="a@2", by="ann", reason="neat"))
+
+    assert {*moved_to_b(spec, asked)[0]["b"].question.options} == {"b@1", "b@2"}
+    assert moved_to_b(spec, chosen)[0]["b"].choice.variant == "b@2"
 
 
 @pytest.mark.parametrize("judge", [None, "wise", "person"])

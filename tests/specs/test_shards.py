@@ -88,6 +88,22 @@ SHARED = [
         "max_running: each shard counts for itself, and tasks of default, web use this: make one for each",
     ),
     (
+        {
+            "specs/repos/r.yaml": f"{GOOD['specs/repos/r.yaml']}merge: queue\nvalidation: make\nforge: {{api: 'https://example.org/api/v1', repo: a/b, token: {{env: T}}}}\n",
+            "specs/tasks/web/a.yaml": f"{WORK}repo: r\n",
+            "specs/tasks/other.yaml": f"{WORK}repo: r\n",
+        },
+        "merge: is one line, and tasks of default, web would wait in one each: give the repo to one shard, or take `when_approved`",
+    ),
+    (
+        {
+            "specs/adapters/wise.yaml": "command: [wise, '{mode}', '{prompt}']\nprompt: argument\nplan: --look\nmax_running: 1\n",
+            "specs/tasks/web/a.yaml": f"{WORK}repo: r\nvariants: 2\njudge: wise\n",
+            "specs/tasks/other.yaml": "goal: x\nadapter: wise\n",
+        },
+        "max_running: each shard counts for itself, and tasks of default, web use this: make one for each",
+    ),
+    (
         {"specs/accounts/c.yaml": f"provider: p\nadapters: [script]\n{BUDGET}"},
         "daily_budget: each shard counts for itself, and tasks of default, shop, web use this: make one for each",
     ),

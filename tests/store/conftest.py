@@ -2,6 +2,7 @@ import os
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -75,9 +76,11 @@ async def open_state(open_repository):
     """Return a function that opens a state branch for writing; closed at the end, if it still is open."""
     opened: list[StateBranch] = []
 
-    async def opener(place: object, cache_dir: Path | None = None, branch: str = BRANCH) -> StateBranch:
+    async def opener(
+        place: object, cache_dir: Path | None = None, branch: str = BRANCH, **options: Any
+    ) -> StateBranch:
         repository = await (open_repository(place, cache_dir) if cache_dir else open_repository(place))
-        opened.append(await start(repository, branch))
+        opened.append(await start(repository, branch, **options))
         return opened[-1]
 
     yield opener

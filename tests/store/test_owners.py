@@ -7,7 +7,7 @@ from reconciler.core.shards import Owner, Owners
 from reconciler.store.bot_commits import bot_git
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.owners import OwnersBranch, OwnersReader
-from tests.store.world import BRANCH, created, git
+from tests.store.world import BRANCH, created, git, started
 
 A, B = Owner("a", "1" * 40), Owner("b", "2" * 40)
 
@@ -83,6 +83,24 @@ async def test_a_branch_that_went_back_is_not_believed(registry, bare):
 
     with pytest.raises(Rewound):
         await one.read()
+
+
+async def test_a_task_that_comes_back_to_another_shard_is_given_no_attempt_twice(
+    registry, open_state, bare, tmp_path
+):
+    one, url = await registry("a"), f"file://{bare}"
+    own = await open_state(url, tmp_path / "own", f"{BRANCH}-a", elsewhere=one.past_attempts)
+    state = await open_state(url, tmp_path / "state", f"{BRANCH}-b")
+    await state.commit([created("x"), started("x", 2)])
+    await one.fetch()
+    alone = await own.past_attempts(["x", "y"])
+    await one.change(None, {}, (), {"a"})  # b was given up
+    first = await own.past_attempts(["x", "y"])
+    await state.commit([started("x", 3)])
+    await one.fetch()
+
+    assert (alone, first) == ({}, {"x": 2})
+    assert await own.past_attempts(["x", "y"]) == {"x": 3}
 
 
 async def test_what_other_shards_have_on_record_is_read_whoever_owns_it(registry, open_state, bare, tmp_path):

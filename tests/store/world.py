@@ -11,7 +11,7 @@ from reconciler.core.lifecycle import Transition
 from reconciler.core.model.specs import Task
 from reconciler.core.model.status import Phase, Status
 from reconciler.git.repository import Repository
-from reconciler.store.state import StateBranch
+from reconciler.store.state import PastAttempts, StateBranch
 from tests.statuses import make_status
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -39,9 +39,19 @@ def commit(place: Path, path: str, text: str | None, message: str = "edit") -> s
     return git(place, "rev-parse", "HEAD")
 
 
-async def start(repository: Repository, branch: str = BRANCH, token: str = "0123456789ab") -> StateBranch:
+async def start(
+    repository: Repository,
+    branch: str = BRANCH,
+    token: str = "0123456789ab",
+    elsewhere: PastAttempts | None = None,
+) -> StateBranch:
     return await StateBranch.open(
-        repository, branch, token=lambda: token, clock=lambda: NOW, revision=lambda: REVISION
+        repository,
+        branch,
+        token=lambda: token,
+        clock=lambda: NOW,
+        revision=lambda: REVISION,
+        elsewhere=elsewhere,
     )
 
 
