@@ -3,7 +3,7 @@
 import pytest
 
 from reconciler.core.adapter import Adapter
-from reconciler.core.edits import answering, approving, rejecting
+from reconciler.core.edits import answering, approving, rejecting, releasing
 from reconciler.core.errors import UsageError
 from reconciler.core.events import Cancelled, Escalated, QuestionAsked, RunEnded
 from reconciler.core.forge.comments import apply_command, parse_command
@@ -247,3 +247,9 @@ def test_a_file_that_is_written_over_with_another_s_answers_no_plan_of_its_next_
     waiting = after(spec, fold(live, [ended(spec, live)])[0])["a"]
 
     assert (waiting.question.id, waiting.live_run) == ("q3-1", None)
+
+
+def test_a_task_that_is_given_back_has_its_plan_waiting_still():
+    spec = make_task("a", mode="plan", held=True)
+
+    assert releasing("a", spec, planned(task())["a"], "ok") == {"held": None}

@@ -289,12 +289,12 @@ def question_id(attempt: int, round_number: int) -> str:
     return f"q{attempt}-{round_number}"
 
 
-_ASKED = re.compile(r"q(?P<attempt>[0-9]{1,6})-[0-9]+\Z")
+_QUESTION_ID = re.compile(r"q(?P<attempt>[0-9]{1,6})-[0-9]+\Z")
 
 
 def asking_attempt(question: str) -> int:
     """Return the attempt whose round asked a question of this id; 0 if it is no such id."""
-    match = _ASKED.match(question)
+    match = _QUESTION_ID.match(question)
     return int(match["attempt"]) if match else 0
 
 
