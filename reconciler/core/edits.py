@@ -146,11 +146,15 @@ def attaching(name: str, spec: TaskSpec, status: Status | None) -> FieldChanges 
 
 
 def releasing(name: str, spec: TaskSpec, status: Status | None, text: str = "") -> FieldChanges | str:
-    """Give a task back to its agent, with a text that says what was done."""
+    """
+    Give a task back to its agent, with a text that says what was done.
+
+    A plan or a choice that waits goes on waiting: neither is decided by what is said in passing.
+    """
     if not spec.held:
         return f"{name} is not held"
     question = status.question if status else None
-    if question is None:
+    if question is None or question.kind != "question":
         return {"held": None}
     answer = harmless(text).strip()[:ANSWER_LENGTH] or GIVEN_BACK
     return {"held": None, "answer": {"to": question.id, "text": answer}}

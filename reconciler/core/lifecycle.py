@@ -61,6 +61,7 @@ from reconciler.core.model.status import (
     Session,
     Status,
     Waiting,
+    asking_attempt,
     question_id,
 )
 from reconciler.core.names import moved_name
@@ -432,12 +433,22 @@ def _assigned(event: Assigned, status: Status) -> StatusChanges:
         "session": status.session_at(on.host, spec.adapter, event.account) if on else None,
         **_identity(spec),
         "began_at": status.began_at or event.origin.at,
-        "attempt": status.attempt + 1,
+        "attempt": next_attempt(spec, status),
         "waiting": None,
         "opinion_rounds": 0,
         "run": run,
         "not_before": None,
     }
+
+
+def next_attempt(spec: Task, status: Status) -> int:
+    """
+    Return the number of a task's next attempt: no question of it is answered in the spec already.
+
+    A file that was copied from another task's has the answer to a question of that one.
+    """
+    answered = asking_attempt(spec.answer.to) if spec.answer else 0
+    return max(status.attempt, answered) + 1
 
 
 def _continued(event: Assigned, status: Status) -> StatusChanges:

@@ -35,7 +35,7 @@ from reconciler.core.text import one_line
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.merging import MergeConflict
 from reconciler.dispatch.proofs import Proofs
-from reconciler.dispatch.protocol import folder_name, is_check, is_removal, round_of, run_of
+from reconciler.dispatch.protocol import folder_name, is_agent, is_check, is_removal, round_of, run_of
 from reconciler.dispatch.removal import RemovalHooks
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import ON_RETRY, StepFailed
@@ -278,6 +278,12 @@ class Dispatcher:
         kept.update(needs.open, self._followed_runs, *lingering)
         kept |= {run for run in map(run_of, (*states, *names)) if needs.is_of_damaged(run)}
         kept |= await self._failed_with_room(host_session, names, needs)
+        followed = needs.live | self._followed_runs
+        await host_session.workspaces.discard(
+            run_id
+            for run_id in states
+            if is_agent(run_id) and run_of(run_id) in kept - followed and run_id not in alive
+        )
         gone = [name for name in names if run_of(name) not in kept]
         over = [run_id for run_id in states if run_of(run_id) not in kept]
         hooked = await self._put_away(host, host_session, gone, needs)

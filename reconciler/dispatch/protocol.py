@@ -123,6 +123,12 @@ def round_of(run_id: str) -> str:
     return run_id.rstrip("bdev")
 
 
+def is_agent(run_id: str) -> bool:
+    """Return whether a run is that of an agent."""
+    match = RUN_ID.match(run_id)
+    return match is not None and match["commit"] is None and not match["part"]
+
+
 def is_removal(run_id: str) -> bool:
     """Return whether a run is of hooks before the removal of a workspace."""
     match = RUN_ID.match(run_id)

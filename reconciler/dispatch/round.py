@@ -314,11 +314,11 @@ class Round:
         """
         Remove the files of the round from its host.
 
-        If that does not answer, they go when the work is taken up, or with the workspace.
+        If that does not answer, they go when the work is taken up, or at the next sweep.
         """
         if not self.order.files:
             return
-        discard = partial(self.host_session.workspaces.discard, self.order)
+        discard = partial(self.host_session.workspaces.discard, [self._agent])
         try:
             await retry_until_reachable(discard, patience=0)
         except StepFailed as error:
@@ -608,6 +608,9 @@ class Round:
     ) -> Report:
         await self._clear(self._validation, await self._stat(self._validation))
         declared = await self._declared(mask) if may_declare(verdict) else None
+        if self.order.mode == "plan" and self.repository is not None:
+            undo = partial(self.host_session.workspaces.undo, self.order, self.repository)
+            await retry_until_reachable(undo, doing=self._works_on("takes back what a plan left"))
         if self.order.mode != "work":
             return Report(verdict=verdict, base_commit=prepared.base, declared=declared)
         if declared or verdict.outcome == "failed":

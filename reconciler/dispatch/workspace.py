@@ -97,12 +97,12 @@ class Workspaces:
         """
         keep = "keep" if order.keeps_work else ""
         if repository is None:
-            lines = _lines(order.adapter.name, "", "", "", "", "", keep)
+            lines = _lines(order.adapter.name, "", "", "", "", "", keep, order.mode)
             return self._prepared((await self._call("prepare", *_names(order), stdin=lines)).decode())
         newest = await repository.newest()
         commit = newest if order.start_from is None else await repository.starting_point(order.start_from)
         mirror, upstream = self._mirror(repository), repository.repo.base
-        lines = _lines(order.adapter.name, mirror, order.branch, commit, upstream, newest, keep)
+        lines = _lines(order.adapter.name, mirror, order.branch, commit, upstream, newest, keep, order.mode)
         commits = (commit, newest)
         return self._prepared(
             await self._call_fed(
@@ -120,9 +120,19 @@ class Workspaces:
         lines = "".join(f"{text.count(chr(10))} {path}\n{text}" for path, text in files.items())
         await self._call("write", *_names(order), stdin=lines.encode())
 
-    async def discard(self, order: RunRequest) -> None:
-        """Remove the files of a round. Raises Refused and Unavailable."""
-        await self._call("discard", *_names(order))
+    async def discard(self, agents: Iterable[str]) -> None:
+        """Remove the files of rounds, by the ids of their agents. Raises Refused and Unavailable."""
+        for some in batches(agents):
+            await self._call("discard", *some)
+
+    async def undo(self, order: RunRequest, repository: CodeRepository) -> None:
+        """
+        Take back all that a round did to a workspace which it found clean, commits too.
+
+        Doing it again changes nothing. Raises StepFailed, Refused and Unavailable.
+        """
+        lines = _lines(order.adapter.name, self._mirror(repository), order.branch)
+        await self._call("undo", *_names(order), stdin=lines)
 
     async def take_up(self, order: RunRequest, repository: CodeRepository) -> Collected | Unfinished:
         """

@@ -4,7 +4,8 @@
 #   find    FLEET KEY ID          a workspace as it is
 #   prepare FLEET KEY ID          make the workspace of a run, or clean it for its next round
 #   write   FLEET KEY ID          write the files that a round has, outside of git
-#   discard FLEET KEY ID          remove them
+#   discard FLEET ID...           remove those of rounds
+#   undo    FLEET KEY ID          take back all that a round did which began in a clean workspace
 #   take    FLEET KEY ID          commit what the agent of a round left uncommitted, or say what it left unfinished
 #   bundle  FLEET KEY ID BASE     the commits of a round that the base does not have, as a git bundle
 #   push    FLEET KEY ID COMMIT   push the commit of a round to its branch from here
@@ -20,6 +21,7 @@
 #   FLEET/work/KEY         the workspace: a repository of its own, so that no agent can touch another's
 #   FLEET/spare/NAME.git/KEY  a work tree of that repo which nobody has: to fill it anew is quicker than an empty folder
 #   FLEET/runs/ID/files    files of that round which are not in its workspace
+#   FLEET/runs/ID/began    commit with which that round began, if it is to be taken back
 #   FLEET/runs/ID/written  paths of those that are
 #   FLEET/runs/ID/claim    there once the agent of that round was started
 #   FLEET/runs/ID/unfinished   there if it left something unfinished, which the next round goes on with
@@ -166,6 +168,25 @@ answer_ready() { # base
 
 clean() { # what the agent did is committed; what lies around is of the validation
   in_work reset -q --hard && in_work clean -q -ff -d
+}
+
+note_begin() { # of a round that is to be taken back; not if a person left something there
+  mkdir -p "$run" && rm -rf "$run/began" || return 1
+  [ -z "$(in_work status --porcelain | sed 1q)" ] || return 0
+  in_work rev-parse -q --verify 'HEAD^{commit}' >"$run/began"
+}
+
+go_back() { # commit: that and what git ignores is all that stays
+  for at in MERGE_HEAD MERGE_MSG CHERRY_PICK_HEAD REVERT_HEAD BISECT_LOG BISECT_START rebase-merge rebase-apply sequencer worktrees; do
+    rm -rf "$work/.git/$at"
+  done
+  printf 'ref: refs/heads/%s\n' "$branch" >"$work/.git/HEAD.new" && mv -f "$work/.git/HEAD.new" "$work/.git/HEAD" &&
+    in_work for-each-ref --format='delete %(refname)' | grep -v -e '^delete refs/remotes/' -e '^delete refs/reconciler/' |
+    in_work update-ref --stdin &&
+    in_work update-ref "refs/heads/$branch" "$1" || return 1
+  rm -rf "$work/.git/index" # it may say of files that they are to be taken for unchanged
+  clean || { open_up && clean; } || return 1
+  rm -rf "$work/.git/logs" # what was left behind there is meant to be
 }
 
 is_unfinished() { # whether the round before this one left something that this one is to finish
@@ -538,8 +559,9 @@ is_tracked() { # path in the workspace, of a file or a folder
   [ -d "$work/.git" ] && [ -n "$(in_work ls-files -- ":(top,literal)$1" | sed 1q)" ]
 }
 
-has_link() { # base path -> $target; whether a folder on the way to it is a link: $target is that then
+has_link() { # base path -> $target; whether it, or a folder on the way to the path, is a link: $target is that then
   target=$1 rest=$2
+  [ ! -h "$target" ] || return 0
   while [ "$rest" != "${rest#*/}" ]; do
     target=$target/${rest%%/*} rest=${rest#*/}
     [ ! -h "$target" ] || return 0
@@ -553,6 +575,10 @@ exclude_file() { # path in the workspace: it is never committed, and it is remov
   [ ! -d "$work/.git" ] || { mkdir -p "$work/.git/info" && printf '/%s\n' "$1" >>"$work/.git/info/exclude"; }
 }
 
+is_ignored() { # path in the workspace; an agent that adds all it has would commit one that is not
+  [ ! -d "$work/.git" ] || in_work check-ignore -q --no-index -- "$1"
+}
+
 write_file() { # lines path; stdin has those lines
   case $2 in
   '{files}/'*) base=$run/files at=${2#*/} ;;
@@ -564,7 +590,10 @@ write_file() { # lines path; stdin has those lines
   ! has_link "$base" "$at" || unfit "file $2: ${target#"$base/"} is a link here; name the folder that it leads to"
   [ -h "$target" ] || [ ! -d "$target" ] || unfit "file $2: there is a folder of that name; choose another"
   mkdir -p "${target%/*}" 2>/dev/null || unfit "file $2: cannot make its folder: a file has the name of that, or nobody may write there"
-  [ "$base" != "$work" ] || exclude_file "$at" || refuse "cannot write to $run and $work/.git; $room"
+  if [ "$base" = "$work" ]; then
+    exclude_file "$at" || refuse "cannot write to $run and $work/.git; $room"
+    is_ignored "$at" || unfit "file $2: a .gitignore here takes it in again (\`!\`), so that it would be committed; choose another path, or {files}/${2##*/}"
+  fi
   left=$1
   while [ "$left" -gt 0 ] && IFS= read -r line; do
     printf '%s\n' "$line"
@@ -587,10 +616,10 @@ find) # FLEET KEY ID; no stdin
   enter "$2" "$3" "$4"
   answer_as_it_is
   ;;
-prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), branch, commit, base branch, its newest commit, whether to leave what lies there, a line each; a bundle
+prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), branch, commit, base branch, its newest commit, whether to leave what lies there, mode, a line each; a bundle
   enter "$2" "$3" "$4"
   begin_step
-  for field in name mirror branch commit upstream newest keep; do IFS= read -r "$field" || refuse 'short'; done
+  for field in name mirror branch commit upstream newest keep mode; do IFS= read -r "$field" || refuse 'short'; done
   if [ -f "$run/claim" ] || [ -f "${run}v/claim" ]; then # nothing is touched any more
     cat >/dev/null
     answer_as_it_is
@@ -614,7 +643,19 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
     said=$(create_work 2>&1) || refuse "cannot make $work: $said; $room"
   fi
   said=$(set_upstream "$upstream" "$newest" 2>&1) || blame "cannot write refs/remotes/origin/$upstream in $work" "$said"
+  [ "$mode" != plan ] || note_begin || refuse "cannot write to $run; $room"
   answer_ready "$commit"
+  ;;
+undo) # FLEET KEY ID; stdin: name of the agent, repository, branch, a line each
+  enter "$2" "$3" "$4"
+  begin_step
+  for field in name mirror branch; do IFS= read -r "$field" || refuse 'short'; done
+  if [ -f "$run/began" ] && IFS= read -r commit <"$run/began"; then
+    take_back
+    said=$(go_back "$commit" 2>&1) || blame "cannot take back what a plan left in $work" "$said"
+    rm -f "$run/began"
+  fi
+  printf 'S undone\n'
   ;;
 write) # FLEET KEY ID; stdin: for each file a line "LINES PATH", then its lines; a path with {files}/ is not in the workspace
   enter "$2" "$3" "$4"
@@ -624,9 +665,13 @@ write) # FLEET KEY ID; stdin: for each file a line "LINES PATH", then its lines;
   while IFS=' ' read -r lines path; do write_file "$lines" "$path"; done
   printf 'S written\n'
   ;;
-discard) # FLEET KEY ID; no stdin
-  enter "$2" "$3" "$4" # beside any step: it would only be ended, and begun again
-  discard_files
+discard) # FLEET ID...; no stdin
+  enter "$2" # beside any step: it would only be ended, and begun again
+  shift 2
+  for id; do
+    run=$fleet/runs/$id work=$fleet/work/${id%.r*}
+    discard_files
+  done
   printf 'S discarded\n'
   ;;
 take) # FLEET KEY ID; stdin: name of the agent, repository, number of paths to leave out, those paths, a line each; the message

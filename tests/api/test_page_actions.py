@@ -241,6 +241,29 @@ async def test_who_may_only_look_is_told_how_to_answer(world_with_question, clie
     assert "<textarea" not in page.text
 
 
+@pytest.mark.parametrize(
+    ("kind", "command", "buttons"),
+    [
+        ("plan", "reconciler approve web/a<", ("Approve", "Reject")),
+        ("choice", "reconciler choose web/a NUMBER<", ("web/a@1", "web/a@2")),
+    ],
+)
+async def test_a_plan_and_a_choice_are_answered_by_buttons_and_told_by_their_own_commands(
+    world_with_task, clients, kind, command, buttons
+):
+    head = {"task": "web/a", "origin": Origin(START, "it happened")}
+    run, report = "web/a.g1.a1", Report(verdict=Verdict(outcome="success"))
+    put, options = world_with_task.controller.put, buttons if kind == "choice" else ()
+    put(Assigned(**head, run=run, holder=OnHost(host="local"), spec=make_task("web/a")))
+    put(QuestionAsked(**head, run=run, question="So?", report=report, kind=kind, options=options))
+
+    seen, mine = [await clients[name].get("/tasks/web/a") for name in ("watcher", "boss")]
+
+    assert command in seen.text
+    assert all(f"<button>{button}</button>" in mine.text for button in buttons)
+    assert ('<textarea id="answer-text"' in mine.text) == (kind == "plan")
+
+
 @pytest.mark.parametrize("name", ["watcher", "jeeves", "nobody"])
 async def test_who_is_no_admin_answers_nothing(world_with_question, clients, name):
     answer = await act(clients[name], "/act/tasks/web/a", verb="answer", question="q1-1", text="B")

@@ -3,12 +3,12 @@
 import pytest
 
 from reconciler.core.adapter import Adapter
-from reconciler.core.edits import answering, approving, rejecting
+from reconciler.core.edits import answering, approving, rejecting, releasing
 from reconciler.core.errors import UsageError
 from reconciler.core.events import Cancelled, Escalated, QuestionAsked, RunEnded
 from reconciler.core.forge.comments import apply_command, parse_command
 from reconciler.core.lifecycle import fold, transition
-from reconciler.core.model.runs import Declaration, Report, Verdict
+from reconciler.core.model.runs import Declaration, Report, Verdict, read_run_key
 from reconciler.core.model.specs import FleetSpec
 from reconciler.core.model.status import Observed, Phase
 from reconciler.core.plans import MOST_PLANS, plan_answer
@@ -227,3 +227,29 @@ def test_commands_and_comments_approve_and_reject_a_plan_and_nothing_else():
         approving("a", spec, plain)
     with pytest.raises(UsageError, match="asks nothing"):
         approving("a", spec, None)
+
+
+@pytest.mark.parametrize("text", ["approve", "reject"])
+def test_an_answer_in_a_file_that_was_copied_from_another_task_s_answers_no_plan(text):
+    spec = make_task("a", mode="plan", answer={"to": "q1-1", "text": text})
+
+    waiting = after(spec, planned(spec))["a"]
+
+    assert (waiting.question.id, waiting.live_run, waiting.phase) == ("q2-1", None, Phase.CREATED)
+    assert (waiting.attempt, read_run_key(waiting.run_key)) == (2, ("a", 2))
+
+
+def test_a_file_that_is_written_over_with_another_s_answers_no_plan_of_its_next_attempt():
+    settled = {"a": planned(task())["a"].model_copy(update={"phase": Phase.COMPLETED, "questions": ()})}
+    spec = make_task("a", goal="Other.", mode="plan", answer={"to": "q2-1", "text": "yes"})
+    live = after(spec, settled)
+
+    waiting = after(spec, fold(live, [ended(spec, live)])[0])["a"]
+
+    assert (waiting.question.id, waiting.live_run) == ("q3-1", None)
+
+
+def test_a_task_that_is_given_back_has_its_plan_waiting_still():
+    spec = make_task("a", mode="plan", held=True)
+
+    assert releasing("a", spec, planned(task())["a"], "ok") == {"held": None}

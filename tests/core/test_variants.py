@@ -24,7 +24,7 @@ from reconciler.core.events import (
 )
 from reconciler.core.lifecycle import fold
 from reconciler.core.model.runs import Report, Verdict
-from reconciler.core.model.specs import FleetSpec, Host, Repo
+from reconciler.core.model.specs import FleetSpec, Host, Repo, Requester
 from reconciler.core.model.status import Observed, Phase, Reason, VariantChoice
 from reconciler.core.planning.incremental import Planner
 from reconciler.core.planning.plan import StartRun, StopRun
@@ -374,3 +374,26 @@ def _ended(spec, name, status):
     )
     own = next(each for each in (spec, *variants_of(spec)) if each.name == name)
     return fold({name: status}, [next_event(own, status, fact, NOW, FleetSpec())])[0][name]
+
+
+def test_a_choice_that_a_person_makes_names_that_person():
+    spec = task(judge="person")
+    statuses = after(spec, at(spec, PASSED, PASSED))
+    told = task(judge="person", answer={"to": statuses["a"].question.id, "text": "2"})
+    desired = replace(fleet(told), askers={"a": Requester(person="alice", message="")})
+
+    chosen = fold(statuses, plan(desired, Observed(statuses), NOW).events)[0]["a"].choice
+
+    assert (chosen.variant, chosen.by) == ("a@2", "alice")
+
+
+def test_after_a_judge_that_failed_a_review_round_goes_on_with_no_run_of_a_variant():
+    spec = task(judge="wise", review="merge")
+    statuses = judging(spec)
+    asked = fold(statuses, [verdict_of(spec, statuses, "")])[0]
+    told = task(judge="wise", review="merge", answer={"to": asked["a"].question.id, "text": "2"})
+    chosen = after(told, asked)["a"]
+    taken = chosen.model_copy(update={"run": statuses["a@2"].last_run, "attempt": 1})
+
+    assert taken.run.round == 1
+    assert taken.interrupted_run is None

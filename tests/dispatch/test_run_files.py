@@ -7,8 +7,9 @@ import pytest
 from reconciler.core.adapter import FileTemplate, Secret
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import RunHooks
+from reconciler.core.model.status import Phase
 from reconciler.core.runs.command import FILES
-from tests.dispatch.world import RUN, World, git, until
+from tests.dispatch.world import RUN, World, git, needs_of, sweep, until
 
 TOKEN = "tok-0123456789abcdef"
 SERVERS = FileTemplate(
@@ -105,3 +106,64 @@ async def test_the_files_of_a_run_that_was_restarted_or_failed_are_gone_too(worl
 
     assert report.verdict.outcome == "failed"
     assert not (work / ".mcp" / "servers.json").exists()
+
+
+async def test_a_file_that_a_gitignore_takes_in_again_is_refused_before_an_agent_could_commit_it(world):
+    git(world.folder / "seed", "commit", "-q", "--allow-empty", "-m", "x")
+    (world.folder / "seed" / ".gitignore").write_text("!.npmrc\n")
+    git(world.folder / "seed", "add", ".")
+    git(world.folder / "seed", "commit", "-q", "-m", "Take it in")
+    git(world.folder / "seed", "push", "-q", str(world.code), "main")
+
+    report = await world.carry_out(world.order(world.note("agent"), files={".npmrc": SERVERS}))
+
+    assert (report.verdict.kind, world.noted) == (FailureClass.CONFIG, [])
+    assert report.verdict.message == (
+        "host local: file .npmrc: a .gitignore here takes it in again (`!`), so that it would be committed; "
+        "choose another path, or {files}/.npmrc"
+    )
+
+
+async def test_no_file_is_written_or_removed_where_an_agent_had_its_workspace_lead(world):
+    elsewhere = world.folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / ".npmrc").write_text("of a person\n")
+    moved = f'work=$PWD; cd ..; rm -rf "$work"; ln -s \'{elsewhere}\' "$work"'
+    order = world.order(moved, repo=None, files={".npmrc": SERVERS})
+
+    await world.carry_out(order)
+    later = await world.carry_out(
+        world.order(world.note("agent"), repo=None, number=2, files={".npmrc": SERVERS, "new": PLAIN})
+    )
+
+    assert later.verdict.message.endswith(" is a link here; name the folder that it leads to")
+    assert (world.noted, [path.name for path in elsewhere.iterdir()]) == ([], [".npmrc"])
+    assert (elsewhere / ".npmrc").read_text() == "of a person\n"
+
+
+@pytest.mark.parametrize("phase", [Phase.FAILED, Phase.CREATED])
+async def test_files_that_stay_of_a_run_whose_host_was_away_go_at_the_next_sweep(world, phase):
+    await world.carry_out(world.order("echo begun >begun; exit 1", files={".npmrc": PLAIN}))
+    work = world.data / "host" / "f1" / "work" / "web+fix.g12345678.a1"
+    written = world.data / "host" / "f1" / "runs" / "web+fix.g12345678.a1.r1"
+    (written / "files").mkdir()
+    (written / "written").write_text(".npmrc\n")
+    for left in (work / ".npmrc", written / "files" / "a"):
+        left.write_text(TOKEN)
+
+    await sweep(world, needs_of(RUN, phase=phase))
+
+    kept = [path for path in (world.data / "host").rglob("*") if path.is_file()]
+    assert work / "begun" in kept
+    assert [path for path in kept if TOKEN.encode() in path.read_bytes()] == []
+
+
+async def test_files_of_a_live_run_stay_at_a_sweep(world):
+    order = world.order("exit 1", files={".npmrc": PLAIN})
+    await world.carry_out(order)
+    left = world.data / "host" / "f1" / "runs" / "web+fix.g12345678.a1.r1" / "files"
+    left.mkdir()
+
+    await sweep(world, needs_of(RUN, phase=Phase.RUNNING))
+
+    assert left.exists(), "a hook after the agent may still read them"

@@ -2,6 +2,7 @@
 Observed state: where each task stands, what is known of each host.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -288,6 +289,15 @@ def question_id(attempt: int, round_number: int) -> str:
     return f"q{attempt}-{round_number}"
 
 
+_QUESTION_ID = re.compile(r"q(?P<attempt>[0-9]{1,6})-[0-9]+\Z")
+
+
+def asking_attempt(question: str) -> int:
+    """Return the attempt whose round asked a question of this id; 0 if it is no such id."""
+    match = _QUESTION_ID.match(question)
+    return int(match["attempt"]) if match else 0
+
+
 FLAT: dict[str, Mapping[str, str]] = {
     "holder": {
         "host": "assigned_host",
@@ -429,7 +439,8 @@ class Status(Frozen):
         last = self.questions[-1] if self.questions else None
         if self.run is None or self.phase is not Phase.CREATED or last is None or last.answer is None:
             return None
-        return self.run if last.id == question_id(self.attempt, self.run.round) else None
+        is_its_own = last.kind != "choice" and last.id == question_id(self.attempt, self.run.round)
+        return self.run if is_its_own else None
 
     @property
     def live_run(self) -> Run | None:

@@ -37,7 +37,7 @@ from reconciler.core.events import (
 )
 from reconciler.core.faults import OUTCOME, culprits, fault_message
 from reconciler.core.fields import format_duration
-from reconciler.core.lifecycle import Transition, fold, transition
+from reconciler.core.lifecycle import Transition, fold, next_attempt, transition
 from reconciler.core.model.runs import FailureClass, run_key
 from reconciler.core.model.specs import Desired, DesiredState, Host, Task
 from reconciler.core.model.status import (
@@ -261,7 +261,7 @@ def _with_spec_changes(
     """
     changes, steps, names = list[Event](), list[Transition](), context.names
     while names:
-        more = [attribute(context.desired, event) for event in _spec_changes(context, names)]
+        more = list(_spec_changes(context, names))
         statuses, taken = fold(context.statuses, more)
         changes += more
         steps += taken
@@ -412,6 +412,7 @@ def _spec_changes(context: PlanContext, names: AbstractSet[str]) -> Iterator[Eve
                 yield lost
             continue
         while (event := _spec_change(context, name, status)) is not None:
+            event = attribute(desired, event)  # before what follows from it: that names who asked for it
             yield event
             status = transition(status, event)
 
@@ -880,7 +881,8 @@ def _start(context: PlanContext, name: str, queue: Schedule) -> StartRun:
 
 
 def _handout(context: PlanContext, name: str, lease_request: LeaseRequest) -> StartRun:
-    spec, attempt = context.desired.tasks[name], context.statuses[name].attempt + 1
+    spec = context.desired.tasks[name]
+    attempt = next_attempt(spec, context.statuses[name])
     event = Assigned(
         task=name,
         origin=Origin(
@@ -905,7 +907,7 @@ def _start_on_host(context: PlanContext, name: str, placement: Placement) -> Sta
     is_same = status.run is not None and status.run.account == placement.account
     if is_same and goes_on(spec, status, best.host, context.observed):
         return _next_round(context, spec, status, placement)
-    attempt, start_from = status.attempt + 1, _start_commit(context, spec)
+    attempt, start_from = next_attempt(spec, status), _start_commit(context, spec)
     where = f"; it begins on {spec.start_from} ({start_from[:8]})" if start_from else ""
     machine = context.observed.machine if context.desired.hosts[best.host].is_local else None
     event = Assigned(
