@@ -17,13 +17,13 @@ _MOST_LINGERING = timedelta(seconds=5)
 class Waiter(NamedTuple):
     """Somebody who waits until what follows from facts is on record."""
 
-    tasks: frozenset[str] | None
-    """Tasks that the facts are about; None for all."""
+    tasks: frozenset[str]
+    """Tasks that the facts are about."""
     recorded: asyncio.Future[None]
 
     def is_settled(self, moved: Collection[str]) -> bool:
         """Return whether nothing follows any more, as of its tasks none moved in a round."""
-        return not moved if self.tasks is None else self.tasks.isdisjoint(moved)
+        return self.tasks.isdisjoint(moved)
 
 
 class Inbox:
@@ -91,16 +91,14 @@ class Inbox:
         self.facts += self._later
         self._later.clear()
 
-    async def wait_recorded(self, tasks: Collection[str] | None = None) -> None:
+    async def wait_recorded(self, tasks: Collection[str]) -> None:
         """
-        Wait until what follows from every fact so far is on record; of those about some tasks, if given.
+        Wait until what follows from every fact so far about some tasks is on record.
 
-        Who names them does not wait for others, of which in a busy fleet there are always some.
+        Others are not waited for: in a busy fleet there is no round without any.
         """
         self._hurry()
-        waiter = Waiter(
-            None if tasks is None else frozenset(tasks), asyncio.get_running_loop().create_future()
-        )
+        waiter = Waiter(frozenset(tasks), asyncio.get_running_loop().create_future())
         self.waiters.append(waiter)
         self.news.set()
         await waiter.recorded
