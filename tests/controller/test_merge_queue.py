@@ -329,6 +329,27 @@ async def test_a_protected_base_says_so_and_what_passed_lands_once_it_may_withou
     assert scene.world.noted == ["4", "2", "1", "3"]
 
 
+async def test_what_a_person_merges_while_the_base_takes_no_pushes_did_not_land_with_what_was_validated(
+    make_scene,
+):
+    scene = make_scene()
+    hook = scene.world.code / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    await scene.begin("t01")
+    hook.chmod(0o755)
+    scene.approve("t01")
+    await scene.says("t01", "passed, but cannot land")
+    halted = scene.status("t01").review.validated
+
+    scene.site.merge(scene.number("t01"))
+    scene.look()
+    await scene.becomes("t01", Phase.COMPLETED)
+
+    assert halted is not None
+    assert scene.status("t01").review.validated is None
+
+
 async def test_a_conflict_goes_back_to_the_agent_of_the_later_branch_once_the_first_has_landed(make_scene):
     scene = make_scene()
     scene.files = {"t01": ("t_both", "one"), "t02": ("t_both", "two")}
