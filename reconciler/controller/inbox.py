@@ -59,7 +59,7 @@ class Inbox:
         if isinstance(fact, RunSeen):
             self.emit_later(fact)
             return
-        self._hurry()
+        self._take_later()
         self.facts.append(fact)
         self.news.set()
 
@@ -85,9 +85,9 @@ class Inbox:
         """Let all facts go on record if one has waited long enough."""
         due = self.next()
         if due is not None and not now < due <= now + self.lingering:  # after a clock set back, too
-            self._hurry()
+            self._take_later()
 
-    def _hurry(self) -> None:
+    def _take_later(self) -> None:
         self.facts += self._later
         self._later.clear()
 
@@ -97,7 +97,7 @@ class Inbox:
 
         Others are not waited for: in a busy fleet there is no round without any.
         """
-        self._hurry()
+        self._take_later()
         waiter = Waiter(frozenset(tasks), asyncio.get_running_loop().create_future())
         self.waiters.append(waiter)
         self.news.set()
