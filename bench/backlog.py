@@ -87,7 +87,7 @@ async def empty_dequeue(loop: Loop, key: str) -> None:
 async def nothing(loop: Loop, _: str) -> None:
     """Let the loop look, though nothing has changed."""
     loop.inbox.notify()
-    await loop.inbox.wait_recorded()
+    await loop.inbox.wait_recorded(())
 
 
 WORK: dict[str, Callable[[Loop, str], Awaitable[None]]] = {

@@ -5,7 +5,7 @@ A push is a sign of life and nothing else; what it means for a review is read
 from the pull request.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 from reconciler.controller.cache import FleetCache
@@ -63,14 +63,14 @@ class BranchController:
 
     async def _poll(self, repo: Repo) -> None:
         with self._hints.taken(repo.name) as hints:
-            for branch, delivery in hints.items():
-                await self._look(repo, branch, delivery)
-        await self._inbox.wait_recorded()
+            looks = [await self._look(repo, branch, delivery) for branch, delivery in hints.items()]
+        await self._inbox.wait_recorded(set().union(*looks))
 
-    async def _look(self, repo: Repo, branch: str, delivery: str) -> None:
+    async def _look(self, repo: Repo, branch: str, delivery: str) -> Collection[str]:
+        """Look at a branch; return the tasks whose work is on it."""
         tasks, at = self._cache.on_branch(repo.name, branch), self._clock()
         if not tasks or repo.forge is None:
-            return
+            return ()
         head = await self._forges.branch_head(repo.forge, branch)
         for task in tasks:
             if head is not None and self._heads.get((task, branch)) != head:
@@ -78,3 +78,4 @@ class BranchController:
                 self._heads.pop((task, branch), None)
                 self._heads[task, branch] = head
         self._heads = dict(list(self._heads.items())[-_MOST_HEADS:])
+        return tasks

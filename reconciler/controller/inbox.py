@@ -17,13 +17,13 @@ _MOST_LINGERING = timedelta(seconds=5)
 class Waiter(NamedTuple):
     """Somebody who waits until what follows from facts is on record."""
 
-    tasks: frozenset[str] | None
-    """Tasks that the facts are about; None for all."""
+    tasks: frozenset[str]
+    """Tasks that the facts are about."""
     recorded: asyncio.Future[None]
 
     def is_settled(self, moved: Collection[str]) -> bool:
         """Return whether nothing follows any more, as of its tasks none moved in a round."""
-        return not moved if self.tasks is None else self.tasks.isdisjoint(moved)
+        return self.tasks.isdisjoint(moved)
 
 
 class Inbox:
@@ -59,7 +59,7 @@ class Inbox:
         if isinstance(fact, RunSeen):
             self.emit_later(fact)
             return
-        self._promote()
+        self._take_later()
         self.facts.append(fact)
         self.news.set()
 
@@ -85,22 +85,20 @@ class Inbox:
         """Let all facts go on record if one has waited long enough."""
         due = self.next()
         if due is not None and not now < due <= now + self.lingering:  # after a clock set back, too
-            self._promote()
+            self._take_later()
 
-    def _promote(self) -> None:
+    def _take_later(self) -> None:
         self.facts += self._later
         self._later.clear()
 
-    async def wait_recorded(self, tasks: Collection[str] | None = None) -> None:
+    async def wait_recorded(self, tasks: Collection[str]) -> None:
         """
-        Wait until what follows from every fact so far is on record; of those about some tasks, if given.
+        Wait until what follows from every fact so far about some tasks is on record.
 
-        Who names them does not wait for others, of which in a busy fleet there are always some.
+        Others are not waited for: in a busy fleet there is no round without any.
         """
-        self._promote()
-        waiter = Waiter(
-            None if tasks is None else frozenset(tasks), asyncio.get_running_loop().create_future()
-        )
+        self._take_later()
+        waiter = Waiter(frozenset(tasks), asyncio.get_running_loop().create_future())
         self.waiters.append(waiter)
         self.news.set()
         await waiter.recorded

@@ -189,7 +189,7 @@ class MergeQueues:
         if isinstance(step, Validate) and queue.validation is None:
             self._begin(visit, chain, step)
         self._tell(visit, chain, step)
-        await self._inbox.wait_recorded()
+        await self._inbox.wait_recorded({entry.task for entry in visit.entries})
         if isinstance(step, Land):
             await self._land(visit, chain, step)
         elif isinstance(step, Stuck):
@@ -245,6 +245,8 @@ class MergeQueues:
         commit, brought = chain.commit(step.position), visit.entries[: step.position]
         if commit not in visit.queue.ready:
             self._notify(visit.repo.name)
+            return
+        if self._view.desired.repos.get(visit.repo.name) != visit.repo:  # it may ask for other validation
             return
         if not all(self._is_validated(entry, commit) for entry in brought):
             return

@@ -221,7 +221,7 @@ def _merged(fact: MergeSeen, status: Status) -> Event | None:
         )
     else:
         origin = Origin(fact.at, f"merged into {fact.base}", cause="person")
-    return Completed(task=fact.task, origin=origin)
+    return Completed(task=fact.task, origin=origin, landed=fact.landed or None)
 
 
 def _taken(fact: VariantDelivered, status: Status, task: Task | None) -> Event | None:

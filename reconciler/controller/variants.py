@@ -84,4 +84,4 @@ class VariantController:
                 task=job.task, variant=job.variant, head=head, at=self._clock(), chosen=job.chosen
             )
             self._inbox.emit(delivered)
-        await self._inbox.wait_recorded()
+        await self._inbox.wait_recorded({job.task})

@@ -280,6 +280,8 @@ class Completed(Event):
 
     report: Report | None = None
     """Of the last round; None when a merge completed the task."""
+    landed: str | None = None
+    """Commit with which the merge queue landed the work; None if something else completed the task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

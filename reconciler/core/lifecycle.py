@@ -503,7 +503,8 @@ def _submitted(event: Submitted, status: Status) -> StatusChanges:
 
 @_changes.register
 def _completed(event: Completed, status: Status) -> StatusChanges:
-    return {**_done(status, event, event.report), "failure": None}
+    review = _with_validated(status, event.landed)
+    return {**_done(status, event, event.report), "failure": None, "review": review}
 
 
 def _done(status: Status, event: Event, report: Report | None) -> StatusChanges:

@@ -107,8 +107,8 @@ class PullRequestReader:
         """Head and base that could not be merged, and since when."""
         self._computing: MutableMapping[int, tuple[str, datetime]] = BoundedDict(_MOST_KEPT)
         """Head whose merge was declined because the forge computes, and since when."""
-        self._merged: MutableMapping[int, str] = BoundedDict(_MOST_KEPT)
-        """Head that is in the base branch though the forge does not call the pull request merged."""
+        self._merged: MutableMapping[int, tuple[str, str]] = BoundedDict(_MOST_KEPT)
+        """Head that is in the base branch though the forge does not call it merged, and with which commit."""
         self._doubtful: set[int] = set()
         """Open pull requests for which a merge may have been requested whose answer was not heard."""
 
@@ -281,7 +281,7 @@ class PullRequestReader:
             sides = f"{quote(answer.base.ref, safe='')}...{answer.head.sha}"
             comparison = await self._client.get(f"compare/{sides}", ComparisonAnswer)
             if comparison.total_commits == 0:
-                self._merged[answer.number] = answer.head.sha
+                self._merged[answer.number] = answer.head.sha, answer.head.sha
         return self.was_merged(answer)
 
     def doubt(self, number: int) -> None:
@@ -296,23 +296,23 @@ class PullRequestReader:
         """
         if self._dialect.notices_merges or answer.number not in self._doubtful:
             return False
-        if await self._is_in(answer):
-            self._merged[answer.number] = answer.head.sha
+        if commit := await self._landed_with(answer):
+            self._merged[answer.number] = answer.head.sha, commit
         self._doubtful.discard(answer.number)
         return self.was_merged(answer)
 
-    async def _is_in(self, answer: PullAnswer) -> bool:
-        """Return whether the newest commits of the base branch have what a pull request brings."""
+    async def _landed_with(self, answer: PullAnswer) -> str:
+        """Return which of the newest commits of the base branch brought a pull request; empty if none did."""
         number, page = answer.number, page_of(1, PAGE, self._dialect.size_parameter)
         query = {**self._dialect.one_commit, **page}
         base = (await self._client.get("commits", CommitsAnswer, {**query, "sha": answer.base.ref})).root
         if any(commit.sha == answer.head.sha for commit in base):
-            return True
+            return answer.head.sha
         landed = squash_of(number, base)
         if landed is None:
             own = await self._client.get(f"pulls/{number}/commits", CommitsAnswer, query)
             landed = rebase_of(own.root, base)
-        return landed is not None and await self._has_same_files(answer, landed.sha)
+        return landed.sha if landed and await self._has_same_files(answer, landed.sha) else ""
 
     async def _has_same_files(self, answer: PullAnswer, commit: str) -> bool:
         """Return whether the first files that a pull request changes are in a commit as in its head."""
@@ -335,7 +335,12 @@ class PullRequestReader:
 
     def was_merged(self, answer: PullAnswer) -> bool:
         """Return whether the commits of a pull request were found in its base branch."""
-        return bool(answer.head.sha) and self._merged.get(answer.number) == answer.head.sha
+        return bool(self.merged_with(answer))
+
+    def merged_with(self, answer: PullAnswer) -> str:
+        """Return the commit of the base branch that was found to bring a pull request; empty if none was."""
+        head, commit = self._merged.get(answer.number, ("", ""))
+        return commit if head == answer.head.sha else ""
 
     # --- Which ones --------------------------------------------------------
 

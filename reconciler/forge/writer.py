@@ -268,10 +268,10 @@ class ForgeWriter:
 
     async def _end_merged(self, detail: PullRequestDetail) -> None:
         """End a pull request whose commits are in the base branch, where the forge does not notice that."""
-        number, head, base = detail.pull.number, detail.pull.head, detail.pull.base
-        if not await self._pulls.find_in_base(detail.answer):
+        number, base = detail.pull.number, detail.pull.base
+        if not (await self._pulls.find_in_base(detail.answer) or await self._pulls.has_landed(detail.answer)):
             return
-        by_hand = {"Do": "manually-merged", "MergeCommitID": head}
+        by_hand = {"Do": "manually-merged", "MergeCommitID": self._pulls.merged_with(detail.answer)}
         try:
             await self._client.send("POST", f"pulls/{number}/merge", by_hand)
         except Declined as declined:

@@ -59,14 +59,14 @@ def test_a_clock_that_is_set_back_holds_nothing_up():
 async def test_who_waits_for_some_tasks_is_held_up_by_no_other():
     inbox = Inbox()
     some = asyncio.ensure_future(inbox.wait_recorded({"a"}))
-    every = asyncio.ensure_future(inbox.wait_recorded())
+    both = asyncio.ensure_future(inbox.wait_recorded({"a", "b"}))
     await asyncio.sleep(0)
 
     ended = []
     for moved in ({"a", "b"}, {"b"}, set()):
         inbox.release(tuple(inbox.waiters), moved)
         await asyncio.sleep(0)
-        ended.append((some.done(), every.done()))
+        ended.append((some.done(), both.done()))
 
     assert ended == [(False, False), (True, False), (True, True)]
 
@@ -76,7 +76,7 @@ async def test_who_waits_hurries_what_nobody_waited_for():
     inbox.linger(SECOND)
     inbox.emit(started("a"))
 
-    waiting = asyncio.ensure_future(inbox.wait_recorded())
+    waiting = asyncio.ensure_future(inbox.wait_recorded({"a"}))
     await asyncio.sleep(0)
 
     assert inbox.facts == [started("a")]

@@ -157,7 +157,7 @@ async def test_a_record_that_cannot_be_written_is_not_taken_for_idleness(stage):
     assert stage.state.statuses["a"].phase is Phase.COMPLETED
 
 
-async def test_hints_do_not_hurry_what_cannot_be_reached(stage):
+async def test_hints_do_not_take_later_what_cannot_be_reached(stage):
     asked = []
 
     async def read(statuses):

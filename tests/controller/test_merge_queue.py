@@ -11,6 +11,7 @@ import pytest
 
 from reconciler.controller.merge_queue import AGAIN
 from reconciler.core.errors import Unavailable
+from reconciler.core.model.specs import DesiredState
 from reconciler.core.model.status import Phase, Reason
 from tests.controller.forging import FORGE, Pushing, Scene, reviewed
 from tests.dispatch.world import World, git, until
@@ -26,8 +27,12 @@ class Queueing(Pushing):
     world: World = None
     validated: list[str] = field(default_factory=list)
     """Commits whose validation was asked for."""
+    passed: set[str] = field(default_factory=set)
+    """Those whose validation has ended."""
     before_landing: list = field(default_factory=list)
     """What happens before a push, in order."""
+    while_merging: list = field(default_factory=list)
+    """What happens while a chain is made of which all was validated, in order."""
     dies: bool = False
     """Whether the reconciler dies after a push, before it says so."""
     is_away: bool = False
@@ -36,13 +41,18 @@ class Queueing(Pushing):
         self.real = self.world.dispatcher()
 
     async def merge_chain(self, repo, heads):
-        return await self.real.merge_chain(repo, heads)
+        chain = await self.real.merge_chain(repo, heads)
+        if self.while_merging and chain.commits and self.passed.issuperset(chain.commits):
+            self.while_merging.pop(0)()
+        return chain
 
     async def validate(self, request):
         if self.is_away:
             raise Unavailable("host local: no answer")
         self.validated.append(request.commit)
-        return await self.real.validate(request)
+        checks = await self.real.validate(request)
+        self.passed.add(request.commit)
+        return checks
 
     async def end_validation(self, request):
         await self.real.end_validation(request)
@@ -238,6 +248,29 @@ async def test_an_approval_that_is_taken_back_during_the_validation_keeps_the_br
     assert scene.world.noted == ["2", "1"]
 
 
+@pytest.mark.parametrize(
+    ("task", "repo", "says"),
+    [
+        ({"desired": DesiredState.SUSPENDED}, {}, "the task is suspended"),
+        ({}, {"merge": "never"}, "`merge: never`"),
+        ({}, {"validation": ("exit 3",)}, "`exit 3` failed with exit code 3"),
+    ],
+)
+async def test_an_edit_in_the_moment_before_the_push_keeps_it_back(make_scene, task, repo, says):
+    scene = make_scene()
+    await scene.begin("t01")
+
+    def edit():
+        scene.push(reviewed("t01", **task), repo=scene.repo.model_copy(update=repo))
+        scene.loop.inbox.notify()
+
+    scene.dispatch.while_merging = [edit]
+    scene.approve("t01")
+    await scene.says("t01", says)
+
+    assert scene.main() == ["Begin"]
+
+
 async def test_a_host_that_does_not_answer_is_waited_for_and_sends_nobody_back(make_scene):
     scene = make_scene()
     scene.dispatch.is_away = True
@@ -294,6 +327,27 @@ async def test_a_protected_base_says_so_and_what_passed_lands_once_it_may_withou
     assert said.reason is Reason.MERGE_QUEUE_HALTED
     assert "cannot push 'main' to" in said.message
     assert scene.world.noted == ["4", "2", "1", "3"]
+
+
+async def test_what_a_person_merges_while_the_base_takes_no_pushes_did_not_land_with_what_was_validated(
+    make_scene,
+):
+    scene = make_scene()
+    hook = scene.world.code / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    await scene.begin("t01")
+    hook.chmod(0o755)
+    scene.approve("t01")
+    await scene.says("t01", "passed, but cannot land")
+    halted = scene.status("t01").review.validated
+
+    scene.site.merge(scene.number("t01"))
+    scene.look()
+    await scene.becomes("t01", Phase.COMPLETED)
+
+    assert halted is not None
+    assert scene.status("t01").review.validated is None
 
 
 async def test_a_conflict_goes_back_to_the_agent_of_the_later_branch_once_the_first_has_landed(make_scene):

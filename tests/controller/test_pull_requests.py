@@ -274,7 +274,7 @@ async def test_what_is_shown_is_never_older_than_what_was_read(scene):
     class SlowActuator:
         async def act(self, *_):
             if not waiting:
-                waiting.append(asyncio.ensure_future(scene.loop.inbox.wait_recorded()))
+                waiting.append(asyncio.ensure_future(scene.loop.inbox.wait_recorded({"a"})))
                 await asyncio.sleep(0)
                 scene.loop.inbox.news.clear()  # as if the look that this news led to were this one
 

@@ -212,6 +212,19 @@ async def test_a_merge_whose_answer_nobody_heard_is_known_by_its_commits_and_not
     assert await _until_merged(forges, hand.forge, asked) == (beside.number, True)
 
 
+@pytest.mark.parametrize("style", ["squash", "rebase"])
+async def test_a_merge_that_is_on_record_is_ended_on_the_forge_after_a_restart_too(hand, style):
+    if hand.notices_merges:
+        pytest.skip("this forge does a merge as a whole")
+    hand.push(BRANCH)
+    opened = await hand.forges.show(hand.forge, want())
+    hand.land(opened.number, style)
+
+    ended = await hand.restarted().show(hand.forge, want(phase="completed", opens=False))
+
+    assert (ended.is_merged, ended.state) == (True, "closed")
+
+
 async def _until_merged(forges, forge, asked) -> tuple[int, bool]:
     """Ask for a merge again while a real forge computes."""
     for _ in range(50):

@@ -38,6 +38,19 @@ async def test_a_pull_request_whose_commits_were_pushed_to_its_base_counts_as_me
     assert (ended.is_merged, ended.state, ended.comments) == (True, "closed", ())
 
 
+async def test_a_squash_whose_answer_nobody_heard_counts_as_merged_with_its_own_commit(double, connect, spec):
+    at = double.repos[REPO]
+    at.allows_manual_merges = True
+    head = double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    opened = await connect(double.token).show(spec, want())
+    squash = at.put("main", f"{head}^{{tree}}", [at.branches()["main"]], f"It (#{opened.number})\n", "bot")
+
+    ended = await connect(double.token).show(spec, want(phase="completed", opens=False))
+
+    assert (ended.is_merged, ended.state, ended.comments) == (True, "closed", ())
+    assert at.pull(ended.number).merge_commit == squash
+
+
 async def test_where_a_repository_allows_no_manual_merges_it_is_closed_and_says_why(double, connect):
     ended = await landed(double, connect(double.token), REPO)
 

@@ -390,7 +390,9 @@ def _ended(case: _Reading) -> Event | None:
     pull = case.pull
     by = f" by {pull.by}" if pull.by else ""
     if pull.is_merged:
-        return Completed(task=case.name, origin=case.origin(f"{case.title} was merged{by}", pull.by))
+        landed = case.status.review.validated if pull.by in {"", case.bot} else None
+        origin = case.origin(f"{case.title} was merged{by}", pull.by)
+        return Completed(task=case.name, origin=origin, landed=landed)
     if pull.state == "closed":
         return Cancelled(
             task=case.name,
