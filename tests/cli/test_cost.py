@@ -75,7 +75,7 @@ def test_the_shape_of_the_document_is_a_promise():
     assert document["since"] == "2030-01-01T23:30:00Z"
     fields = ["input_tokens", "output_tokens", "cached_tokens", "cost_usd", "reckoned_usd", "unpriced_tokens"]
     fields += ["turns", "seconds"]
-    assert list(document["sums"][0]) == ["repo", *fields]
+    assert list(document["sums"][0]) == ["repo", *fields, "wins", "tries"]
     assert document["sums"][0]["repo"] is None
     assert list(document["total"]) == fields
 

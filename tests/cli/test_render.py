@@ -42,7 +42,8 @@ def status(phase, **fields):
 
 def rows(kind, desired, observed=None, *, wide=False):
     observed = observed or Observed()
-    shown = [column for column in SHOWN_KINDS[kind].columns(AGE) if wide or not column.is_wide]
+    columns = (column for column in SHOWN_KINDS[kind].columns(AGE) if not column.is_optional)
+    shown = [column for column in columns if wide or not column.is_wide]
     items = SHOWN_KINDS[kind].pick(ReadModel(desired, observed))
     return table([c.title for c in shown], [[c.cell(item) for c in shown] for item in items]).splitlines()
 

@@ -272,7 +272,7 @@ def eventually(look, name):
 def test_a_forge_that_refuses_the_token_needs_a_person_and_is_named_with_the_right(fleet, monkeypatch):
     why = "the token may not do this: it lacks write:issue"
 
-    async def running(session, branch):
+    async def running(session, branch, *_):
         file = PresenceFile(session.repository, branch, fleet.data)
         outages = dict.fromkeys(("web", ".fleet"), ForgeOutage(why, datetime(2030, 1, 1, tzinfo=UTC)))
         file.tell(Presence(mode="serve", pid=1, host="here", since="", forges=outages))

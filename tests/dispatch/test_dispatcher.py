@@ -100,6 +100,7 @@ async def test_the_agent_knows_its_task_and_gets_the_environment_in_order(world)
     assert report.verdict.text.splitlines() == [
         "host adapter it's $HOME",
         "RECONCILER_BRANCH=task/web/fix",
+        "RECONCILER_MODE=work",
         "RECONCILER_ROUND=1",
         f"RECONCILER_RUN={RUN}",
         "RECONCILER_TASK=web/fix",

@@ -12,7 +12,7 @@ from reconciler.dispatch.scripts import script_file
 from tests import processes
 from tests.dispatch.world import until
 
-LINES = b"script\nrepos/code.git\ntask/a\n%b\nmain\n%b\n\n" % (b"1" * 40, b"1" * 40)
+LINES = b"script\nrepos/code.git\ntask/a\n%b\nmain\n%b\n\n\n" % (b"1" * 40, b"1" * 40)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def prepare(
 def reading(fleet: Path, key: str) -> list[int]:
     """Return what waits for the bundle in the name of a step."""
     marked = processes.with_variable("RECONCILER_STEP", f"{fleet}/work/{key}")
-    return [pid for pid in marked if list(fleet.glob(f"work/{key}.in.*")) and processes.is_alive(pid)]
+    return [pid for pid in marked if (fleet / "scratch" / key / "in").exists() and processes.is_alive(pid)]
 
 
 @pytest.mark.parametrize("shell", [["dash"], ["bash"], ["busybox", "sh"]])

@@ -75,9 +75,10 @@ class Playground:
         """
         Call a command and return what it printed; what reconciles is a process of its own.
 
-        So is everything where a loop runs in this one.
+        So is what loads plugins of others, whose warnings are no errors of ours, and everything where a
+        loop runs in this one.
         """
-        if "run" not in args and not asyncio._get_running_loop():
+        if not {"run", "notify"} & {*args} and not asyncio._get_running_loop():
             with contextlib.chdir(self.fleet):
                 looked = CliRunner().invoke(
                     cli, args, prog_name="reconciler", env=self.env, catch_exceptions=False

@@ -143,9 +143,9 @@ MUTANTS: Sequence[Mutant] = (
         "a broken spec is taken for one that was removed",
         [
             Edit(
-                _PLAN,
-                "    if name in desired.tasks or name in desired.broken:\n        return True\n",
-                "    if name in desired.tasks:\n        return True\n",
+                "reconciler/core/renames.py",
+                "in desired.tasks or name in desired.broken or spec_owner(name) in desired.broken:\n",
+                "in desired.tasks:\n",
             ),
             Edit(
                 _PLAN,
@@ -238,8 +238,8 @@ MUTANTS: Sequence[Mutant] = (
         [
             Edit(
                 _STATE,
-                "        return {name: attempts[name] for name in names if name in attempts}\n",
-                "        return {name: 0 for name in names if name in attempts}\n",
+                "        attempts = {name: max(own.get(name, 0), others.get(name, 0)) for name in names}\n",
+                "        attempts = {name: others.get(name, 0) for name in names}\n",
             )
         ],
         [
