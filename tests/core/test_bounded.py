@@ -51,6 +51,8 @@ GROWING = {
     "store/history.py attempts": "of one reading",
     "store/history.py hosts": "of one reading",
     "store/history.py transitions": "of one reading",
+    "store/owners.py _past": "by tasks on the records of the fleet",
+    "store/owners.py _past_heads": "by shards on record",
 }
 """Containers that are never made smaller, and what bounds them."""
 

@@ -243,7 +243,7 @@ async def test_no_kill_at_any_moment_leaves_a_work_tree_that_is_not_as_committed
     taken = 0
     for number in range(25):
         run = f"t{number}.g12345678.a1"
-        asked = f"script\n{world.data}/repos/code.git\ntask/{run}\n{commit}\nmain\n{commit}\n\n"
+        asked = f"script\n{world.data}/repos/code.git\ntask/{run}\n{commit}\nmain\n{commit}\n\n\n"
         names = ("prepare", "f1", folder_name(run), agent_id(run, 1))
         waiting = spares(world)
         call(*names, stdin=asked, kill_after=moments.uniform(0, 0.12))
