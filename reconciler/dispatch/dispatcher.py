@@ -4,8 +4,8 @@ Dispatcher: implements `controller.ports.Dispatch` with hosts, repositories and 
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -183,10 +183,8 @@ class Dispatcher:
     async def sweep(self, host: Host, needs: Callable[[], Retention]) -> None:
         """Remove from the host what is no longer needed, and prune logs; see controller.ports.Dispatch."""
         await self._prune_logs(needs())
-        try:
+        with _unavailable():
             await self._sweep(host, self._host_session(host), needs)
-        except (Refused, StepFailed) as error:
-            raise Unavailable(str(error)) from error
 
     async def reach(self, repo: Repo) -> None:
         """Fetch the newest state of a code repository; see controller.ports.Dispatch."""
@@ -195,26 +193,20 @@ class Dispatcher:
 
     async def merged(self, repo: Repo, heads: Collection[str]) -> frozenset[str]:
         """Return those of the delivered commits that were merged; see controller.ports.Dispatch."""
-        try:
+        with _unavailable():
             return await self._repository(repo).merged(heads)
-        except StepFailed as error:
-            raise Unavailable(str(error)) from error
 
     async def deliver(self, repo: Repo, head: str, branch: str, expected: str | None) -> str:
         """Push delivered work to another branch; see controller.ports.Dispatch."""
         repository = self._repository(repo)
-        try:
+        with _unavailable():
             await repository.starting_point(head)
             return await repository.deliver(head, branch, expected)
-        except (MergeConflict, StepFailed) as error:
-            raise Unavailable(str(error)) from error
 
     async def close_branch(self, repo: Repo, branch: str, head: str) -> None:
         """Delete a branch that holds our delivery; see controller.ports.Dispatch."""
-        try:
+        with _unavailable():
             await self._repository(repo).close(branch, head)
-        except StepFailed as error:
-            raise Unavailable(str(error)) from error
 
     async def verify(self, assignment: Assignment, claim: Claim) -> Report:
         """Return the report on an agent's finished work; see controller.ports.Dispatch."""
@@ -226,10 +218,8 @@ class Dispatcher:
 
     async def merge_chain(self, repo: Repo, heads: Sequence[tuple[str, str]]) -> MergeChain:
         """Merge heads onto the newest base in the mirror; see controller.ports.Dispatch."""
-        try:
+        with _unavailable():
             return await self._repository(repo).merge_chain(heads)
-        except StepFailed as error:
-            raise Unavailable(str(error)) from error
 
     async def validate(self, request: ValidationRequest) -> Sequence[Check]:
         """Return what the validation of a commit came to; see controller.ports.Dispatch."""
@@ -251,10 +241,8 @@ class Dispatcher:
 
     async def land(self, repo: Repo, commit: str, base: str) -> bool:
         """Let the base branch hold a commit; see controller.ports.Dispatch."""
-        try:
+        with _unavailable():
             return await self._repository(repo).land(commit, base)
-        except StepFailed as error:
-            raise Unavailable(str(error)) from error
 
     async def close(self) -> None:
         """Stop following; runs go on. The caller closes the transports."""
@@ -469,6 +457,15 @@ class Dispatcher:
             repository = CodeRepository(repo, mirrors=self._data / "repos", fleet=self._base)
             self._repositories[repo.name] = repository
         return repository
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """Raise Unavailable for what fails outside of a run: there is none that could fail in its place."""
+    try:
+        yield
+    except (MergeConflict, Refused, StepFailed) as error:
+        raise Unavailable(str(error)) from error
 
 
 def _is_stale(run_id: str, needs: Retention) -> bool:
