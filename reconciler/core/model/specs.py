@@ -91,16 +91,23 @@ class Fallback(Frozen):
     """Accounts, by preference; any that serves the adapter, if left out."""
 
 
-def _adapter_alone(value: Any) -> Any:
-    """Read a name in place of a mapping as that of an adapter."""
-    return {"adapter": value} if isinstance(value, str) else value
+class ByName(Frozen):
+    """A mapping with an `adapter` that may be written as the name of that alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"adapter": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        schema = super().__get_pydantic_json_schema__(core_schema, handler)
+        return {"anyOf": [{"type": "string"}, schema]}
 
 
-def _or_text(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [{"type": "string"}, schema]}
-
-
-class ReviewBy(Frozen):
+class ReviewBy(ByName):
     """A second opinion: another agent that reviews finished work before people do. In `review_by`."""
 
     adapter: Name
@@ -114,17 +121,8 @@ class ReviewBy(Frozen):
     timeout: Period = timedelta(minutes=30)
     """Longest time for one review."""
 
-    _named = model_validator(mode="before")(_adapter_alone)
 
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        """Let the schema take the name of an adapter in place of the mapping."""
-        return _or_text(super().__get_pydantic_json_schema__(core_schema, handler))
-
-
-class Judge(Frozen):
+class Judge(ByName):
     """Who chooses among variants that passed validation. In `judge`."""
 
     adapter: Name
@@ -141,17 +139,8 @@ class Judge(Frozen):
         """Whether a person chooses."""
         return self.adapter == "person"
 
-    _named = model_validator(mode="before")(_adapter_alone)
 
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        """Let the schema take a name in place of the mapping."""
-        return _or_text(super().__get_pydantic_json_schema__(core_schema, handler))
-
-
-class Variant(Frozen):
+class Variant(ByName):
     """One of several ways to do the same task. In `variants`."""
 
     adapter: Name | None = None
@@ -166,15 +155,6 @@ class Variant(Frozen):
     """Answer to what its agent asked last; `reconciler answer` writes it."""
     held: bool = False
     """Whether a person has taken it over; `reconciler attach` and `reconciler release` write it."""
-
-    _named = model_validator(mode="before")(_adapter_alone)
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        """Let the schema take the name of an adapter in place of the mapping."""
-        return _or_text(super().__get_pydantic_json_schema__(core_schema, handler))
 
 
 MOST_VARIANTS = 10
