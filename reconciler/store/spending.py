@@ -8,7 +8,7 @@ is still in the sum, and nothing is in it twice.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -128,18 +128,23 @@ def _spent(changes: Sequence[_Change], accounts: Mapping[str, bytes]) -> Iterato
             rise = _increase(review.usage, rise)
         tries, wins = _contest(task, was, fields)
         if rise != _NONE or tries:
-            yield Spending(
-                at,
-                task,
-                _name(fields.get("repo")),
-                _name(fields.get("adapter")),
-                _name(fields.get("assigned_host")),
-                _name(fields.get("model")),
-                rise,
-                account=_name(fields.get("account")),
-                tries=tries,
-                wins=wins,
-            )
+            yield replace(_spending(at, task, fields, fields, rise), tries=tries, wins=wins)
+
+
+def _spending(
+    at: datetime, task: str, status: Mapping[str, Any], by: Mapping[str, Any], usage: Usage
+) -> Spending:
+    """Return what was spent on a task, by its run or another that the same status tells of."""
+    return Spending(
+        at,
+        task,
+        _name(status.get("repo")),
+        _name(by.get("adapter")),
+        _name(status.get("assigned_host")),
+        _name(by.get("model")),
+        usage,
+        account=_name(by.get("account")),
+    )
 
 
 @lru_cache(maxsize=10_000)  # what a status was is what it had become before
@@ -158,16 +163,7 @@ def _review(at: datetime, task: str, was: Mapping[str, Any], now: Mapping[str, A
     opinion = now.get("opinion") or {}
     if opinion == (was.get("opinion") or {}) or not opinion.get("usage"):
         return None
-    return Spending(
-        at,
-        task,
-        _name(now.get("repo")),
-        _name(opinion.get("adapter")),
-        _name(now.get("assigned_host")),
-        _name(opinion.get("model")),
-        _usage(opinion),
-        account=_name(opinion.get("account")),
-    )
+    return _spending(at, task, now, opinion, _usage(opinion))
 
 
 def _contest(task: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[int, int]:
