@@ -114,28 +114,10 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         metrics = _metrics(settings)
         meter: Meter = IsolatedMeter(metrics or UNREAD_METER)
         datafolder.prepare_data_folder(settings.data_dir)
-        repository = await Repository.open(settings.repo, settings.data_dir / "clones")
-        await stack.enter_async_context(repository)
+        place = await _open_place(stack, settings)
+        repository, branch, desired, registry = place.repository, place.branch, place.desired, place.registry
         base = repository.folder or repository.git_dir
-        branch = await repository.specs_branch(settings.branch)
-        marks = HighWaterMarks(repository, settings.data_dir, settings.machine_dir)
-        stack.push_async_callback(marks.close)
-        signed = SignedSpecs(repository, settings.allowed_signers) if settings.allowed_signers else None
-        tree = GuardedTree(repository, branch, marks, signed=signed)
-        specs = SpecSource(tree, tree.touched, objection=partial(_objection, tree))
-        desired = await specs.read({})
-        environ.take(secret_variables(desired))  # before any process is started that could read it
         state_branch = state_branch_of(desired.fleet.state_branch, settings.shard)
-        registry = OwnersBranch(
-            repository,
-            desired.fleet.state_branch,
-            settings.shard,
-            committer=bot_git(repository.git).with_options(*signing_options(settings.signing_key)),
-            marks=marks,
-        )
-        await _require_shard(settings, desired.fleet, registry)
-        _require_signers(settings, desired.fleet, branch)
-        require_own_place(repository)
         await require_own_record(repository, state_branch, was_here=has_place(repository))
         cache = FleetCache()
         state = await StateBranch.open(
@@ -144,7 +126,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             token=clock.random_hex,
             clock=clock.now,
             revision=lambda: cache.desired.revision,
-            marks=marks,
+            marks=place.marks,
             meter=meter,
             signing_key=settings.signing_key,
             elsewhere=registry.past_attempts,
@@ -158,7 +140,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             is_alone=not desired.fleet.shards and registry.head is None,
         )
         note_place(repository)
-        tree.is_acted_on = branch != state_branch  # its mark moves with each commit
+        place.tree.is_acted_on = branch != state_branch  # its mark moves with each commit
         transports = await stack.enter_async_context(ways(lambda: cache.desired.hosts, settings.data_dir))
         dispatch = Dispatcher(
             transports,
@@ -173,7 +155,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
         stack.enter_context(masked_logs(dispatch))
         forges = ForgeRegistry(forge_secret, clock.now)
         stack.push_async_callback(forges.close)
-        own_specs = ShardedSpecs(specs, registry, settings.shard, lambda: state.damaged)
+        own_specs = ShardedSpecs(place.specs, registry, settings.shard, lambda: state.damaged)
         ports = Ports(
             specs=own_specs,
             state=state,
@@ -190,10 +172,8 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             address=_task_address(settings),
             sweep_interval=settings.sweep_interval,
         )
-        loop, writer = (
-            build_loop(cache, ports, loop_settings),
-            BotCommitter(repository, branch, settings.signing_key),
-        )
+        loop = build_loop(cache, ports, loop_settings)
+        writer = BotCommitter(repository, branch, settings.signing_key)
         readers = pull_readers(repository, own_specs.of_shard)
         previews = PlanPreview(forges, *readers, cache, branch, clock.now)
         branches = BranchController(forges, cache, loop.inbox, clock.now)
@@ -233,6 +213,53 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             forges=forges,
             outages=outages,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a fleet is, as it was opened: its repository, its specs, and who has which task of it."""
+
+    repository: Repository
+    branch: str
+    """The one with the specs."""
+    marks: HighWaterMarks
+    tree: GuardedTree
+    specs: SpecSource
+    desired: Desired
+    registry: OwnersBranch
+
+
+async def _open_place(stack: AsyncExitStack, settings: Settings) -> _Place:
+    """Open what a fleet is read from; raise UsageError if this process may not reconcile it."""
+    repository = await Repository.open(settings.repo, settings.data_dir / "clones")
+    await stack.enter_async_context(repository)
+    branch = await repository.specs_branch(settings.branch)
+    marks = HighWaterMarks(repository, settings.data_dir, settings.machine_dir)
+    stack.push_async_callback(marks.close)
+    signed = SignedSpecs(repository, settings.allowed_signers) if settings.allowed_signers else None
+    tree = GuardedTree(repository, branch, marks, signed=signed)
+    specs = SpecSource(tree, tree.touched, objection=partial(_objection, tree))
+    desired = await specs.read({})
+    environ.take(secret_variables(desired))  # before any process is started that could read it
+    registry = OwnersBranch(
+        repository,
+        desired.fleet.state_branch,
+        settings.shard,
+        committer=bot_git(repository.git).with_options(*signing_options(settings.signing_key)),
+        marks=marks,
+    )
+    await _require_shard(settings, desired.fleet, registry)
+    _require_signers(settings, desired.fleet, branch)
+    require_own_place(repository)
+    return _Place(
+        repository=repository,
+        branch=branch,
+        marks=marks,
+        tree=tree,
+        specs=specs,
+        desired=desired,
+        registry=registry,
+    )
 
 
 async def _fetch_all(
