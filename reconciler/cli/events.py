@@ -3,7 +3,7 @@ What happens, in its order: `events`.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -92,7 +92,7 @@ async def _events(
         writer = ListWriter(shown, transition_document, listing, is_stream=is_followed)
         if after is None:
             last = {each: each.head() for each in past}
-            entries = list(reversed(await fleet.history(task, number))) if number else []
+            entries = await _before(fleet.repository, last.values(), task, number) if number else []
             if task is not None and not entries:
                 await fleet.spec_file("task", task)  # nothing has happened to it; or it is not there
         else:
@@ -105,6 +105,16 @@ async def _events(
             async for _ in changes:
                 last, entries = await _since(last, task)
                 writer.write(entries)
+
+
+async def _before(
+    repository: "Repository", heads: Iterable[str], task: str | None, most: int
+) -> "list[TransitionRecord]":
+    """Return what happened up to these commits, oldest first: what comes after is told after it."""
+    from reconciler.store.history import HistoryReader, newest_of
+
+    read = [await HistoryReader(repository, partial(str, head)).before(None, task, most) for head in heads]
+    return [*reversed(newest_of(read, most))]
 
 
 def _head(repository: "Repository", ref: str) -> str:

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from heapq import merge
-from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from reconciler import clock
@@ -257,9 +255,7 @@ class FleetSession:
 
         branches = (await self.record_branches()).values()
         read = [await history.read_history(self.repository, each, task, limit=most) for each in branches]
-        if len(read) == 1:
-            return read[0]
-        return list(islice(merge(*read, key=lambda entry: entry.at, reverse=True), most))
+        return history.newest_of(read, most)
 
     async def files(self, rev: str | None) -> "tuple[str, Mapping[str, File]]":
         """

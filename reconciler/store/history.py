@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import chain
+from heapq import merge
+from itertools import chain, islice
 
 from reconciler.core.errors import NotFound, Unavailable
 from reconciler.core.times import time_at
@@ -32,6 +33,15 @@ async def read_history(
     """
     head = repository.read_ref(repository.ref(branch)) or ""
     return await HistoryReader(repository, lambda: head).before(None, task, limit)
+
+
+def newest_of(
+    histories: Sequence[Sequence[TransitionRecord]], most: int | None
+) -> Sequence[TransitionRecord]:
+    """Return the newest records of several histories, each newest first."""
+    if len(histories) == 1:
+        return histories[0]
+    return list(islice(merge(*histories, key=lambda entry: entry.at, reverse=True), most))
 
 
 class HistoryReader:

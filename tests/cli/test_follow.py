@@ -160,6 +160,27 @@ def test_events_are_told_in_their_order_and_go_on(fleet):
     assert [each for each in seen if each != "up"] == ["created", "assigned", "running", "completed"]
 
 
+def test_what_comes_while_the_past_is_read_is_told_once(fleet, monkeypatch):
+    fleet.reconcile()
+    newest = fleet.git("rev-parse", "fleet-state")
+
+    def moving(repository, ref):
+        head = repository.read_ref(ref)
+        fleet.git("update-ref", "refs/heads/fleet-state", newest)
+        return head
+
+    async def once(*_):
+        yield
+
+    monkeypatch.setattr("reconciler.cli.events._head", moving)
+    monkeypatch.setattr("reconciler.cli.follow.moves", once)
+    fleet.git("update-ref", "refs/heads/fleet-state", "fleet-state~2")
+
+    told = fleet.run("events", "-f", "-o", "jsonpath={.after}").stdout.split()
+
+    assert [each for each in told if each != "up"] == ["created", "assigned", "running", "completed"]
+
+
 def test_events_go_on_after_a_commit_without_a_gap(fleet):
     fleet.run("run", "--until-idle")
     everything = json.loads(fleet.run("events", "hello", "-o", "json").stdout)
