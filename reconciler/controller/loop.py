@@ -183,7 +183,6 @@ class Loop:
             return rest
         began, outcome = self.ports.monotonic(), _FAULT
         try:
-            await self._read()
             await self._converge()
             due = self._send_out(self.ports.clock())
         except Unavailable as error:
@@ -303,9 +302,11 @@ class Loop:
     # --- Converge ----------------------------------------------------------
 
     async def _converge(self) -> None:
-        """Run rounds until one changes nothing."""
-        while not self._is_stopped and await self._reconcile_once():
-            pass
+        """Run rounds until one changes nothing, each on the newest specs: there may be steps all the time."""
+        while True:
+            await self._read()
+            if self._is_stopped or not await self._reconcile_once():
+                return
 
     async def _reconcile_once(self) -> bool:
         """Run one round: observe, plan, record, act; return whether another may find something to do."""

@@ -4,12 +4,13 @@ from itertools import pairwise
 
 import pytest
 
+from reconciler.controller.ports import subject
 from reconciler.core.errors import Conflict, SpecError, Unavailable
 from reconciler.core.events import Assigned, RunEnded, RunSeen
 from reconciler.core.model.runs import Declaration, FailureClass, Report, Verdict
 from reconciler.core.model.specs import Host, Repo
 from reconciler.core.model.status import Phase, Reason
-from tests.fakes import FAILURE, RED, SUCCESS, FakeDispatch, make_desired, make_task
+from tests.fakes import FAILURE, RED, SUCCESS, FakeDispatch, FakeState, make_desired, make_task
 
 
 async def test_a_task_goes_its_whole_way(stage):
@@ -30,6 +31,26 @@ async def test_new_specs_are_told_once_they_count(stage):
     await loop.run("idle")
 
     assert seen == [{"a"}]
+
+
+async def test_specs_that_change_while_steps_go_on_record_count_in_the_next_round(stage):
+    rounds = []
+
+    class Edited(FakeState):
+        async def commit(self, steps):
+            await super().commit(steps)
+            rounds.append({subject(step) for step in steps})
+            if len(rounds) == 1:
+                stage.specs.push(make_desired(make_task("a"), make_task("b")))
+                loop.inbox.notify()
+
+    stage.state = Edited()
+    stage.specs.push(make_desired(make_task("a")))
+    loop = stage.loop()
+
+    await loop.run("idle")
+
+    assert rounds[:2] == [{"a"}, {"b"}]
 
 
 async def test_nothing_starts_that_is_not_on_record(stage):

@@ -100,8 +100,10 @@ class Cluster:
         )
 
     def start_daemon(self, name: str) -> None:
-        """Start `slurmctld` or `slurmd`."""
+        """Start `slurmctld`, and wait until it answers, or `slurmd`."""
         self._call(name)
+        if name == "slurmctld":
+            self.wait_until(lambda: self.command("sinfo", "-h", "-o", "%P"))
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """End a daemon by its pid, and wait until it is gone."""
