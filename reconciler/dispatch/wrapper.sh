@@ -163,6 +163,11 @@ clear_away() { # files, most of which are not there: nothing is started for thos
   done
 }
 
+make_way() { # file to append to: what else stands there goes; what does not may be made by another meanwhile
+  [ -e "$1" ] || [ -h "$1" ] || return 0
+  is_record "$1" && { { [ -r "$1" ] && [ -w "$1" ]; } || chmod u+rw "$1"; } 2>/dev/null || rm -rf "$1"
+}
+
 count() { # file -> its bytes
   if is_record "$1"; then echo "$(($(wc -c <"$1")))"; else echo 0; fi
 }
@@ -353,7 +358,7 @@ give_up() { # why; for jobs: the agent cannot be started
 
 note_past() { # id: that its agent ran, for whoever asks for it again: its record, and ours, may have been lost since
   case $1 in *[bdev]) return ;; esac # what goes with an agent may be repeated
-  is_record "$root/past" || rm -rf "$root/past"
+  make_way "$root/past"
   printf '%s\n' "$1" >>"$root/past" || return
   [ "$(count "$root/past")" -le 4194304 ] || { tail -n 20000 "$root/past" >"$root/past.$$" && mv -f "$root/past.$$" "$root/past"; }
 }
@@ -537,7 +542,7 @@ _become) # RUN MINE CELL UMASK LC_SET LC_WAS
   ;;
 stat) # ROOT ID...
   enter "$2"
-  is_record events && [ -r events ] && [ -w events ] || rm -rf events
+  make_way events
   : >>events
   ask_queue
   # The size first: what ends after this is in the events after it.
@@ -613,7 +618,7 @@ rm) # ROOT ID...
     esac
   done
   rm -rf "$root"/.gone.*
-  is_record events && [ -r events ] && [ -w events ] || rm -rf events
+  make_way events
   : >>events
   # Who follows runs looks at all of them after a removal, and needs no old events.
   [ "$(count events)" -le 65536 ] || : >events

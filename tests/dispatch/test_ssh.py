@@ -45,12 +45,12 @@ async def why(host: Host, **options) -> str:
     """Return what a call to the host is told."""
     async with opened(**options) as transports:
         with pytest.raises(Unavailable) as told:
-            await transports(host).call(("true",), timeout=30)
+            await transports(host).call(("true",), timeout=300)
     return str(told.value)
 
 
 async def say(transports: TransportPool, host: Host, text: str) -> bytes:
-    return (await transports(host).call(("echo", text), timeout=30)).stdout
+    return (await transports(host).call(("echo", text), timeout=300)).stdout
 
 
 # --- What goes wrong, and what one is told -----------------------------------
@@ -265,7 +265,7 @@ async def test_a_read_that_gets_no_answer_is_doubt(servers: Yard, tmp_path: Path
     file.write_text("text")
     async with opened(read=0.5) as transports:
         transport = transports(server.host())
-        await transport.call(("true",), timeout=30)
+        await transport.call(("true",), timeout=300)
         stalled = server.stall_connections()
 
         try:
@@ -485,11 +485,11 @@ async def test_who_holds_a_transport_follows_every_change_of_the_way(servers: Ya
     async with opened(hosts) as transports:
         held = transports(hosts["h1"])
         with pytest.raises(Unavailable, match="key has changed"):
-            await held.call(("true",), timeout=30)
+            await held.call(("true",), timeout=300)
 
         hosts["h1"] = server.host()
 
-        assert (await held.call(("echo", "trusted"), timeout=30)).stdout == b"trusted\n"
+        assert (await held.call(("echo", "trusted"), timeout=300)).stdout == b"trusted\n"
 
 
 async def test_what_was_begun_at_an_address_is_followed_there_though_the_host_has_moved(servers: Yard):
@@ -500,7 +500,7 @@ async def test_what_was_begun_at_an_address_is_followed_there_though_the_host_ha
         hosts["h1"] = there.host(name="h1", address="127.0.0.2")
 
         for transport, home in ((held, here.home), (transports(hosts["h1"]), there.home)):
-            assert (await transport.call(("echo", "$HOME"), timeout=30)).stdout == f"{home}\n".encode()
+            assert (await transport.call(("echo", "$HOME"), timeout=300)).stdout == f"{home}\n".encode()
 
 
 async def test_ways_that_are_not_taken_any_more_are_forgotten(servers: Yard):
@@ -527,7 +527,7 @@ async def test_this_machine_is_no_jump_host(servers: Yard):
 
     async with opened({"here": Host(name="here")}) as transports:
         with pytest.raises(Unavailable, match="host here: it has no address"):
-            await transports(told_by).call(("true",), timeout=30)
+            await transports(told_by).call(("true",), timeout=300)
 
 
 async def test_jumps_in_a_circle_are_told_so(servers: Yard):
@@ -649,12 +649,12 @@ async def test_a_run_finds_the_forwarded_agent_again_after_the_connection_broke(
     host = server.host(agent_forwarding=True)
     ask = ("ssh-add", "-l")
     async with opened(agent_path=agent) as transports:
-        first = await transports(host).call(ask, timeout=30)
+        first = await transports(host).call(ask, timeout=300)
         server.kill_connections()
         with contextlib.suppress(Unavailable):
             await say(transports, host, "notice")
 
-        second = await transports(host).call(ask, timeout=30)
+        second = await transports(host).call(ask, timeout=300)
 
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert first.stdout == second.stdout != b""

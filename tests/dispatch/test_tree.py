@@ -181,7 +181,7 @@ async def test_a_check_leaves_the_forwarded_agent_to_live_runs(tmp_path_factory)
         staying, passing = (
             quick(agent_path=str(server.home / "a"), is_lasting=lasting) for lasting in (True, False)
         )
-        await staying(host).call(("true",), timeout=30)
+        await staying(host).call(("true",), timeout=300)
         before = await asyncio.to_thread(links, link)
 
         found = await dry_run(host, passing(host), token="0123456789")

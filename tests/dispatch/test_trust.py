@@ -50,7 +50,7 @@ async def test_what_was_shown_is_what_can_be_pinned(servers: Yard):
     shown = (await seen(server.host(host_key=()))).shown
 
     transports = quick()
-    answer = await transports(server.host(host_key=shown.text)).call(("true",), timeout=30)
+    answer = await transports(server.host(host_key=shown.text)).call(("true",), timeout=300)
     await transports.close()
 
     assert answer.exit_code == 0

@@ -133,7 +133,7 @@ async def test_an_upload_that_was_cut_starts_nothing(runs, tmp_path):
     message = ("sh", f"./bin/{wrapper.name}", "start", "./fleet/runs", "cut.r1", "9", "TERM", "1", "sh")
 
     answers = [
-        await LocalTransport(tmp_path / "host").call(message, whole[:size], timeout=30)
+        await LocalTransport(tmp_path / "host").call(message, whole[:size], timeout=300)
         for size in (0, 3, 20, len(whole) - 9, len(whole) - 1)
     ]
     host_runs = await runs.stat(["cut.r1"])
@@ -461,6 +461,32 @@ async def test_removals_of_the_same_runs_may_meet(runs, tmp_path):
     assert await runs.list() == {}
 
 
+async def test_a_record_that_is_not_there_yet_is_not_removed_under_whoever_makes_it_meanwhile(tmp_path):
+    """What stands in its place is."""
+    removed, tools = tmp_path / "removed", tmp_path / "tools"
+    tools.mkdir()
+    program = tools / "rm"
+    program.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" >>'{removed}'\nexec {shutil.which('rm')} \"$@\"\n")
+    program.chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+    runs = make_runs(tmp_path, LocalTransport(tmp_path / "host", os.environ | {"PATH": path}))
+    records = {name: tmp_path / "host/fleet/runs" / name for name in ("events", "past")}
+
+    for _ in range(2):
+        removed.write_text("")
+        await run(runs, "a.a1.r1", "true")
+        await runs.remove(["a.a1.r1"])
+        assert records.keys() & {Path(line).name for line in removed.read_text().splitlines()} == set()
+
+    for record in records.values():
+        record.unlink()
+        record.mkdir()
+    await run(runs, "b.a1.r1", "true")
+    await runs.remove(["b.a1.r1"])
+    assert [record.is_file() for record in records.values()] == [True, True]
+    await runs.close()
+
+
 async def test_a_folder_that_cannot_be_made_is_refused_in_words(tmp_path):
     (tmp_path / "host").mkdir()
     (tmp_path / "host/fleet").write_text("a file in the way")
@@ -487,7 +513,7 @@ async def test_a_name_that_is_none_never_becomes_a_path(tmp_path, name):
     (wrapper,) = (tmp_path / "host/bin").glob("wrapper-*")
     call = f"sh ./bin/{wrapper.name} start ./fleet/runs '{name}' 9 TERM 1 sh </dev/null"
 
-    answer = await transport.call(("sh", "-s"), call.encode(), timeout=30)
+    answer = await transport.call(("sh", "-s"), call.encode(), timeout=300)
 
     assert answer.stdout.startswith(b"E ")
     await runs.close()

@@ -195,7 +195,7 @@ def cut(fleet: Mapping[str, Sshd], chance: random.Random) -> None:
 
 def soon(look: Callable[[], T]) -> T:
     """Return what there is as soon as there is something."""
-    for _ in range(600):
+    for _ in range(2400):
         if found := look():
             return found
         time.sleep(0.05)
