@@ -6,19 +6,22 @@ Write the parts of the documentation that the program knows better: fields, phas
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import click
 from pydantic import BaseModel, TypeAdapter
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.report import page as performance
 from reconciler.api.metrics import TABLE
 from reconciler.cli.exits import ExitCode
-from reconciler.cli.main import COMMANDS
+from reconciler.cli.main import COMMANDS, cli
+from reconciler.cli.man import commands as all_commands
 from reconciler.cli.shapes import SHAPES
 from reconciler.core.adapter import (
     FileTemplate,
@@ -103,10 +106,12 @@ def main() -> int:
 
 def pages() -> Iterator[tuple[str, str]]:
     """Yield page and content."""
+    yield "index.md", "".join(promises())
     for kind in KINDS:
         yield f"{kind}.md", "".join(fields(kind))
     yield "lifecycle.md", f"```mermaid\n{diagram()}```\n"
     yield "commands.md", "".join(commands())
+    yield "options.md", "".join(options())
     yield "output.md", "".join(shapes())
     yield "errors.md", "".join(errors())
     yield "metrics.md", "".join(metrics())
@@ -116,10 +121,17 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "performance.md", "".join(performance(json.loads(RESULTS.read_text())["benchmarks"]))
 
 
+def promises() -> Iterator[str]:
+    """Yield what README promises."""
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    yield from (f"{line}\n" for line in readme.splitlines() if re.match(r"- \*\*P\d\*\* ", line))
+
+
 def fields(kind: Kind) -> Iterator[str]:
-    """Yield the table of a kind's own fields; inherited ones are named together."""
+    """Yield the table of a kind's own fields; inherited ones are named together, of a task they follow."""
     document = json_schema(kind)
-    own = document["properties"]
+    properties = document["properties"]
+    own = dict(sorted(properties.items(), key=lambda field: field[0] in TaskDefaults.model_fields))
     inherited = [] if kind == "task" else [name for name in own if name in TaskDefaults.model_fields]
     required = document.get("required", [])
     yield "| field | what it is | if left out |\n|---|---|---|\n"
@@ -158,25 +170,58 @@ def table(model: type[BaseModel]) -> Iterator[str]:
 
 def one_line(about: dict[str, Any]) -> str:
     """Return a description for a cell of a table."""
-    return " ".join(about["description"].split()).replace("|", "\\|")
+    return in_cell(about["description"])
+
+
+def in_cell(text: str) -> str:
+    """Return a text for a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def shown(about: dict[str, Any]) -> str:
-    """Return a default for a cell of a table."""
+    """Return a default for a cell of a table, as it is written in YAML."""
     default = about.get("default")
-    if default in (None, [], {}):
-        return ""
-    return f"`{'true' if default is True else 'false' if default is False else default}`"
+    return "" if default in (None, [], {}) else f"`{in_yaml(default)}`"
+
+
+def in_yaml(value: Any) -> str:
+    """Return a value in YAML's flow style, without the parts that are empty."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {in_yaml(part)}' for name, part in value.items() if part != [])}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(in_yaml, value))}]"
+    return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def commands() -> Iterator[str]:
     """Yield the commands and the exit codes."""
     for section, entries in COMMANDS.items():
         yield f"**{section}**\n\n"
-        yield from (f"- `{name}`: {entry.summary}\n" for name, entry in entries.items())
+        for name, entry in entries.items():
+            yield f"- [`{name}`](options.md#reconciler-{name}): {entry.summary}\n"
         yield "\n"
     yield "| exit code | meaning |\n|---|---|\n"
     yield from (f"| {code.value} | {code.meaning} |\n" for code in ExitCode)
+
+
+def options() -> Iterator[str]:
+    """Yield the help of every command: usage, description, options, examples."""
+    for path, command in all_commands(cli, ("reconciler",), click.Context(cli)):
+        with click.Context(command, info_name=" ".join(path)) as context:
+            yield f"## {' '.join(path)}\n\n{reflowed(command.help or '')}\n\n"
+            yield f"```text\n{' '.join([*path, *command.collect_usage_pieces(context)])}\n```\n\n"
+            records = [param.get_help_record(context) for param in command.params]
+            if rows := [record for record in records if record and record[1]]:
+                yield "| option | what it does |\n|---|---|\n"
+                yield from (f"| `{in_cell(name)}` | {in_cell(text)} |\n" for name, text in rows)
+                yield "\n"
+            if lines := (command.epilog or "").splitlines()[2:]:
+                yield "```text\n" + "".join(f"{line.strip()}\n" for line in lines) + "```\n\n"
+
+
+def reflowed(text: str) -> str:
+    """Return paragraphs of help, each on one line."""
+    return "\n\n".join(" ".join(each.split()) for each in text.strip().split("\n\n"))
 
 
 def errors() -> Iterator[str]:
@@ -232,7 +277,7 @@ def described(model: type[BaseModel]) -> dict[str, str]:
 
 def shape_table(document: dict[str, Any]) -> Iterator[str]:
     """Yield the table of an object's fields."""
-    yield f"### {document['title'].removesuffix('Shape')}\n\n{one_line(document)}\n\n"
+    yield f"### {document['title'].removesuffix('Shape')}\n\n{' '.join(document['description'].split())}\n\n"
     yield "| field | what it is | type |\n|---|---|---|\n"
     for name, about in document["properties"].items():
         often = "" if name in document["required"] else ", may be left out"

@@ -29,6 +29,14 @@ def test_the_written_parts_are_up_to_date():
     assert done.returncode == 0
 
 
+def test_defaults_are_written_as_in_yaml():
+    rows = re.findall(r"^\| `\w+` \|.*\| `(.+?)` \|$", (ROOT / "docs/repo.md").read_text(), re.MULTILINE)
+
+    assert "{own: true, formats: true}" in rows
+    foreign = re.compile(r"\| `(?:[{\[]'.*|True|False|None)` \|$", re.MULTILINE)
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if foreign.search(page.read_text())] == []
+
+
 @pytest.mark.parametrize("kind", sorted(MODELS))
 def test_every_example_of_a_kind_is_a_good_spec(kind):
     page = (ROOT / f"docs/{kind}.md").read_text()
