@@ -125,10 +125,11 @@ class Agent:
 @contextmanager
 def at_work(name: str, folder: Path) -> Iterator[Agent]:
     """Yield an agent with a home, a workspace and a model of its own."""
-    home, workspace = folder / "home", folder / "work"
-    home.mkdir()
-    workspace.mkdir()
+    home, workspace, temporary = folder / "home", folder / "work", folder / "tmp"
+    for each in (home, workspace, temporary):
+        each.mkdir()
     model = Model()
     with serving(model) as address:
-        env = {"HOME": str(home), **CLIS[name].reach(address, home)}
+        # Codex makes no helpers below /tmp, which it needs where there is a bubblewrap.
+        env = {"HOME": str(home), "TMPDIR": str(temporary), **CLIS[name].reach(address, home)}
         yield Agent(built_in(name, None), model, env, home, workspace, address)
