@@ -40,6 +40,8 @@ LOST_ANSWERS = 5.0
 """Percent of the answers to agents."""
 EVERY = {"issue": 10, "pull": 4, "changes": 5}
 """One task of so many comes from an issue, is for outside agents, has changes asked for."""
+REST = 45.0
+"""Seconds between two faults of the reconciler, on average, so that it gets somewhere; elsewhere a sixth."""
 PATIENCE = 600.0
 """Seconds without any task that settles, after which what has not come will not come."""
 
@@ -76,21 +78,11 @@ class SoakWorld(CrashWorld):
         hosts = {f"specs/hosts/{server.name}.yaml": spec_of(server) for server in servers}
         pulling = {f"specs/agents/{name}.yaml": f"token_hash: {digest}\n" for name, digest in agents.items()}
         local = {"specs/hosts/local.yaml": "slots: 0\n"}
+        settings = settings.replace("forge_interval: 1s", "forge_interval: 5s")
         self.push({"specs/fleet.yaml": f"{settings}\nlease: 10m\n", **hosts, **pulling, **local})
 
     def has_spec(self, name: str) -> str:
         return self.git(FLEET, "show", f"main:specs/{name}")
-
-    def push(self, files: Mapping[str, str]) -> str:
-        """Push as a person does, and again where a frozen reconciler holds the branch."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return super().push(files)
-            except AssertionError as refusal:
-                if "cannot lock ref" not in str(refusal) or time.monotonic() > until:
-                    raise
-            time.sleep(0.5)
 
     def ask(self, first: int, last: int) -> None:
         """Ask for the tasks of these numbers, by one push and by issues."""
@@ -287,9 +279,11 @@ def soak(root: Path, servers: Yard, tasks: int, seconds: float, seed: int) -> It
         world.hook()
         threads = [
             threading.Thread(
-                target=world.disturb, args=(world.of_reconciler, random.Random(seed + 1), 8, calm)
+                target=world.disturb, args=(world.of_reconciler, random.Random(seed + 1), REST, calm)
             ),
-            threading.Thread(target=world.disturb, args=(world.of_world, random.Random(seed + 2), 3, calm)),
+            threading.Thread(
+                target=world.disturb, args=(world.of_world, random.Random(seed + 2), REST / 6, calm)
+            ),
             threading.Thread(target=lambda: asyncio.run(work(world.url, list(tokens), root, over))),
         ]
         began = time.monotonic()

@@ -39,7 +39,7 @@ from reconciler.core.adapter import Secret
 from reconciler.core.model.specs import Forge
 from tests.forge.api import answer
 from tests.forge.routes import Answer
-from tests.forge.state import CodeRepo, Comment, Hook, Label, PullTicket, Refusal, Review, Ticket, user
+from tests.forge.state import CodeRepo, Comment, Hook, Label, Moved, PullTicket, Refusal, Review, Ticket, user
 
 BOT = "bot"
 _NO_COMMIT = "0" * 40
@@ -297,12 +297,16 @@ class ForgejoDouble:
         self, repo: str, branch: str, files: Mapping[str, str], *, author: str = "ann", message: str = "Work"
     ) -> str:
         """Commit to a branch (made from `main` if it is not there) and push; return the commit."""
-        with self.lock:
-            at = self.repos[repo]
-            heads = at.branches()
-            commit = at.commit(branch, files, message, author, heads.get(branch) or heads.get("main"))
-            self.notice(author)
-            return commit
+        while True:
+            with contextlib.suppress(Moved), self.lock:
+                at = self.repos[repo]
+                heads = at.branches()
+                there = heads.get(branch)
+                base = there or heads.get("main")
+                commit = at.commit(branch, files, message, author, base, old=there or "")
+                self.notice(author)
+                return commit
+            self._stopped.wait(0.1)  # somebody else pushed: once more, on top of that
 
     def delete_branch(self, repo: str, branch: str, *, author: str = "ann") -> None:
         with self.lock:

@@ -165,8 +165,9 @@ class CodeRepo:
         parent: str | None = None,
         *,
         at: str = "",
+        old: str | None = None,
     ) -> str:
-        """Commit files to a branch in somebody's name; the branch is made if it is not there."""
+        """Commit files to a branch in somebody's name, made if need be. Raises Moved as `put` does."""
         parent = parent or self.branches().get(branch)
         with tempfile.TemporaryDirectory() as folder:
             env = {**_identity(author), "GIT_INDEX_FILE": f"{folder}/index"}
@@ -176,7 +177,7 @@ class CodeRepo:
                 blob = self.git("hash-object", "-w", "--stdin", stdin=text.encode())
                 self.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", **env)
             tree = self.git("write-tree", **env)
-        return self.put(branch, tree, [parent] if parent else [], message, author, at=at)
+        return self.put(branch, tree, [parent] if parent else [], message, author, at=at, old=old)
 
     def rebase(self, branch: str, base: str, head: str) -> str:
         """Put a twin of each commit of a head on a branch; return the last."""
@@ -187,15 +188,32 @@ class CodeRepo:
         return base
 
     def put(
-        self, branch: str, tree: str, parents: list[str], message: str, author: str, *, at: str = ""
+        self,
+        branch: str,
+        tree: str,
+        parents: list[str],
+        message: str,
+        author: str,
+        *,
+        at: str = "",
+        old: str | None = None,
     ) -> str:
+        """Put a commit on a branch. Raises Moved if that is not at `old` (empty: not there), or is moving."""
         args = [word for parent in parents for word in ("-p", parent)]
         dated = {"GIT_AUTHOR_DATE": at} if at else {}
         commit = self.git(
             "commit-tree", tree, *args, stdin=message.encode(), **{**_identity(author), **dated}
         )
-        self.git("update-ref", f"refs/heads/{branch}", commit)
+        ref = f"refs/heads/{branch}"
+        try:
+            self.git("update-ref", ref, commit, *([] if old is None else [old]))
+        except AssertionError as error:
+            raise Moved(str(error)) from error
         return commit
+
+
+class Moved(Exception):
+    """A branch is not where it was, or is being moved: who pushes looks again."""
 
 
 @dataclass
