@@ -91,6 +91,10 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
             "reconciler.cli.verify:verify_command",
             "Verify the record, and the way from work to who asked for it.",
         ),
+        "replay": CommandEntry(
+            "reconciler.cli.replay:replay_command",
+            "Make a decision on record again from what it rested on, and compare.",
+        ),
         "wait": CommandEntry(
             "reconciler.cli.wait:wait", "Wait until tasks are completed, or got as far as --for says."
         ),

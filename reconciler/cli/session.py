@@ -269,7 +269,7 @@ class FleetSession:
 
         if rev is None and self.repository.folder and self.context.branch is None:
             return WORK_TREE, read_worktree(self.context.work_tree(), self.repository.hash_name)
-        commit = await self._commit(rev) if rev else await self.tree.head()
+        commit = await self.resolve(rev) if rev else await self.tree.head()
         return commit, await read_revision(self.tree, commit)
 
     async def in_force(self, revision: str, files: "Mapping[str, File]") -> "Desired":
@@ -342,7 +342,8 @@ class FleetSession:
         with busy(f"committing {path}", may_ask=True):
             await commit_file(self.repository, self.branch, path, text, message, push=True)
 
-    async def _commit(self, rev: str) -> str:
+    async def resolve(self, rev: str) -> str:
+        """Return the commit that a revision names. Raises NotFound."""
         for name in (rev, self.repository.ref(rev)):
             arguments = ("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
             result = await self.repository.git.attempt(*arguments)

@@ -684,6 +684,28 @@ class VerifyShape(TypedDict):
 
 
 @with_config(CLOSED)
+class ReplayShape(TypedDict):
+    """`replay`: a decision on record, made again from what it rested on."""
+
+    commit: str
+    """Of the record."""
+    revision: str | None
+    """Commit of the specs that were in force."""
+    verdict: Literal["same", "differs", "fact", "open"]
+    """`fact`: came from outside, and is no decision; `open`: not all that it rested on is on record."""
+    message: str
+    """What is decided now, or why nothing is."""
+    differences: list[str]
+    """Where the record says something else than what is decided now."""
+    inputs: str | None
+    """What it rested on beside specs and record, as the commit has it: JSON."""
+    decisive: list[str]
+    """Inputs without which somebody else would have been chosen, and who."""
+    hosts: list[str]
+    """How the hosts stood, the best first, then why not the others."""
+
+
+@with_config(CLOSED)
 class SpecCommitShape(TypedDict):
     """A commit that changed a task's spec."""
 

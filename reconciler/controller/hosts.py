@@ -221,7 +221,7 @@ class HostMaintenance:
         status, load = await self._ask_prober(host, adapters)
         self.probed.add(host.name)
         if load is not None:
-            self.load[host.name] = load
+            self.load[host.name] = round(load, 3)  # as it goes on record
         if host.is_local:
             status = status.model_copy(update={"machine": self.settings.machine})
         self.inbox.emit(HostSeen(host=host.name, at=self.clock(), status=status))

@@ -168,7 +168,7 @@ class Audit:
         after = commit.tasks.get(task)
         if isinstance(after, Unreadable):
             return
-        yield from _of_phases(record, before, after)
+        yield from phase_flaws(record, before, after)
         if after is not None:
             yield from _of_fields(record, before, after)
             yield from self._of_run(commit, after)
@@ -274,7 +274,8 @@ def _of_news(record: TransitionRecord, commit: RecordCommit) -> Iterator[str]:
         yield f"is news of {record.name}, but changes {_changed(commit)}"
 
 
-def _of_phases(record: TransitionRecord, before: Status | None, after: Status | None) -> Iterator[str]:
+def phase_flaws(record: TransitionRecord, before: Status | None, after: Status | None) -> Iterator[str]:
+    """Yield what is wrong with the phases that a step says, by its files and by the table of transitions."""
     was, now = (status.phase if status else None for status in (before, after))
     if (record.before, record.after) != (was, now):
         yield f"says {_step(record.before, record.after)}, but the files say {_step(was, now)}"

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal
 
 from reconciler.core.model.forge import PullRequestSnapshot
+from reconciler.core.model.inputs import NO_INPUTS, DecisionInputs
 from reconciler.core.model.runs import Claim, Report, ReviewNote
 from reconciler.core.model.specs import Task
 from reconciler.core.model.status import (
@@ -228,6 +229,8 @@ class Assigned(Event):
     start_from: str | None = None
     """Commit of another task's branch that it begins on."""
     predecessors: tuple[Predecessor, ...] = ()
+    inputs: DecisionInputs = NO_INPUTS
+    """What the choice rested on, beside specs and record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,8 @@ class TransitionRecord:
     """Commit with the work that passed validation in the merge queue, where it is new."""
     program_version: str | None = None
     """Version of the reconciler that started the run, where it is new."""
+    inputs: str | None = None
+    """What the choice of who has the run rested on beside specs and record; see `core.model.inputs`."""
     previous: str | None = None
     """Commit of the task's previous transition."""
     commit: str = ""
@@ -117,6 +119,7 @@ def task_record(step: "Transition", *, revision: str = "", previous: str | None 
         opinion=_opinion(before, after),
         validated=_if_new("validated", before and before.review, after and after.review),
         program_version=_if_new("program_version", before and before.run, status and status.run),
+        inputs=str(getattr(event, "inputs", "")) or None,
         previous=previous,
     )
 

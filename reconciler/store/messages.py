@@ -30,6 +30,8 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _BODY = 2000
 _VALUE = 400
 """Most characters of a body, and of a trailer's value."""
+_MOST = {"Decision-Inputs": 4000}
+"""Of the trailer that cannot be read when it was cut; the planner bounds how many hosts it names."""
 _TRAILERS: Mapping[str, str] = {
     "Task": "task",
     "From": "before",
@@ -49,6 +51,7 @@ _TRAILERS: Mapping[str, str] = {
     "Second-Opinion": "opinion",
     "Validated": "validated",
     "Program-Version": "program_version",
+    "Decision-Inputs": "inputs",
     "Prev-Transition": "previous",
 }
 """Which trailer holds which field of the record, in their order."""
@@ -117,7 +120,10 @@ def _step(record: TransitionRecord) -> str:
 
 
 def _message(subject: str, record: TransitionRecord) -> str:
-    values = {key: _one_line(getattr(record, field) or "", _VALUE) for key, field in _TRAILERS.items()}
+    values = {
+        key: _one_line(getattr(record, field) or "", _MOST.get(key, _VALUE))
+        for key, field in _TRAILERS.items()
+    }
     trailers = "\n".join(f"{key}: {value}" for key, value in values.items() if value)
     body = _one_line(record.reason, _BODY)
     return "\n\n".join(filter(None, (subject, body, f"{trailers}\n")))

@@ -1,8 +1,17 @@
 """A fleet behind a URL: the remote is the record."""
 
+import asyncio
+import json
 import signal
 import subprocess
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+
+import httpx2
+
+from tests.e2e.served import API, PATIENCE, eventually
 
 
 def remote_of(playground) -> str:
@@ -112,3 +121,59 @@ def test_a_second_serve_on_one_remote_is_refused_and_follows_once_the_first_was_
     )
     assert all(f"(pid {first.pid}, since " in each.stderr for each in refused)
     assert (after.returncode, after.stdout) == (0, "")
+
+
+def test_a_paused_leader_that_wakes_under_another_does_no_harm(playground):
+    starts = playground.root / "starts"
+    url = remote_of(playground)
+    playground.task("count", f"goal: Count.\nscript: echo $RECONCILER_RUN >> {starts}\n")
+    playground.task("pull", "goal: Pull.\nexecution_mode: http_pull\n")
+    playground.commit()
+    token = playground.reconciler("token", "new", "jeeves").strip()
+    playground.sh("git push -q origin main")
+
+    def serve(data, *options):
+        command = playground.command("--repo", url, "--data-dir", str(playground.root / data), "serve")
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen([*command, "--listen", "127.0.0.1:0", *options], env=playground.env, **pipes)
+
+    def address(process):
+        line = next(line for line in process.stdout if line.startswith("listening on "))
+        return line.removeprefix("listening on ").strip() + API
+
+    def ask(place, **body):
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx2.post(place, json=body, headers=headers, trust_env=False, timeout=PATIENCE)
+
+    def heard(place):
+        answer = ask(place, epoch=1)
+        return None if answer.status_code == 503 else answer
+
+    done = {"epoch": 1, "status": "completed", "result": "Done."}
+    with ExitStack() as stack, ThreadPoolExecutor() as threads:
+        first = stack.enter_context(serve("one"))
+        stack.callback(first.kill)
+        at_first = address(first)
+        next(line for line in first.stdout if "→ completed" in line)
+        lease = ask(f"{at_first}/dequeue", request_key="one", wait=20).json()
+        first.send_signal(signal.SIGSTOP)
+        unanswered = threads.submit(ask, f"{at_first}/tasks/pull/status", **done)
+        second = stack.enter_context(serve("two", "--take-over"))
+        stack.callback(second.kill)
+        at_second = address(second)
+        beat = asyncio.run(eventually(lambda: heard(f"{at_second}/tasks/pull/heartbeat")))
+        report = ask(f"{at_second}/tasks/pull/status", **done)
+        first.send_signal(signal.SIGCONT)
+        last_words, _ = first.communicate()
+        answer = unanswered.result()
+
+    subjects = playground.sh("git fetch -q origin && git log --format=%s origin/fleet-state").splitlines()
+    counts = Counter(subjects)
+    assert (lease["task"], lease["epoch"]) == ("pull", 1)
+    assert (beat.json()["desired"], report.json()["phase"]) == ("run", "completed")
+    assert answer.status_code in {200, 503}  # the same report twice is one; or it was told to ask again
+    assert first.returncode == 64
+    assert "another reconciler took over: `reconciler serve` on " in last_words
+    assert len(starts.read_text().split()) == 1
+    assert counts["task pull: created → assigned"] == counts["task pull: running → completed"] == 1
+    assert json.loads(playground.reconciler("--repo", url, "verify", "-o", "json"))["is_sound"]

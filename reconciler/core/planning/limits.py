@@ -85,10 +85,10 @@ def spent_today(
     """
     for scope in scopes:
         if spent is None:
-            if _daily_budget(desired, scope):
+            if daily_budget(desired, scope):
                 return UNKNOWN_SPENDING
             continue
-        limit = reached(_daily_budget(desired, scope), spent.get(scope, _NOTHING))
+        limit = reached(daily_budget(desired, scope), spent.get(scope, _NOTHING))
         if limit:
             return f"{_named(scope)} has spent its daily budget of {limit[1]}"
     return None
@@ -207,7 +207,7 @@ def budget_use(desired: Desired, spent: Mapping[BudgetScope, Usage]) -> Mapping[
         *(("account", name) for name in desired.accounts),
         *(("host", name) for name in desired.hosts),
     )
-    budgets = ((scope, _daily_budget(desired, scope)) for scope in scopes)
+    budgets = ((scope, daily_budget(desired, scope)) for scope in scopes)
     return {scope: _share(budget, spent.get(scope, _NOTHING)) for scope, budget in budgets if budget}
 
 
@@ -229,7 +229,8 @@ def next_midnight(now: datetime) -> datetime:
     return midnight(now) + timedelta(days=1)
 
 
-def _daily_budget(desired: Desired, scope: BudgetScope) -> Budget | None:
+def daily_budget(desired: Desired, scope: BudgetScope) -> Budget | None:
+    """Return the daily budget of a scope; None if it has none."""
     kind, name = scope
     if kind == "fleet":
         return desired.fleet.daily_budget

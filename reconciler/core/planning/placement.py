@@ -78,6 +78,8 @@ class Placement:
     """Those of the rejected that only lack money today."""
     unserved: tuple[str, ...] = ()
     """Those of the rejected that only lack an account that can be had."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Those of the full whose free slots are kept for another task, and for which."""
     account: str | None = None
     """Of the chosen: whose credential the run uses; None for the adapter's own."""
     fallback: str = ""
@@ -223,6 +225,7 @@ def place(
         full=tuple(sorted(full)),
         spent=tuple(sorted(spent)),
         unserved=tuple(sorted(unserved)),
+        kept={name: kept[name] for name in sorted(full) if name in kept},
     )
 
 

@@ -56,6 +56,7 @@ from reconciler.core.model.status import (
 from reconciler.core.names import spec_owner
 from reconciler.core.planning.backlog import Backlog, Lane, Turn
 from reconciler.core.planning.context import PlanContext, Wait, waiting
+from reconciler.core.planning.inputs import host_inputs, pull_inputs
 from reconciler.core.planning.limits import budget_scopes, spent_today
 from reconciler.core.planning.liveness import (
     deadline_end,
@@ -240,7 +241,7 @@ def plan_some(
             *_abandoned_runs(steps),
             *_stops(context, runs),
             *_follows(context, runs),
-            *(_start(context, name, queue) for name in queue.starts),
+            *(start_run(context, name, queue) for name in queue.starts),
         ),
         waiting=waitings,
         placements=queue.placements,
@@ -871,7 +872,8 @@ def _waiting_changes(
 # --- New runs --------------------------------------------------------------
 
 
-def _start(context: PlanContext, name: str, queue: Schedule) -> StartRun:
+def start_run(context: PlanContext, name: str, queue: Schedule) -> StartRun:
+    """Return the start of a task that has its place."""
     lease_request = queue.handouts.get(name)
     return (
         _handout(context, name, lease_request)
@@ -896,6 +898,7 @@ def _handout(context: PlanContext, name: str, lease_request: LeaseRequest) -> St
         spec=spec,
         start_from=_start_commit(context, spec),
         predecessors=_predecessors(context, spec),
+        inputs=pull_inputs(context, spec, lease_request),
     )
     return StartRun(event, Placement())
 
@@ -921,6 +924,7 @@ def _start_on_host(context: PlanContext, name: str, placement: Placement) -> Sta
         holder=OnHost(host=best.host, machine=machine),
         spec=spec,
         predecessors=_predecessors(context, spec),
+        inputs=host_inputs(context, spec, placement),
     )
     return StartRun(event, placement)
 
@@ -939,7 +943,15 @@ def _next_round(context: PlanContext, spec: Task, status: Status, placement: Pla
     last = status.questions[-1]
     origin = Origin(context.now, f"{reason}: {last.kind} {last.id} is answered")
     return StartRun(
-        Assigned(task=spec.name, origin=origin, run=run.key, holder=run.holder, spec=spec), placement
+        Assigned(
+            task=spec.name,
+            origin=origin,
+            run=run.key,
+            holder=run.holder,
+            spec=spec,
+            inputs=host_inputs(context, spec, placement),
+        ),
+        placement,
     )
 
 
