@@ -400,9 +400,9 @@ class NeedShape(TypedDict):
     """One thing that needs a person."""
 
     what: str
-    """`task NAME`, `host NAME`, a file, `record`, `specs` or `reconciler`."""
+    """`task NAME`, `host NAME`, a file, `record`, `specs`, `disk` or `reconciler`."""
     why: str
-    """A word: Escalated, Failed, Stalled, Question, Approval, Broken, Down, Rewound, Error or Unsent."""
+    """Escalated, Failed, Stalled, Question, Approval, Broken, Down, Rewound, Full, Error or Unsent."""
     message: str
     """A sentence."""
 

@@ -3,6 +3,7 @@ Status of a fleet as a whole: `status`.
 """
 
 import asyncio
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from reconciler.cli.shapes import ReconcilerShape, StatusShape
     from reconciler.core.figures import LiveFigures
     from reconciler.store.remote_record import Fetched, Remote
+
+
+_LEAST_ROOM = 16 << 20
+"""Bytes of a disk below which the next commit may be the one that does not fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +118,12 @@ async def _fleet_status(context: Context) -> FleetStatus:
             phases=summary.phases,
             hosts=summary.hosts,
             live=live,
-            needs=[*lines, *(need for each in (who, *rest) for need in _of_serving(each)), *summary.needs],
+            needs=[
+                *lines,
+                *_full_disks(fleet),
+                *(need for each in (who, *rest) for need in _of_serving(each)),
+                *summary.needs,
+            ],
             advice=await advice(fleet.repository),
         )
 
@@ -148,6 +158,17 @@ async def _lines(fleet: "FleetSession", branch: str) -> Sequence[Need]:
     ]
     copies = [Need("record", "Copied", copy)] if copy else []
     return [*copies, *(Need(rewind.kind, "Rewound", str(rewind)) for rewind in rewinds if rewind)]
+
+
+def _full_disks(fleet: "FleetSession") -> Iterator[Need]:
+    """Yield the full disk of the record, or of the data folder: its reconciler may not be able to say so."""
+    data = fleet.context.data_dir
+    for folder in (fleet.repository.git_dir, *([data] if data.is_dir() else [])):
+        disk = os.statvfs(folder)
+        if disk.f_bavail * disk.f_frsize < _LEAST_ROOM:
+            why = "until there is more nothing goes on record, so nothing starts; what runs goes on"
+            yield Need("disk", "Full", f"less than {_LEAST_ROOM >> 20} MiB are free at {folder}; {why}")
+            return
 
 
 def _of_serving(who: "Serving") -> Iterator[Need]:

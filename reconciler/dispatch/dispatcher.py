@@ -34,10 +34,11 @@ from reconciler.core.runs.retention import Retention
 from reconciler.core.text import one_line
 from reconciler.dispatch.logs import LogFolder
 from reconciler.dispatch.merging import MergeConflict
+from reconciler.dispatch.mirrors import remove_unused
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import folder_name, is_agent, is_check, is_removal, round_of, run_of
 from reconciler.dispatch.removal import RemovalHooks
-from reconciler.dispatch.repos import CodeRepository
+from reconciler.dispatch.repos import CodeRepository, mirror_name
 from reconciler.dispatch.retrying import ON_RETRY, StepFailed
 from reconciler.dispatch.round import CANCELLED, DELIVERY_PATIENCE, ReadOutput, Round
 from reconciler.dispatch.runs import Pace, RunEnding
@@ -50,7 +51,7 @@ from reconciler.dispatch.verify import candidate_key, validate_commit, validatio
 log = logging.getLogger(__name__)
 
 Key = tuple[str, int]
-_LOGS_EVERY = timedelta(hours=1)
+_PRUNED_EVERY = timedelta(hours=1)
 _MEBIBYTE = 2**20
 _LASTING = 10.0
 """Seconds for which a step waits or is retried before that is reported."""
@@ -103,7 +104,7 @@ class Dispatcher:
         self._read_output = read_output
         self._keep_logs = keep_logs
         self._keep_logs_mb = keep_logs_mb
-        self._logs_due = clock()
+        self._prune_due = clock()
         self._proofs = Proofs(data / "proofs")
         self._pace = pace
         self._patience = patience
@@ -182,7 +183,7 @@ class Dispatcher:
 
     async def sweep(self, host: Host, needs: Callable[[], Retention]) -> None:
         """Remove from the host what is no longer needed, and prune logs; see controller.ports.Dispatch."""
-        await self._prune_logs(needs())
+        await self._prune(needs())
         with _unavailable():
             await self._sweep(host, self._host_session(host), needs)
 
@@ -313,20 +314,33 @@ class Dispatcher:
         sizes = await host_session.workspaces.sizes(name for name in names if name in failed)
         return needs.failed_with_room({failed[name]: size for name, size in sizes.items()})
 
-    async def _prune_logs(self, needs: Retention) -> None:
-        """Remove old logs, from time to time."""
+    async def _prune(self, needs: Retention) -> None:
+        """Remove old logs and mirrors here, and tidy those that are in use, from time to time."""
         now = self._clock()
-        if now < self._logs_due:
+        if now < self._prune_due:
             return
-        self._logs_due = now + _LOGS_EVERY
+        self._prune_due = now + _PRUNED_EVERY
         followed = self._followed_runs
+
+        def is_needed(run: str) -> bool:
+            return run in followed or needs.is_of_open_task(run)
+
         await asyncio.to_thread(
             self.logs.prune,
-            lambda run: run in followed or needs.is_of_open_task(run),
+            is_needed,
             before=now - self._keep_logs,
             most=self._keep_logs_mb * _MEBIBYTE,
         )
-        await asyncio.to_thread(self._proofs.prune, lambda run: run in followed or needs.is_of_open_task(run))
+        await asyncio.to_thread(self._proofs.prune, is_needed)
+        await self._tidy_mirrors(needs, lambda run_id: is_needed(run_of(run_id)))
+
+    async def _tidy_mirrors(self, needs: Retention, is_needed: Callable[[str], bool]) -> None:
+        used = {mirror_name(name) for name in needs.used_repos}
+        await asyncio.to_thread(remove_unused, self._data / "repos", used, self._clock())
+        for repo in needs.repos.values():
+            # Whoever needs a damaged mirror finds out, and repairs it.
+            with suppress(StepFailed, Unavailable, OSError):
+                await self._repository(repo).tidy(is_needed)
 
     @property
     def _followed_runs(self) -> frozenset[str]:

@@ -9,16 +9,23 @@ not pushed yet is nowhere else.
 
 import asyncio
 import hashlib
+import logging
 import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
+from reconciler.core.times import time_at
 from reconciler.git.process import Git
 
+log = logging.getLogger(__name__)
+
+UNUSED = timedelta(days=30)
+"""How long the mirror of a repo is kept that neither specs nor runs name any more; on hosts as well."""
 _LOOSE = re.compile(r"[0-9a-f]{38}(?:[0-9a-f]{24})?")
 _PACKED = re.compile(rb"^([0-9a-f]{40,64}) (refs/[^\n]+)$", re.MULTILINE)
 _COMMIT = re.compile(rb"[0-9a-f]{40,64}\n?")
@@ -73,6 +80,21 @@ def reset_settings(folder: Path) -> bool:
     _remove(config)
     config.write_bytes(_SETTINGS)
     return True
+
+
+def remove_unused(mirrors: Path, used: Collection[str], now: datetime) -> None:
+    """
+    Remove the mirrors of repos that nobody has used for long: all of that can be fetched again.
+
+    `used` are the names of folders in use; the time of a folder is when it last was.
+    """
+    for folder in mirrors.glob("*.git"):
+        with suppress(OSError):
+            if folder.name in used:
+                os.utime(folder, (now.timestamp(), now.timestamp()))
+            elif now - time_at(folder.lstat().st_mtime) > UNUSED:
+                log.info("the mirror %s is removed: its repo was not used for %d days", folder, UNUSED.days)
+                _remove(folder)
 
 
 def _is_as_made(config: Path) -> bool:

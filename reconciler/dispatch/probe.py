@@ -177,7 +177,10 @@ def faults(facts: HostFacts, *, was_broken: bool = False) -> Iterator[str]:
             f"the working folder cannot be written to{why}; make room, or change `workdir` or its permissions"
         )
     elif facts.disk_free_mb is not None and facts.disk_free_mb < _LEAST_DISK_MB * often:
-        yield f"less than {_LEAST_DISK_MB} MiB of disk are left for the working folder; make room"
+        yield (
+            f"less than {_LEAST_DISK_MB} MiB of disk are left for the working folder; "
+            f"make room: with {2 * _LEAST_DISK_MB} MiB free, runs start again"
+        )
     elif facts.files_free is not None and facts.files_free < _LEAST_FILES * often:
         yield f"the disk of the working folder takes less than {_LEAST_FILES} more files; remove some"
     if facts.environment_fault:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
@@ -31,6 +32,7 @@ from reconciler.dispatch.retrying import StepFailed
 from reconciler.dispatch.secret_gate import with_unpacked
 from reconciler.git.catfile import CatFile, Receive
 from reconciler.git.process import Git, GitFailed, GitResult
+from reconciler.git.upkeep import is_crowded, keep_up
 
 log = logging.getLogger(__name__)
 
@@ -100,10 +102,17 @@ _NAMED = 3
 _MOST_NAMES = 10
 _MOST_DIFF = 1024 * 1024
 """Bytes of a diff that are shown."""
+_MOST_COMMITS = 256
+"""Names of commits that are kept in a mirror; each of git's fetches reads all of them."""
 _OURS = "the reconciler's user"
 
 Push = Callable[[str, str, str | None], Awaitable[str]]
 """Pushes a commit to a ref that holds the commit expected; returns why it could not, empty if it could."""
+
+
+def mirror_name(repo: str) -> str:
+    """Return the name of the folder with the mirror of a repo."""
+    return f"{repo.replace('/', '+')}.git"
 
 
 def whole_url(url: str, fleet: Path) -> str:
@@ -142,7 +151,7 @@ class CodeRepository:
 
     def __init__(self, repo: Repo, *, mirrors: Path, fleet: Path, silence: float = SILENCE) -> None:
         self.repo = repo
-        self.folder = mirrors / f"{repo.name.replace('/', '+')}.git"
+        self.folder = mirrors / mirror_name(repo.name)
         self.url = whole_url(repo.url, fleet)
         self._git = Git.local(self.folder, timeout=_TIMEOUT)
         self._silence = silence
@@ -154,6 +163,8 @@ class CodeRepository:
         """Whether a push was once seen to be allowed."""
         self._chain: tuple[tuple[object, ...], MergeChain] = (), MergeChain(base="")
         """The chain that was made last, and of what."""
+        self._bundling = Counter[str]()
+        """How many bundles are being made of a ref."""
 
     @_with_rebuilt_mirror
     async def newest(self) -> str:
@@ -200,10 +211,14 @@ class CodeRepository:
     async def bundle(self, commits: Sequence[str], have: Sequence[str]) -> bytes:
         """Return the commits with all that a host which has the commits `have` lacks."""
         refs = [f"refs/reconciler/base/{commit}" for commit in commits]
-        for ref, commit in zip(refs, commits, strict=True):
-            await self._git.run("update-ref", ref, commit)
-        excluded = [f"^{other}" for other in have if await self._has(other)]
-        return await self._git.run("bundle", "create", "-q", "-", *refs, *excluded)
+        self._bundling.update(refs)
+        try:
+            for ref, commit in zip(refs, commits, strict=True):
+                await self._git.run("update-ref", ref, commit)
+            excluded = [f"^{other}" for other in have if await self._has(other)]
+            return await self._git.run("bundle", "create", "-q", "-", *refs, *excluded)
+        finally:
+            self._bundling.subtract(refs)
 
     @_with_rebuilt_mirror
     async def fork(self, head: str) -> str:
@@ -574,6 +589,35 @@ class CodeRepository:
     async def _changed(self, old: str, new: str) -> set[str]:
         listed = await self._git.run("diff", "--name-only", "--no-renames", "-z", old, new)
         return {name.decode(errors="surrogateescape") for name in listed.split(b"\0") if name}
+
+    async def tidy(self, is_needed: Callable[[str], bool]) -> None:
+        """
+        Join packs of the mirror if there are many, and drop names of what is over; no object goes.
+
+        `is_needed` tells of the id of a round whether its task is open.
+        Raises StepFailed, Unavailable, OSError.
+        """
+        await self._reset_settings()
+        if not (self.folder / "HEAD").exists():
+            return
+        old = [*await self._named_rounds(is_needed), *await self._old_commits()]
+        lines = "".join(f"delete {ref}\n" for ref in old if not self._bundling[ref])
+        await self._git.run("update-ref", "--stdin", stdin=lines.encode())
+        if is_crowded(self.folder):
+            await keep_up(self._git, self.folder, graph=False)
+
+    async def _named_rounds(self, is_needed: Callable[[str], bool]) -> list[str]:
+        """Return the names of work of rounds that is delivered, or given up."""
+        refs = await self._git.line(
+            "for-each-ref", "--format=%(refname)", "refs/reconciler/done", "refs/reconciler/searched"
+        )
+        return [ref for ref in refs.split() if not is_needed(ref.rpartition("/")[2])]
+
+    async def _old_commits(self) -> list[str]:
+        """Return the names of commits that runs began with, but for those that a host may still offer."""
+        of = ("refs/reconciler/base", "refs/reconciler/seen")
+        refs = await self._git.line("for-each-ref", "--sort=-creatordate", "--format=%(refname)", *of)
+        return refs.split()[_MOST_COMMITS:]
 
     async def _create(self) -> None:
         if (self.folder / "HEAD").exists():

@@ -9,7 +9,8 @@
 #   take    FLEET KEY ID          commit what the agent of a round left uncommitted, or say what it left unfinished
 #   bundle  FLEET KEY ID BASE     the commits of a round that the base does not have, as a git bundle
 #   push    FLEET KEY ID COMMIT   push the commit of a round to its branch from here
-#   ls      FLEET                 one line per workspace, be it one of which only a scratch folder is left
+#   ls      FLEET                 one line per workspace, be it one of which only a scratch folder is left; spares
+#                                 and mirrors that nobody used for long go first, and crowded mirrors are tidied
 #   sizes   FLEET KEY...          KiB on disk and name of each workspace that is there
 #   rm      FLEET KEY...          remove workspaces; a few are cleaned and kept as spares. Name and commit of
 #                                 each whose work nobody fetched
@@ -17,7 +18,7 @@
 # Every answer begins with "S " (done as asked) or "E " (why not: a matter of the host).
 # "S fault WHY" is the agent's matter: it left its workspace in a state that nobody can take up.
 # "S unfit WHY" is the specs' matter: they ask for what cannot be done in this repository.
-#   FLEET/repos/NAME.git   objects that the workspaces of a repo share; never pruned
+#   FLEET/repos/NAME.git   objects that the workspaces of a repo share; none goes before all do, a month after the last use
 #   FLEET/work/KEY         the workspace: a repository of its own, so that no agent can touch another's
 #   FLEET/spare/NAME.git/KEY  a work tree of that repo which nobody has: to fill it anew is quicker than an empty folder
 #   FLEET/runs/ID/files    files of that round which are not in its workspace
@@ -272,6 +273,29 @@ take_in() { # commits... that $mirror shall have; stdin: a bundle of those it la
   printf 'S need\n'
   run_git --git-dir="$mirror" for-each-ref --sort=-creatordate --count=64 --format='have %(objectname)' refs/reconciler
   exit 0
+}
+
+tidy_mirrors() { # work goes on beside it: no object goes that a workspace may borrow
+  find repos -type f -path '*/objects/pack/*tmp[_-]*' -mtime +1 -exec rm -f {} + # of fetches that were killed
+  for mirror in repos/*.git; do
+    set -- "$mirror"/objects/pack/*.pack
+    packs=$#
+    set -- "$mirror"/objects/17/*
+    [ $packs -gt 50 ] || [ $# -gt 27 ] || continue
+    run_git --git-dir="$mirror" for-each-ref --sort=-creatordate --format='delete %(refname)' refs/reconciler/base |
+      sed 1,256d | run_git --git-dir="$mirror" update-ref --stdin
+    run_git --git-dir="$mirror" -c pack.threads=1 repack -d -q --geometric=2
+  done
+  find repos -type d -path 'repos/*' -prune -mtime +30 | while IFS= read -r mirror; do
+    is_borrowed || rm -rf "$mirror"
+  done
+}
+
+is_borrowed() { # whether a workspace has objects of $mirror
+  for alternates in work/*/.git/objects/info/alternates spare/*/*/.git/objects/info/alternates; do
+    [ -f "$alternates" ] && IFS= read -r lender <"$alternates" && [ "$lender" = "$fleet/$mirror/objects" ] && return
+  done
+  return 1
 }
 
 create_work() { # in one move, so that a half made one is never seen
@@ -634,6 +658,7 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
   case $4 in *.r1) rm -rf "$work" ;; esac # before the first round nothing of it is ours but what is cut off
   case $mirror in /*) ;; *) mirror=$fleet/$mirror ;; esac
   said=$(create_mirror 2>&1) || refuse "cannot make $mirror: $said; $room"
+  touch "$mirror" 2>/dev/null # one that was not used for long is removed
   take_in "$commit" "$newest"
   if [ -e "$work/.git" ]; then
     take_back
@@ -753,6 +778,7 @@ push) # FLEET KEY ID COMMIT; stdin: repository, URL, ref, commit that it holds n
 ls) # FLEET
   enter "$2"
   find spare -type d -path 'spare/*/*' -prune -mtime +7 -exec rm -rf {} + 2>/dev/null # nobody took them for a week
+  tidy_mirrors >/dev/null 2>&1
   printf 'S\n'
   for work in "$fleet"/work/* "$fleet"/scratch/*; do
     [ -e "$work" ] && printf '%s\n' "${work##*/}"

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import re
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from reconciler.git import clone
 from reconciler.git.catfile import CatFile
 from reconciler.git.process import Git, printable_error
 from reconciler.git.remote import NETWORK_TIMEOUT, fetch
+from reconciler.git.upkeep import is_crowded, keep_up
 
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<login>[^/@]*@)?", re.IGNORECASE)
 _SCP = re.compile(r"[A-Za-z0-9_.][\w.-]*@[\w.\[\]:-]+:(?!//).+")
@@ -114,6 +116,9 @@ class Repository:
         repository = cls(git_dir, folder=None, address=url, hash_name=await clone.prepare_clone(git_dir, url))
         try:
             await repository._fetch_first(url)
+            if is_crowded(git_dir):  # each look fetches, and may be all that is ever done here
+                with suppress(Unavailable, OSError):
+                    await keep_up(repository.git, git_dir, graph=False)
         except BaseException:
             await repository.close()
             raise

@@ -19,13 +19,12 @@ from reconciler.core.errors import Conflict, Unavailable, UsageError
 from reconciler.files import sync_folder
 from reconciler.git.fastimport import Change, FastImport
 from reconciler.git.repository import Repository
+from reconciler.git.upkeep import MOST_PACKS, count_packs, is_crowded, keep_up, lacks_graph
 from reconciler.store.batch_signatures import BatchSignatures
 from reconciler.store.locks import acquire, lock_file
 
 _COMMITS_PER_PROCESS = 5000
 """fast-import never forgets a commit: about 4 KB each."""
-_PACKS = 200
-"""Packs that call for upkeep. Each batch makes one; a thousand of them slow every git process down."""
 _PATIENCE = 0.05
 """Seconds between two looks at a lock."""
 _STALE_AFTER = 20
@@ -54,7 +53,9 @@ class Writer:
         self._lock = lock
         self._turn = asyncio.Lock()
         self._stream: FastImport | None = None
-        self._packs = _count_packs(repository.git_dir)
+        is_due = is_crowded(repository.git_dir) or lacks_graph(repository.git_dir)
+        self._packs = MOST_PACKS if is_due else count_packs(repository.git_dir)
+        """Since the last upkeep: each batch makes one."""
         self._upkeep: asyncio.Task[None] | None = None
 
     @classmethod
@@ -102,7 +103,7 @@ class Writer:
             if self.head != ids[-1]:
                 await self._explain(head, ids)
         self._packs += 1
-        if self._packs > _PACKS and (self._upkeep is None or self._upkeep.done()):
+        if self._packs > MOST_PACKS and (self._upkeep is None or self._upkeep.done()):
             self._upkeep = asyncio.create_task(self.tidy())
         return ids
 
@@ -144,19 +145,17 @@ class Writer:
 
     async def tidy(self) -> None:
         """
-        Join packs and extend the commit graph. Nothing that is not referenced is removed.
+        Join packs and extend the commit graph; see `git.upkeep`.
 
-        Failure is not reported: it is tried again after the next batches, and
+        Failure is not reported: it is tried again after as many batches, and
         a disk that is full stops the writer itself.
         """
         # Before, so that no open pack is joined; after, so that none is read that is gone.
         await self._renew()
-        git = self._repository.git
-        with suppress(Unavailable):
-            await git.run("-c", "pack.threads=1", "repack", "-d", "-q", "--geometric=2", "--write-midx")
-            await git.run("commit-graph", "write", "--reachable", "--split", "--changed-paths")
+        with suppress(Unavailable, OSError):
+            await keep_up(self._repository.git, self._repository.git_dir)
         await self._renew()
-        self._packs = _count_packs(self._repository.git_dir)
+        self._packs = 0
 
     async def close(self) -> None:
         """Release the branch."""
@@ -169,6 +168,10 @@ class Writer:
 
     async def _renew(self) -> None:
         """End the stream: packs of its own that it relies on may be joined into others."""
+        # Shielded: whoever has the next turn must not meet a stream that is half closed.
+        await asyncio.shield(self._end_stream())
+
+    async def _end_stream(self) -> None:
         async with self._turn:
             await asyncio.to_thread(self._close_stream)
 
@@ -317,7 +320,3 @@ def _remove_left_keeps(git_dir: Path) -> None:
         with suppress(FileNotFoundError):
             if _KEEP.startswith(keep.read_bytes()):
                 _remove(keep)
-
-
-def _count_packs(git_dir: Path) -> int:
-    return sum(1 for _ in (git_dir / "objects" / "pack").glob("*.pack"))

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from reconciler.core.model.specs import Host
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed
-from tests.dispatch.world import World, ended, git
+from tests.dispatch.world import NOW, World, ended, git, needs_of, sweep
 
 
 @pytest.fixture
@@ -459,3 +460,93 @@ async def test_a_repository_that_accepts_and_stays_silent_is_given_up(world):
             await repository_of(world, url=place, silence=0.3).newest()
 
     assert f"repo code: {place} does not answer: nothing came for 0.3 s" in str(caught.value)
+
+
+# --- Upkeep ------------------------------------------------------------------
+
+MONTHS = 70 * 86400
+"""Seconds; longer than anything stays that nobody uses."""
+
+
+def make_packs(mirror: Path) -> None:
+    """Put so many packs into a mirror that it counts as crowded, with blobs that nothing names."""
+    pack = "git hash-object -w --stdin | git pack-objects -q objects/pack/pack"
+    script = f"for n in $(seq 51); do echo $n | {pack}; done; git prune-packed"
+    subprocess.run(["sh", "-ec", script], cwd=mirror, check=True)
+
+
+def age(path: Path, seconds: int = MONTHS) -> None:
+    then = NOW.timestamp() - seconds
+    os.utime(path, (then, then))
+
+
+def rounds(mirror: Path) -> set[str]:
+    refs = git(mirror, "for-each-ref", "--format=%(refname:lstrip=3)", "refs/reconciler/done")
+    return set(refs.split())
+
+
+async def test_a_mirror_is_tidied_while_it_is_used_and_keeps_every_object(world, monkeypatch):
+    monkeypatch.setattr("reconciler.git.upkeep.MOST_PACKS", 0)
+    runs = ["web/a.g12345678.a1", "web/b.g12345678.a1"]
+    for run in runs:
+        await world.carry_out(world.order(f"echo {run} >x", run=run, branch=f"task/{run}"))
+    mirror = world.data / "repos/code.git"
+    before = set(git(mirror, "cat-file", "--batch-all-objects", "--batch-check").splitlines())
+
+    third = world.order("echo c >x", run="web/c.g12345678.a1", branch="task/c")
+    report, _ = await asyncio.gather(world.carry_out(third), sweep(world, needs_of(runs[1], third.run)))
+
+    assert report.verdict.outcome == "success"
+    assert "web+a.g12345678.a1.r1" not in rounds(mirror)
+    assert "web+b.g12345678.a1.r1" in rounds(mirror)
+    assert before <= set(git(mirror, "cat-file", "--batch-all-objects", "--batch-check").splitlines())
+    assert list((mirror / "objects/pack").glob("*.pack"))
+    assert git(mirror, "fsck", "--full", "--no-dangling") == ""
+
+
+async def test_a_mirror_that_neither_specs_nor_runs_name_goes_after_a_month(world):
+    run = "web/a.g12345678.a1"
+    await world.carry_out(world.order("true", run=run, branch="task/a"))
+    repos = world.data / "repos"
+    for name in ("long.git", "short.git"):
+        (repos / name).mkdir()
+    for name, seconds in (("code.git", MONTHS), ("long.git", MONTHS), ("short.git", 86400)):
+        age(repos / name, seconds)
+
+    await sweep(world, replace(needs_of(run), repos={}))
+    of_a_run = {each.name for each in repos.glob("*.git")}
+    age(repos / "code.git")
+    await sweep(world, replace(needs_of(), repos={}))
+
+    assert of_a_run == {"code.git", "short.git"}
+    assert {each.name for each in repos.glob("*.git")} == {"short.git"}
+
+
+async def test_a_mirror_on_a_host_is_tidied_and_goes_once_nobody_borrows_from_it(world):
+    far = Host(name="far", address="127.0.0.1", workdir="far")
+    world.transport = LocalTransport(world.folder, {"PATH": os.environ["PATH"], "HOME": str(world.folder)})
+    run = "web/a.g12345678.a1"
+    await world.carry_out(world.order("true", host=far, run=run, branch="task/a"))
+    (mirror,) = (world.folder / "far/f1/repos").iterdir()
+    make_packs(mirror)
+    left, fresh = (mirror / "objects/pack" / name for name in ("tmp_pack_old", "tmp_pack_new"))
+    for path in (left, fresh):
+        path.touch()
+    for path in (left, mirror):
+        os.utime(path, (0, 0))
+    dispatcher = world.dispatcher()
+
+    await dispatcher.sweep(far, lambda: needs_of(run))
+    packs = len(list((mirror / "objects/pack").glob("*.pack")))
+    kept = git(mirror, "cat-file", "--batch-all-objects", "--batch-check").count("blob")
+    is_left, is_fresh = left.exists(), fresh.exists()
+    await dispatcher.sweep(far, needs_of)  # the workspace goes, and a spare that borrows may stay
+    shutil.rmtree(world.folder / "far/f1/spare", ignore_errors=True)
+    os.utime(mirror, (0, 0))
+    await dispatcher.sweep(far, needs_of)
+    is_gone = not mirror.exists()
+    await dispatcher.close()
+    report = await world.carry_out(world.order("true", host=far, run="web/b.g1.a1", branch="task/b"))
+
+    assert (packs < 10, kept >= 51, is_left, is_fresh, is_gone) == (True, True, False, True, True)
+    assert report.verdict.outcome == "success"

@@ -1,6 +1,9 @@
 """What power losses, crashes and people leave behind stalls itself and nothing else."""
 
+import contextlib
 import shutil
+import subprocess
+import time
 
 import pytest
 
@@ -124,3 +127,58 @@ def test_a_damaged_status_stalls_its_task_says_where_and_is_mended_by_a_revert(p
     assert "fleet-state/tasks/a.yaml:" in shown
     assert playground.phases() == {"a": "completed", "b": "completed", "c": "completed"}
     assert playground.sh("git log --format=%s fleet-state").count("task a: running → completed") == 1
+
+
+@pytest.fixture
+def small_fleet(playground):
+    """Return a playground whose fleet is on a file system of 40 MiB; what runs is elsewhere."""
+    small = playground.root / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(small)]
+    done = subprocess.run(mount, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
+    shutil.move(playground.fleet, small / "fleet")
+    playground.fleet.symlink_to(small / "fleet")
+    yield playground
+    subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_on_a_full_disk_all_can_be_read_new_work_waits_and_it_heals_by_itself(small_fleet):
+    gate, starts, ballast = (small_fleet.root / name for name in ("gate", "starts", "small/ballast"))
+    script = f"echo $RECONCILER_TASK | tee -a {starts}; until [ -e {gate} ]; do sleep 0.1; done"
+    small_fleet.task("long", f"goal: Work.\nscript: {script}\n")
+    small_fleet.task("next", f"goal: Work.\nscript: {script}\ndepends_on: [long]\n")
+    small_fleet.commit()
+
+    with small_fleet.serving() as reconciler:
+        assert reconciler.tells("long", "running")
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        gate.touch()
+        wait_for(lambda: "fleet-state cannot be written" in small_fleet.talk)
+
+        read = [small_fleet.reconciler(*command.split()) for command in READS]
+        full = small_fleet.reconciler("status", code=7)
+        begun = starts.read_text().split()
+        ballast.unlink()
+        assert reconciler.tells("next", "completed")
+
+    assert all("long" in each for each in read)
+    assert "less than 16 MiB are free at" in full
+    assert begun == ["long"]
+    assert "Full" not in small_fleet.reconciler("status", code=8)
+    assert starts.read_text().split() == ["long", "next"]
+    assert small_fleet.sh("git fsck --no-dangling") == ""
+    small_fleet.reconciler("verify")
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+READS = ("get tasks", "describe long", "history long", "logs long")

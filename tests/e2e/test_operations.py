@@ -15,7 +15,7 @@ from tests.e2e.conftest import IDENTITY
 
 PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 BLOCKS = re.findall(r"```sh(?: older)?\n(.*?)```", PAGE, re.DOTALL)
-SERVE, STATUS, STOP, BACK_UP, RESTORE, OLDER, MOVE, UPGRADE, SPLIT = BLOCKS
+SERVE, STATUS, STOP, BACK_UP, RESTORE, OLDER, MOVE, UPGRADE, SPLIT, UPKEEP = BLOCKS
 TASK = "goal: Work.\nadapter: script\nscript: |\n  {}\n"
 
 
@@ -106,4 +106,5 @@ def test_a_fleet_is_run_stopped_backed_up_restored_moved_and_split_as_the_page_s
     operator("reconciler --repo other run --until-idle && reconciler --repo moved run --until-idle")
     assert operator("reconciler --repo other get tasks --no-headers").count("completed") == 2
     assert "web/" not in operator("reconciler --repo moved get tasks --no-headers")
-    operator("reconciler --repo moved verify && reconciler --repo other verify")
+    operator(UPKEEP)
+    operator("reconciler --repo other verify")

@@ -15,6 +15,7 @@ from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import run_key
 from reconciler.core.model.status import HostStatus, OnHost, Phase, Reason, Waiting
 from reconciler.core.names import DEFAULT_SHARD
+from reconciler.git.upkeep import keep_up, lacks_graph
 from reconciler.store import statuses
 from reconciler.store.history import last_transitions, read_history
 from reconciler.store.reader import StateReader
@@ -452,6 +453,76 @@ async def test_upkeep_joins_packs_and_writing_goes_on_beside_it(open_state, bare
     assert (bare / "objects/info/commit-graphs/commit-graph-chain").exists()
     assert len((await state.load())[0]) == 22
     assert git(bare, "fsck", "--full", "--strict") == ""
+
+
+async def test_upkeep_that_was_killed_is_done_by_the_next(open_state, bare):
+    state = await open_state(bare)
+    for number in range(3):
+        await state.commit([created(f"t{number}")])
+    objects = bare / "objects"
+    (objects / "info/commit-graphs").mkdir(parents=True, exist_ok=True)
+    old, new = (
+        [
+            objects / f"pack/multi-pack-index.lock{end}",
+            objects / f"info/commit-graphs/commit-graph-chain.lock{end}",
+            objects / f"pack/tmp_pack_{end or 'old'}",
+        ]
+        for end in ("", ".new")
+    )
+    for left in (*old, *new):
+        left.write_bytes(b"left")
+    for left in old:
+        os.utime(left, (0, 0))
+
+    await state._writer.tidy()
+    await state.commit([created("last")])
+
+    assert [left for left in (*old, *new) if left.exists()] == new
+    assert (objects / "info/commit-graphs/commit-graph-chain").exists()
+    assert len(list((objects / "pack").glob("pack-*.pack"))) == 2
+
+
+async def test_upkeep_may_be_cut_off_at_any_moment_and_two_may_be_at_it(open_state, bare):
+    state = await open_state(bare)
+    git(bare, "config", "gc.auto", "0")
+    for number in range(24):
+        await state.commit([created(f"t{number}")])
+        upkeep = asyncio.create_task(state._writer.tidy())
+        for _ in range(number):
+            await asyncio.sleep(0)
+        upkeep.cancel()
+        await asyncio.wait([upkeep])
+    for lock in (bare / "objects").rglob("*.lock"):
+        os.utime(lock, (0, 0))
+    done = await asyncio.gather(*(keep_up(state._repository.git, bare) for _ in range(2)))
+    theirs = await asyncio.create_subprocess_exec("git", "-C", str(bare), "gc", "-q")
+    await state.commit([created("beside")])
+    await theirs.wait()
+    await state.commit([created("last")])
+
+    assert done == [True, False]
+    assert theirs.returncode == 0
+    assert len((await state.load())[0]) == 26
+    assert git(bare, "fsck", "--full", "--strict") == ""
+
+
+async def test_a_graph_that_knows_no_paths_is_replaced_by_one_that_does(
+    open_repository, open_state, bare, monkeypatch
+):
+    monkeypatch.setattr("reconciler.git.upkeep._LARGE_INDEX", 1000)
+    earlier = await start(await open_repository(bare))
+    for number in range(3):
+        await earlier.commit([created(f"t{number}")])
+    await earlier.close()
+    git(bare, "-c", "gc.writeCommitGraph=true", "gc", "-q")
+    assert lacks_graph(bare)
+
+    state = await open_state(bare)
+    await state.commit([created("last")])
+    await asyncio.wait([state._writer._upkeep])
+
+    assert not lacks_graph(bare)
+    assert git(bare, "commit-graph", "verify") == ""
 
 
 async def test_trailers_say_what_git_log_is_asked_for(open_state, bare):

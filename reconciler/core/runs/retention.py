@@ -40,6 +40,13 @@ class Retention:
         repo = self.repos.get(status.run.repo or "") if status and status.run else None
         return host.hooks.followed_by(repo.hooks) if repo else host.hooks
 
+    @property
+    def used_repos(self) -> frozenset[str]:
+        """Names of the repos of the fleet, and of those that runs which stay began from."""
+        statuses = (self.statuses.get(task_of_run(run) or "") for run in (*self.open, *self.failed))
+        of_runs = {status.run.repo for status in statuses if status and status.run and status.run.repo}
+        return frozenset(of_runs | self.repos.keys())
+
     def failed_with_room(self, sizes: Mapping[str, int]) -> frozenset[str]:
         """Return the failed runs that stay where their workspaces have these sizes in KiB: the oldest go."""
         totals = accumulate(sizes.get(run, 0) for run in self.failed)
