@@ -28,6 +28,7 @@ from reconciler.core.adapter import (
     HealthCheck,
     Output,
     RoundLimits,
+    Sandbox,
     Secret,
     StopSignal,
     Streamed,
@@ -118,6 +119,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "notifications.md", "".join(notifications())
     yield "hooks.md", "".join(table(RunHooks))
     yield "slurm.md", "".join(table(SlurmSpec))
+    yield "sandbox.md", "".join(table(Sandbox))
     yield "performance.md", "".join(performance(json.loads(RESULTS.read_text())["benchmarks"]))
 
 

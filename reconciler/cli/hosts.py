@@ -146,11 +146,13 @@ async def _check_host(
 ) -> HostCheck:
     from reconciler.dispatch.dry_run import dry_run
     from reconciler.dispatch.paths import local_folder
-    from reconciler.dispatch.probe import host_problems, probe
+    from reconciler.dispatch.probe import host_problems, needs_sandbox, probe
 
     workdir = str(local_folder(host, data)) if host.is_local else None
     try:
-        facts = await probe(transports(host), host, adapters, workdir=workdir)
+        facts = await probe(
+            transports(host), host, adapters, workdir=workdir, tries_sandbox=needs_sandbox(host, adapters)
+        )
     except (Unavailable, Refused) as error:
         return HostCheck(host, None, (str(error),))
     tried = await dry_run(host, transports(host), token=clock.random_hex())
@@ -254,6 +256,7 @@ def check_document(check: HostCheck) -> "HostCheckShape":
         document["boot_id"] = facts.boot_id
         document["shell"] = facts.shell
         document["git"] = facts.git
+        document["sandbox"] = facts.sandbox
         if scheduler := facts.scheduler:
             document["scheduler"] = {
                 "name": scheduler.name,

@@ -561,6 +561,8 @@ class HostCheckShape(TypedDict):
     """Its shell."""
     git: NotRequired[str | None]
     """Version of its git."""
+    sandbox: NotRequired[str | None]
+    """Why no run can be in a sandbox there; empty if it can, null if no spec needs one."""
     ends_runs_by: NotRequired[list[str]]
     """How all that a run started is ended."""
     warnings: NotRequired[list[str]]

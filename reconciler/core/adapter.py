@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from reconciler.core.fields import MOST, Duration, Env, EnvName, Frozen, Names, Period, Strings, Text, Total
-from reconciler.core.names import check_file_path
+from reconciler.core.names import check_file_path, check_host_path
 from reconciler.core.patterns import check_pattern
 
 
@@ -66,6 +66,25 @@ class FileTemplate(Frozen):
 FilePath = Annotated[str, AfterValidator(check_file_path)]
 Files = dict[FilePath, FileTemplate]
 """Files to be written before a run, by path: in the workspace, or outside of it with `{files}/`."""
+
+
+HostPath = Annotated[str, AfterValidator(check_host_path)]
+
+
+class Sandbox(Frozen):
+    """What runs may reach on their host, by bubblewrap. In `sandbox` of a host or an adapter."""
+
+    network: bool = True
+    """Whether there is a network; without, there is nothing but a loopback of its own."""
+    writable: tuple[HostPath, ...] = ()
+    """
+    What may be written beside the workspace: caches, such as `~/.cache/pip`, or a device, such as
+    `/dev/nvidia0`. What is not there is made, as a folder.
+    """
+    readable: tuple[HostPath, ...] = ()
+    """What may be read beside the system's programs, such as `~/.nvm`."""
+    hidden: tuple[HostPath, ...] = ()
+    """What is not to be seen although it lies in what may be: it counts over all the others."""
 
 
 class StopSignal(Frozen):
@@ -265,6 +284,10 @@ class AdapterSpec(Frozen):
     """Limits of one round."""
     stop: StopSignal = StopSignal.model_construct()
     """How a run is stopped."""
+    sandbox: Sandbox | None = None
+    """The sandbox that its runs need: they start on no host without one. See [sandbox](sandbox.md)."""
+    sessions: tuple[HostPath, ...] = ()
+    """Where the CLI keeps its sessions on a host; in a sandbox it may write there."""
     cleanup: Strings = ()
     """Paths in the workspace that the CLI leaves behind; they are not committed."""
     accounts: Names = ()

@@ -117,12 +117,18 @@ def _differences(before: HostStatus | None, after: HostStatus) -> Iterator[str]:
     if unasked := sorted(adapters.keys() - after.adapters.keys()):
         yield f"not asked for {', '.join(unasked)} any more"
     yield from _readiness(before, after)
+    yield from _sandbox_difference(before, after)
     if after.message:
         yield after.message
     elif before and before.reachable and before.message:
         yield "nothing is wrong with it any more"
     if before and before.reachable and before.git != after.git:
         yield f"git {after.git or 'missing'}"
+
+
+def _sandbox_difference(before: HostStatus | None, after: HostStatus) -> Iterator[str]:
+    if after.sandbox == "" and (before is None or before.sandbox != ""):
+        yield "a sandbox works"
 
 
 def _readiness(before: HostStatus | None, after: HostStatus) -> Iterator[str]:

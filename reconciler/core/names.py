@@ -93,6 +93,25 @@ def moved_name(name: str, old: str, new: str) -> str:
     return variant_name(new, variant[1]) if variant and variant[0] == old else name
 
 
+_HOST_PATH = re.compile(r"~?(/[^/\0\n]+)+\Z")
+_TOO_MUCH = frozenset({"/home", "/root", "/proc", "/dev", "/run", "/sys"})
+
+
+def check_host_path(path: str) -> str:
+    """
+    Return the path of a folder or file on a host if a sandbox can grant it or hide it.
+
+    Raises ValueError with the reason, and with what to write.
+    """
+    if not _HOST_PATH.match(path) or {".", ".."} & set(path.split("/")):
+        message = f"{path!r} is no path of a host: write an absolute one, or '~/NAME' in the home of its user"
+        raise ValueError(message)
+    if path in _TOO_MUCH:
+        message = f"{path!r} as a whole has what a sandbox is there to keep; name what is needed in it"
+        raise ValueError(message)
+    return path
+
+
 def check_task_name(name: str) -> str:
     """Return the name if it is that of a task, or of a variant of one. Raises ValueError as `check_name`."""
     check_name(spec_owner(name))

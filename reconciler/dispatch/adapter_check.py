@@ -25,7 +25,7 @@ from reconciler.core.text import one_line, tail
 from reconciler.dispatch.dry_run import DryRun, dry_run
 from reconciler.dispatch.logs import LogFolder, read_end
 from reconciler.dispatch.paths import local_folder
-from reconciler.dispatch.probe import HostFacts, host_problems, probe
+from reconciler.dispatch.probe import HostFacts, host_problems, needs_sandbox, probe
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import agent_id, folder_name, validation_id
 from reconciler.dispatch.retrying import StepFailed
@@ -76,7 +76,14 @@ class AdapterCheck:
         """Yield the result of each step; stops after the first if the host does not answer."""
         workdir = str(local_folder(self.host, self.data)) if self.host.is_local else None
         try:
-            facts = await probe(self.transport, self.host, {self.adapter.name: self.adapter}, workdir=workdir)
+            adapters = {self.adapter.name: self.adapter}
+            facts = await probe(
+                self.transport,
+                self.host,
+                adapters,
+                workdir=workdir,
+                tries_sandbox=needs_sandbox(self.host, adapters),
+            )
         except (Unavailable, Refused) as error:
             yield CheckResult("host", ok=False, message=str(error))
             return

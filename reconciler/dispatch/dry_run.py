@@ -142,10 +142,11 @@ async def _carry_out(
 
 async def _warnings(host: Host, transport: Transport, uid: str, boot: str, left: str) -> list[str]:
     warnings = []
-    if host.is_local or (uid == str(os.getuid()) and boot == _boot()):
+    is_own_user = host.is_local or (uid == str(os.getuid()) and boot == _boot())
+    if is_own_user and host.sandbox is None:
         warnings.append(
             "its agents run as the user of the reconciler, and can read and write what it can; "
-            "give them a user of their own (docs/security.md)"
+            "give them a user of their own, or a sandbox (docs/security.md)"
         )
     if left.isdigit():
         script = (

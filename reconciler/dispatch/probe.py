@@ -16,8 +16,10 @@ from reconciler.core.adapter import Adapter, Version
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model.specs import Host, HostAdapter
 from reconciler.core.model.status import HostCli, HostStatus
+from reconciler.core.runs.sandbox import sandbox_of
 from reconciler.core.text import one_line
 from reconciler.core.version import check_version
+from reconciler.dispatch.sandbox import probe_text, sandbox_fault
 from reconciler.dispatch.schedulers import scheduler_of
 from reconciler.dispatch.schedulers.base import SchedulerFacts
 from reconciler.dispatch.transport import SAFE_WORD, CommandResult, Transport
@@ -80,6 +82,8 @@ class HostFacts:
     """Login shell of the user."""
     git: str | None = None
     """Version."""
+    sandbox: str | None = None
+    """Why no run can be in a sandbox there; empty if it can, None if it was not asked."""
     scheduler: SchedulerFacts | None = None
     """What starts runs there, if it is not the host itself."""
     clis: Mapping[str, CliFacts] | None = None
@@ -97,17 +101,20 @@ async def probe(
     adapters: Mapping[str, Adapter] | None = None,
     *,
     workdir: str | None = None,
+    tries_sandbox: bool = False,
 ) -> HostFacts:
     """
     Ask the host for everything; its CLIs only if adapters are given: all at once, each with its time limit.
 
-    `workdir` is that of a local host whose spec names none. Raises Unavailable,
-    and Refused if its spec cannot work.
+    `workdir` is that of a local host whose spec names none. With `tries_sandbox` a command is run
+    in one. Raises Unavailable, and Refused if its spec cannot work.
     """
     check_workdir(host)
     adapters_to_probe = [adapter for adapter in offered_adapters(host, adapters or {}) if adapter.version]
     slowest = max((_seconds(adapter) for adapter in adapters_to_probe), default=0)
-    script = _script(host, adapters_to_probe, workdir or host.workdir or _DEFAULT_WORKDIR)
+    script = _script(
+        host, adapters_to_probe, workdir or host.workdir or _DEFAULT_WORKDIR, tries_sandbox=tries_sandbox
+    )
     answer = await transport.call((host.shell, "-s"), script.encode(), timeout=slowest + _OVERHEAD)
     latency = await _latency(transport)
     facts = _facts(host, answer, latency)
@@ -122,6 +129,18 @@ def check_workdir(host: Host) -> None:
             f"host {host.name}: workdir {folder!r} is not safe on a command line; "
             "use a path of letters, digits and any of _ . / + = : , @ % -"
         )
+
+
+def needs_sandbox(host: Host, adapters: Mapping[str, Adapter]) -> bool:
+    """Return whether any run on the host needs a sandbox."""
+    offered = offered_adapters(host, adapters)
+    return any(sandbox_of(host, adapter) for adapter in (None, *offered))
+
+
+def sandbox_problem(facts: HostFacts) -> Iterator[str]:
+    """Yield why runs that need a sandbox cannot start on a host: all others can."""
+    if facts.sandbox:
+        yield f"no sandbox: {facts.sandbox}"
 
 
 def offered_adapters(host: Host, adapters: Mapping[str, Adapter]) -> list[Adapter]:
@@ -140,12 +159,13 @@ def reachable(facts: HostFacts, before: HostStatus | None, now: datetime) -> Hos
     return HostStatus(
         reachable=True,
         since=before.since if before and is_same else now,
-        message=fault or "; ".join(warnings(facts, now)),
+        message=fault or "; ".join((*sandbox_problem(facts), *warnings(facts, now))),
         fault=fault,
         os=facts.os,
         arch=facts.arch,
         boot_id=facts.boot_id,
         git=facts.git,
+        sandbox=facts.sandbox,
         adapters=clis,
     )
 
@@ -161,6 +181,7 @@ def unreachable(error: Unavailable, before: HostStatus | None, now: datetime) ->
 def host_problems(facts: HostFacts, now: datetime) -> Iterator[str]:
     """Yield what is wrong with a host that answers, and what to do about it; apart from its CLIs."""
     yield from faults(facts)
+    yield from sandbox_problem(facts)
     yield from warnings(facts, now)
 
 
@@ -207,7 +228,7 @@ async def _latency(transport: Transport) -> float:
     return loop.time() - before
 
 
-def _script(host: Host, adapters: Sequence[Adapter], workdir: str) -> str:
+def _script(host: Host, adapters: Sequence[Adapter], workdir: str, *, tries_sandbox: bool) -> str:
     asks = [f"( {_ask(number, host, adapter)} ) &" for number, adapter in enumerate(adapters)]
     tells = [f"tell {number}" for number in range(len(adapters))]
     place = f'"$HOME"/{shlex.quote(workdir[2:])}' if workdir.startswith("~/") else shlex.quote(workdir)
@@ -217,6 +238,7 @@ def _script(host: Host, adapters: Sequence[Adapter], workdir: str) -> str:
         _SCRIPT.read_text(),
         *asks,
         "tell_host",
+        *([probe_text()] if tries_sandbox else []),
         scheduler_of(host).probe,
         "wait",
         *tells,
@@ -264,6 +286,7 @@ def _facts(host: Host, answer: CommandResult, latency: float) -> HostFacts:
         clock=_number(values, "clock", int),
         shell=values.get("shell"),
         git=values["git"].removeprefix("git version ") if "git" in values else None,
+        sandbox=sandbox_fault(values["sandbox"], values.get("os")) if "sandbox" in values else None,
     )
     return _with_scheduler(host, facts, values)
 

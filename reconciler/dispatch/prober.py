@@ -5,6 +5,7 @@ Host prober: implements `controller.ports.Prober`; a failed probe is a result, t
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from reconciler.core.adapter import Adapter
@@ -13,7 +14,15 @@ from reconciler.core.model.specs import Host
 from reconciler.core.model.status import HostStatus
 from reconciler.dispatch.dry_run import DRY_RUN_FOLDER
 from reconciler.dispatch.paths import local_folder
-from reconciler.dispatch.probe import HostFacts, faults, offered_adapters, probe, reachable, unreachable
+from reconciler.dispatch.probe import (
+    HostFacts,
+    faults,
+    needs_sandbox,
+    offered_adapters,
+    probe,
+    reachable,
+    unreachable,
+)
 from reconciler.dispatch.retrying import StepFailed
 from reconciler.dispatch.session import host_scripts, workdir
 from reconciler.dispatch.transport import Transport
@@ -39,7 +48,9 @@ class HostProber:
         """Return the status of the host, and its load per core if known."""
         asks = self._asks(host, adapters, before)
         try:
-            facts = await self._facts(host, adapters if asks else None)
+            facts = await self._facts(
+                host, adapters if asks else None, tries_sandbox=needs_sandbox(host, adapters)
+            )
             if asks or (before and before.fault):
                 facts = await self._with_scripts(host, facts)
         except (Unavailable, Refused) as error:
@@ -48,7 +59,9 @@ class HostProber:
             self._asked_at[host.name] = self._clock()
         return reachable(facts, before, self._clock()), facts.load_per_core
 
-    async def _facts(self, host: Host, adapters: Mapping[str, Adapter] | None) -> HostFacts:
+    async def _facts(
+        self, host: Host, adapters: Mapping[str, Adapter] | None, *, tries_sandbox: bool
+    ) -> HostFacts:
         """
         Probe the host, with one retry. Raises Unavailable, Refused.
 
@@ -56,10 +69,11 @@ class HostProber:
         """
         transport = self._transports(host)
         workdir = str(local_folder(host, self._data)) if host.is_local else None
+        once = partial(probe, transport, host, adapters, workdir=workdir, tries_sandbox=tries_sandbox)
         try:
-            return await probe(transport, host, adapters, workdir=workdir)
+            return await once()
         except Unavailable:
-            return await probe(transport, host, adapters, workdir=workdir)
+            return await once()
 
     async def _with_scripts(self, host: Host, facts: HostFacts) -> HostFacts:
         """

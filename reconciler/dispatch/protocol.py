@@ -5,13 +5,14 @@ Protocol of `wrapper.sh`: builds its input and parses its answers. Nothing here 
 import hashlib
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from typing import Literal
 
 from reconciler.core.errors import Unavailable
+from reconciler.dispatch.sandbox import LOOK_UP, MAKE_TEMPORARY, Confinement, confined
 
 RUN_ID = re.compile(
     r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+@-]*?)(?:\.c(?P<commit>[0-9a-f]{12}))?(?:\.o(?P<reviewed>[0-9]+))?"
@@ -204,9 +205,10 @@ def agent_job(
     path: str | None = None,
     prompt_file: str | None = None,
     declared: str | None = None,
+    confinement: Confinement | None = None,
 ) -> str:
     """
-    Return the script that becomes the agent.
+    Return the script that becomes the agent, in its sandbox if it has one.
 
     `path` is the folder or the file of its CLI. With `prompt_file` the agent's
     stdin is kept there, and the agent itself gets an empty one. In the folder
@@ -215,10 +217,13 @@ def agent_job(
     """
     files = {variable: f"{declared}/{kind}" for kind, variable in DECLARATIONS.items()} if declared else {}
     files |= {OUTPUTS: declared} if declared else {}
-    lines = _setting({**env, **files}, folder)
-    if declared:
-        lines.append(f"rm -rf {shlex.quote(declared)}; mkdir {shlex.quote(declared)}")
-    lines.append("sh -c : >/dev/null 2>&1 || give_up shell")
+    keep = [f"(umask 077; cat >{shlex.quote(prompt_file)}) && exec </dev/null"] if prompt_file else []
+    make = [f"rm -rf {shlex.quote(declared)}; mkdir {shlex.quote(declared)}"] if declared else []
+    setting = _setting({**env, **files}, folder)
+    if confinement:  # no program that the PATH of the specs names is run outside of it
+        lines = [LOOK_UP, *make, *keep, MAKE_TEMPORARY, *setting]
+    else:
+        lines = [*setting, *make, "sh -c : >/dev/null 2>&1 || give_up shell"]
     lines.append(f"program={shlex.quote(argv[0])}")
     if path:
         at = shlex.quote(path)
@@ -226,15 +231,42 @@ def agent_job(
         # The interpreter of a script, such as node, may lie beside it and nowhere else.
         lines.append("case $program in */*) PATH=${program%/*}:$PATH; export PATH ;; esac")
     lines.append('command -v "$program" >/dev/null 2>&1 || give_up cli')
-    if prompt_file:
-        lines.append(f"(umask 077; cat >{shlex.quote(prompt_file)}) && exec </dev/null")
-    lines.append(f'exec "$program" {shlex.join(argv[1:])}')
+    if confinement:
+        lines += [
+            confined(confinement, {**env, **files}),
+            *_ENTER,
+            f'confined "$program" {shlex.join(argv[1:])}',
+        ]
+    else:
+        lines += [*keep, f'exec "$program" {shlex.join(argv[1:])}']
     return "\n".join(lines)
 
 
-def commands_job(commands: Sequence[str], *, env: Mapping[str, str], folder: str, shell: str) -> str:
+_ENTER = (
+    'at=$(command -v "$program")',
+    "seen='command -v \"$0\" >/dev/null || exit 96'",
+    '(confined sh -c "$seen" "$program") </dev/null >/dev/null 2>"$run/sandbox.log"',
+    'case $? in 0) ;; 96) give_up unseen ;; *) cat "$run/sandbox.log" >&2; give_up sandbox ;; esac',
+    'find_process $$ && put "$run" pid $$ "$started" "$group" sandbox',
+)
+"""
+Lines that try the sandbox, and tell the wrapper that this process holds it: what it is, is not signalled.
+"""
+
+
+def commands_job(
+    commands: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    folder: str,
+    shell: str,
+    confinement: Confinement | None = None,
+    unconfined: Container[str] = (),
+) -> str:
     """
     Return the script that runs the commands in order, up to the first that fails.
+
+    Each is in the sandbox, if there is one, but for the `unconfined` ones.
 
     What they print goes to `out`; the job's own account, which it does not get
     mixed up with, to `err`: `begin <n> <offset in out>`, and
@@ -247,18 +279,26 @@ def commands_job(commands: Sequence[str], *, env: Mapping[str, str], folder: str
     """
     lines = [
         f"shell=$(command -v {shlex.quote(shell)}) && wc=$(command -v wc) || give_up workspace",
+        *([LOOK_UP, MAKE_TEMPORARY] if confinement else []),
         *_setting(env, folder),
+        *([confined(confinement, env), _TRY] if confinement else []),
         'size() { size=$(($("$wc" -c <"$RECONCILER_RUN_DIR/out"))); }',
         "check() {",
         """  printf '$ %s\\n' "$2"; size; printf 'begin %s %s\\n' "$1" "$size" >&2""",
         "  read_clock; since=$clock",
-        '  "$shell" -c "$2" </dev/null 2>&1; code=$?',
+        '  ($as "$shell" -c "$2") </dev/null 2>&1; code=$?',
         """  read_clock; size; printf 'end %s %s %s %s\\n' "$1" "$code" $((clock - since)) "$size" >&2""",
         f'  [ "$code" = 0 ] || exit $(($1 < {_MOST_TOLD} ? $1 : {_MOST_TOLD}))',
         "}",
     ]
-    lines += [f"check {number} {shlex.quote(command)}" for number, command in enumerate(commands, 1)]
+    for number, command in enumerate(commands, 1):
+        by = "confined" if confinement and command not in unconfined else "exec"
+        lines.append(f"as={by}; check {number} {shlex.quote(command)}")
     return "\n".join(lines)
+
+
+_TRY = '(confined "$shell" -c :) </dev/null || give_up sandbox'
+"""Line that tries the sandbox, which is not the fault of a command."""
 
 
 EXTRA = "extra"

@@ -36,6 +36,7 @@ from reconciler.core.runs.decide import may_declare
 from reconciler.core.runs.files import FileValues, render_file
 from reconciler.core.runs.judging import with_diffs
 from reconciler.core.runs.opinion import is_deliverable, is_worth_a_retry, read_opinion
+from reconciler.core.runs.sandbox import sandbox_of
 from reconciler.core.text import head, one_line
 from reconciler.dispatch.live import FigureCounter
 from reconciler.dispatch.logs import LogFolder, StreamName
@@ -59,6 +60,7 @@ from reconciler.dispatch.protocol import (
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed, retry_until_reachable
 from reconciler.dispatch.runs import DECLARED_BYTES, GAVE_UP, QUEUE, Bounds, RunEnding
+from reconciler.dispatch.sandbox import Confinement
 from reconciler.dispatch.schedulers.base import Scheduler
 from reconciler.dispatch.secret_gate import LeaksFound
 from reconciler.dispatch.secrets import WITHHELD, InjectedSecrets, find_known, find_secrets
@@ -109,12 +111,20 @@ _ENDED: Mapping[str, tuple[FailureClass, str]] = {
         FailureClass.HOST,
         "host {host}: under its `env` no `sh` can be started; correct `env` in its spec (PATH)",
     ),
+    "sandbox": (
+        FailureClass.HOST,
+        "host {host}: its sandbox cannot be made, so nothing was started; see `reconciler host check {host}`",
+    ),
+    "unseen": (
+        FailureClass.CONFIG,
+        "host {host}: {program} is not to be seen in its sandbox; name its folder in `sandbox.readable`",
+    ),
     "cli": (
         FailureClass.CONFIG,
         "host {host}: {program} is not there; install it, or name its `path` under the host's `adapters`",
     ),
 }
-_NOT_BEGUN = frozenset({"workspace", "shell", QUEUE})
+_NOT_BEGUN = frozenset({"workspace", "shell", "sandbox", QUEUE})
 """Those of them for which the host kept the agent from its start."""
 _UNKNOWN: Mapping[Stage, str] = {
     Stage.LOST: "the run is over and how it ended was not recorded: its processes were killed from outside, "
@@ -413,6 +423,7 @@ class Round:
             declared=declared,
             path=self._cli_path,
             prompt_file=prompt_file if adapter.prompt == "file" else None,
+            confinement=self._confinement(prepared),
         )
 
     async def _find_secrets(self, prepared: Prepared) -> dict[str, str]:
@@ -771,7 +782,12 @@ class Round:
         """Run commands in the workspace, up to the first that fails; return what came of each."""
         order = self.order
         job = commands_job(
-            commands, env=self._environment(prepared), folder=prepared.folder, shell=order.host.shell
+            commands,
+            env=self._environment(prepared),
+            folder=prepared.folder,
+            shell=order.host.shell,
+            confinement=self._confinement(prepared),
+            unconfined=[command for _, command in order.host.hooks.commands()],
         )
         state = await self._start(run_id, job, timeout=timeout)
         begin = _Beginning(lambda: None, queued, self.host_session.scheduler)
@@ -907,6 +923,23 @@ class Round:
             "RECONCILER_MODE": order.mode,
             "RECONCILER_BRANCH": order.branch,
         }
+
+    def _confinement(self, prepared: Prepared) -> Confinement | None:
+        """Return the sandbox of the agent, and of what is run in its workspace; None if there is none."""
+        order, run_folder = self.order, prepared.run_folder
+        # What a worker finished is validated without an adapter of ours.
+        sandbox = sandbox_of(order.host, order.adapter)
+        if sandbox is None:
+            return None
+        mirror = self.repository and self.host_session.workspaces.mirror(self.repository, prepared)
+        return Confinement(
+            sandbox=sandbox,
+            work=prepared.folder,
+            fleet=prepared.fleet,
+            writable=(declared_folder(run_folder), files_folder(run_folder)),
+            readable=(f"{run_folder}/prompt", *([f"{mirror}/objects"] if mirror else [])),
+            forwards_agent=order.host.agent_forwarding,
+        )
 
     def _ended(self, why: str) -> StepFailed:
         if end := self.host_session.scheduler.ends.get(why):

@@ -37,6 +37,11 @@ class Prepared:
     run_folder: str
     """Of the agent's run."""
 
+    @property
+    def fleet(self) -> str:
+        """Folder of this fleet on the host."""
+        return self.run_folder.rpartition("/runs/")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Collected:
@@ -218,6 +223,11 @@ class Workspaces:
                 name: self._commit(commit) for name, _, commit in (each.partition(" ") for each in lines)
             }
         return unfetched
+
+    def mirror(self, repository: CodeRepository, prepared: Prepared) -> str:
+        """Return the folder of the objects that a workspace borrows; absolute."""
+        mirror = self._mirror(repository)
+        return mirror if mirror.startswith("/") else f"{prepared.fleet}/{mirror}"
 
     def _mirror(self, repository: CodeRepository) -> str:
         return str(repository.folder) if self._shares_mirrors else f"repos/{repository.folder.name}"

@@ -18,7 +18,8 @@
 # A run is the folder ROOT/ID:
 #   queued  lock and time of the last submission, where a queue starts runs
 #   claim   pid, start time and boot id of the supervisor, lock, cgroup, job; made by hard link: there once and whole
-#   pid     pid, start time and group of the agent
+#   pid     pid, start time and group of the agent; `sandbox` if that is what holds its sandbox
+#   tmp     the agent's temporary files, if it is in a sandbox
 #   out err what the agent printed
 #   cancel  why it is to end
 #   exit    exit code, bytes of out, bytes of err, hundredths of a second, why it ended, seal
@@ -183,11 +184,11 @@ put_exit() { # folder code hundredths why seal
 reaper= # its own pid, in the supervisor of a run that has ended: whatever it started is a child of ours by now
 
 find_left() { # folder -> $left: what is still there of the run; false if nothing
-  agent='' agents_group='' below=''
+  agent='' agents_group='' below='' holds=''
   if get "$1" pid; then
     set -- "$1" $record
     agents_group=${4:-}
-    is_alive "$2" "${3:-}" && agent=$2
+    is_alive "$2" "${3:-}" && agent=$2 holds=${5:-}
   fi
   find_cell "$1"
   left="$agent $(members "$1" "$agents_group") ${cell:+$(awk '$1 > 0 { printf "%s ", $1 }' "$cell/cgroup.procs" 2>/dev/null)}"
@@ -198,9 +199,13 @@ find_left() { # folder -> $left: what is still there of the run; false if nothin
 
 end_all() { # folder signal grace
   find_left "$1" || return 0
-  # The group first, while its leader shows that the number is still its own.
-  [ -n "$agent" ] && [ "$agents_group" = "$agent" ] && kill "-$2" "-$agent" 2>/dev/null
-  kill "-$2" $left 2>/dev/null
+  if [ -n "$holds" ]; then # all that is in a sandbox ends at once with what holds it
+    for pid in $left; do [ "$pid" = "$agent" ] || kill "-$2" "$pid" 2>/dev/null; done
+  else
+    # The group first, while its leader shows that the number is still its own.
+    [ -n "$agent" ] && [ "$agents_group" = "$agent" ] && kill "-$2" "-$agent" 2>/dev/null
+    kill "-$2" $left 2>/dev/null
+  fi
   tenths=$(($3 * 10))
   while [ "$tenths" -gt 0 ]; do
     nap 0.1
@@ -520,6 +525,7 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
   fi
   rm -f "$mine".* "$run/prompt"
   end_rest "$run"
+  [ ! -d "$run/tmp" ] || { rm -rf "$run/tmp" || { chmod -R u+rwx "$run/tmp" && rm -rf "$run/tmp"; }; } 2>/dev/null
   why=exit
   get "$run" cancel && why=$record
   put_exit "$run" "$code" $((clock - began)) "$why" "$seal"

@@ -11,6 +11,7 @@ from reconciler.core.patterns import check_line_pattern, check_pattern, constant
 from reconciler.core.runs.command import GROUPS, PLACEHOLDER, VALUES, check_adapter
 from reconciler.core.runs.outcome import ADDED_UP, SIGNALS, TOTALS
 from reconciler.core.runs.prompt import try_template
+from reconciler.core.runs.sandbox import needs_network
 from reconciler.specs.expressions import ONE_EVENT, check_expression, check_rule
 from reconciler.specs.rules import Mistake, template_mistake, tried
 from reconciler.specs.yaml import Path
@@ -34,8 +35,17 @@ def useless_parts(adapter: Adapter) -> Iterator[Mistake]:
     yield from _rules(adapter.output)
     yield from _patterns(adapter.output)
     yield from _places(adapter)
+    yield from _sandbox(adapter)
     for path, message in _idle(adapter):
         yield Mistake(path, message, at_key=True)
+
+
+def _sandbox(adapter: Adapter) -> Iterator[Mistake]:
+    if adapter.sandbox and not adapter.sandbox.network and needs_network(adapter):
+        yield Mistake(
+            ("sandbox", "network"),
+            "must be true: its CLI calls a model (`model`), and would reach none",
+        )
 
 
 # --- Arguments ---------------------------------------------------------------

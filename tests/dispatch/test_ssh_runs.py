@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.core.adapter import FileTemplate, Secret
+from reconciler.core.adapter import FileTemplate, Sandbox, Secret
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Host
 from reconciler.core.model.status import Phase
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.pool import TransportPool
 from tests import processes
+from tests.dispatch.bubblewrap import needs_bwrap
 from tests.dispatch.sshd import Sshd, Yard, needs_sshd, quick, yard
 from tests.dispatch.world import RUN, World, ended, git, needs_of, seen, until
 
@@ -68,6 +69,19 @@ def server(servers: Yard) -> Sshd:
 async def world(server: Sshd, tmp_path: Path):
     async with world_on(tmp_path, server.host()) as made:
         yield made
+
+
+@needs_bwrap
+async def test_a_run_on_such_a_host_is_in_the_sandbox_that_it_needs(tmp_path: Path, server: Sshd):
+    host = server.host().model_copy(update={"sandbox": Sandbox()})
+    key = tmp_path / "a key"
+    key.write_text("private")
+
+    async with world_on(tmp_path, host) as world:
+        report = await world.carry_out(world.order(f"cat '{key}' >got || git log --format=%s >got"))
+
+        assert report.verdict.outcome == "success", report
+        assert git(world.code, "show", "task/web/fix:got") == "Begin"
 
 
 async def test_an_order_is_carried_out_on_a_host_that_has_no_way_to_the_code_repository(

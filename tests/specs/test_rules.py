@@ -2,8 +2,9 @@
 
 import pytest
 
-from reconciler.core.adapter import AdapterSpec
+from reconciler.core.adapter import Adapter, AdapterSpec, Sandbox
 from reconciler.core.model.specs import AgentSpec, FleetSpec, HostSpec, RepoSpec, TaskSpec
+from reconciler.specs.adapters import useless_parts
 from reconciler.specs.rules import broken_rules
 
 
@@ -182,3 +183,15 @@ def test_a_forge_is_reached_safely_and_its_secrets_have_one_source_each(spec, fi
 
     assert [mistake.path for mistake in mistakes] == ([path] if path else [])
     assert all(word in mistake.message and "t0ken" not in mistake.message for mistake in mistakes)
+
+
+@pytest.mark.parametrize(("network", "wrong"), [(False, [("sandbox", "network")]), (True, [])])
+def test_an_agent_that_calls_a_model_has_a_network_in_its_sandbox(network, wrong):
+    adapter = Adapter(
+        name="x",
+        command=("x", "{model}"),
+        model=("-m", "{model}"),
+        sandbox=Sandbox(network=network),
+    )
+
+    assert [mistake.path for mistake in useless_parts(adapter)] == wrong

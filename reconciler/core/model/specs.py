@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
-from reconciler.core.adapter import Adapter, Budget, Files, Secret
+from reconciler.core.adapter import Adapter, Budget, Files, Sandbox, Secret
 from reconciler.core.errors import Problem
 from reconciler.core.fields import (
     LARGEST_ID,
@@ -574,6 +574,8 @@ class HostSpec(Frozen):
     """What starts runs in its place: `{slurm: {…}}`. Left out, they are processes of the host."""
     hooks: RunHooks = RunHooks.model_construct()
     """Commands around the rounds of its runs: `{before_run: ["docker compose up -d"]}`."""
+    sandbox: Sandbox | None = None
+    """The sandbox that its runs are in, never without; `{}` has all defaults. See [sandbox](sandbox.md)."""
     desired: Literal["active", "suspended"] = "active"
     """`suspended`: takes no new runs and is not probed; live ones go on."""
     cordon: bool = False

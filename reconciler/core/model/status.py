@@ -555,6 +555,8 @@ class HostStatus(Frozen):
     """Version of its git; None if there is none."""
     adapters: dict[str, HostCli] = Field(default_factory=dict)
     """The agent CLIs it was asked for, by adapter."""
+    sandbox: str | None = None
+    """Why no run can be in a sandbox there; empty if it can, None if no spec needs one."""
     machine: str | None = None
     """Of a local host: which reconciler's machine it is about."""
 

@@ -19,6 +19,7 @@ from reconciler.core.model.status import Observed, Run, Status
 from reconciler.core.planning.accounts import AccountPool
 from reconciler.core.planning.context import differing
 from reconciler.core.planning.limits import spent_today
+from reconciler.core.runs.sandbox import needs_network, sandbox_of
 
 RESUMES = 100.0
 """For the host that holds the agent's session: going on there saves the story being told anew."""
@@ -281,6 +282,7 @@ def _why_not(task: Task, host: Host, desired: Desired, observed: Observed) -> st
         "is not reachable": probe is not None and not probe.reachable,
         _fault(host, observed): True,
         _cli_problem(task.adapter, host, desired, observed): offers,
+        _sandbox_problem(task.adapter, host, desired, observed): offers,
         _reviewer_problem(task, host, desired, observed): True,
     }
     return ", ".join(reason for reason, applies in reasons.items() if applies and reason)
@@ -303,7 +305,24 @@ def _reviewer_problem(task: Task, host: Host, desired: Desired, observed: Observ
         return f"is no host where account {account.name} may be used (review_by)"
     if host.adapters is not None and reviewer.adapter not in host.adapters:
         return f"does not offer {reviewer.adapter} (review_by)"
-    return _cli_problem(reviewer.adapter, host, desired, observed)
+    problems = (
+        _cli_problem(reviewer.adapter, host, desired, observed),
+        _sandbox_problem(reviewer.adapter, host, desired, observed),
+    )
+    return ", ".join(filter(None, problems))
+
+
+def _sandbox_problem(name: str, host: Host, desired: Desired, observed: Observed) -> str:
+    """Return why the runs of an adapter cannot be in the sandbox that they need there; empty if they can."""
+    adapter, probe = desired.adapters.get(name), observed.hosts.get(host.name)
+    sandbox = sandbox_of(host, adapter)
+    if sandbox is None:
+        return ""
+    if adapter and needs_network(adapter) and not sandbox.network:
+        return f"has a sandbox without network, and {name} calls a model"
+    if probe is None or (probe.reachable and probe.sandbox is None):
+        return "has not been asked for a sandbox yet"
+    return f"has no sandbox: {probe.sandbox}" if probe.reachable and probe.sandbox else ""
 
 
 def _cli_problem(name: str, host: Host, desired: Desired, observed: Observed) -> str:
