@@ -287,6 +287,26 @@ class HostBody(Frozen):
     """Why no run can start there though it answers; empty if one can."""
 
 
+class CampaignBody(Frozen):
+    """A campaign: how far its tasks are."""
+
+    name: str
+    state: str
+    """in pilot, under way, halted, done, ended (not all of it well) or broken."""
+    tasks: Id
+    """How many it has."""
+    completed: Id
+    failed: Id
+    """Escalated ones too."""
+    cancelled: Id
+    live: Id
+    in_review: Id
+    waiting: Id
+    reason: str | None
+    """What keeps more of them from beginning: Halted, Pilot or Width; None: nothing."""
+    message: str
+
+
 class AgentBody(Frozen):
     """An outside agent."""
 

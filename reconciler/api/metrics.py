@@ -4,7 +4,7 @@ Metrics: what Prometheus is told of a fleet, and of the reconciler's own work.
 Every metric stands in one table. Durations and counts come from steps as they
 go on record and from the meter of the loop; how things stand is counted when it
 is asked for. Labels have few values: phases, reasons, and the names of hosts,
-repos and adapters in the specs; never those of tasks.
+repos, adapters and campaigns in the specs; never those of tasks.
 """
 
 import asyncio
@@ -115,6 +115,9 @@ ACCOUNT_USABLE = Definition(
     "Whether new runs may take an account: not if it is at its limit, out of service or suspended",
     ("account", "state"),
 )
+CAMPAIGN_TASKS = Definition(
+    "reconciler_campaign_tasks", "gauge", "Tasks of a campaign, by where they stand", ("campaign", "state")
+)
 UNSENT = Definition(
     "reconciler_notifications_waiting", "gauge", "Messages that wait to be sent, by target", ("target",)
 )
@@ -218,7 +221,7 @@ REQUEST_TIME = Definition(
 
 SAMPLED: tuple[Definition, ...] = (
     BUILD, TASKS, QUEUE_AGE, NEEDS, NEEDS_AGE, SLOTS, SLOTS_USED, HOST_UP, HOST_READY, FORGE_UP, BUDGET,
-    ACCOUNT_USABLE, LEADER, READY, WEBHOOKS, UNSENT, NOTIFICATIONS,
+    ACCOUNT_USABLE, CAMPAIGN_TASKS, LEADER, READY, WEBHOOKS, UNSENT, NOTIFICATIONS,
 )  # fmt: skip
 """Counted when they are asked for."""
 COUNTED: tuple[Definition, ...] = (
@@ -416,6 +419,7 @@ class _Samples(Collector):
                 ((name, account.state), account.state == "usable")
                 for name, account in model.accounts().items()
             ],
+            CAMPAIGN_TASKS: counts.campaigns.items(),
             LEADER: [((), sources.is_leader())],
             READY: [((), not sources.unready())],
             WEBHOOKS: [((outcome,), count) for outcome, count in sources.deliveries().items()],

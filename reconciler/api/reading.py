@@ -1,5 +1,5 @@
 """
-Read operations: tasks, runs, hosts, agents, the plan, the history.
+Read operations: tasks, runs, hosts, campaigns, agents, the plan, the history.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -12,6 +12,7 @@ from reconciler.api.operation import Call, Operation, Page, Reply
 from reconciler.api.services import HistorySource
 from reconciler.api.tokens import Scope
 from reconciler.api.views import (
+    campaign_body,
     history_body,
     host_body,
     plan_body,
@@ -27,6 +28,7 @@ from reconciler.core.figures import FiguresOf
 from reconciler.core.views import TaskView, is_holder
 from reconciler.wire import (
     AgentBody,
+    CampaignBody,
     HistoryEntryBody,
     HistoryQuery,
     HostBody,
@@ -87,6 +89,12 @@ class ReadOperations:
         page, cursor = _page(read_model(self.view).hosts().values(), lambda host: host.name, call.query)
         return Page([host_body(host) for host in page], cursor)
 
+    async def campaigns(self, call: Call) -> Page:
+        """Return campaigns by name."""
+        views = read_model(self.view).campaigns().values()
+        page, cursor = _page(views, lambda campaign: campaign.name, call.query)
+        return Page([campaign_body(campaign) for campaign in page], cursor)
+
     async def agents(self, call: Call) -> Page:
         """Return outside agents by name."""
         page, cursor = _page(read_model(self.view).workers().values(), lambda worker: worker.name, call.query)
@@ -132,6 +140,9 @@ class ReadOperations:
             task,
             _list("runs", "List live runs", self.runs, RunsQuery, RunBody),
             _list("hosts", "List hosts", self.hosts, PageQuery, HostBody, is_versioned=False),
+            _list(
+                "campaigns", "List campaigns, and how far they are", self.campaigns, PageQuery, CampaignBody
+            ),
             _list("agents", "List outside agents", self.agents, PageQuery, AgentBody, is_versioned=False),
             plan,
             _list("history", "List transitions, newest first", self.history, HistoryQuery, HistoryEntryBody),

@@ -15,10 +15,19 @@ from reconciler.core.planning.plan import Action, FollowRun, RecordEvent, StartR
 from reconciler.core.runs.leases import heartbeat
 from reconciler.core.times import EARLIEST, format_time
 from reconciler.core.transitions import TransitionRecord, transition_document
-from reconciler.core.views import HostView, ReadModel, TaskView, WorkerView, forge_waits, observed_on_record
+from reconciler.core.views import (
+    CampaignView,
+    HostView,
+    ReadModel,
+    TaskView,
+    WorkerView,
+    forge_waits,
+    observed_on_record,
+)
 from reconciler.wire import (
     ActionKind,
     AgentBody,
+    CampaignBody,
     HistoryEntryBody,
     HostBody,
     Lease,
@@ -183,6 +192,19 @@ def host_body(view: HostView) -> HostBody:
         since=_time(status.since if status else None),
         message=status.message if status else "",
         fault=status.fault if status else "",
+    )
+
+
+def campaign_body(view: CampaignView) -> CampaignBody:
+    """Return how far the tasks of a campaign are."""
+    gate = view.gate
+    return CampaignBody(
+        name=view.name,
+        state=view.state,
+        tasks=len(view.tasks),
+        **view.counts,
+        reason=gate.reason if gate else None,
+        message=gate.message if gate else "",
     )
 
 

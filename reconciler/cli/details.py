@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from reconciler.cli.live import count_texts
-from reconciler.cli.render import CAMPAIGN_PHASES, account_running, adapters_of, shown_reason, spec_document
+from reconciler.cli.render import account_running, adapters_of, shown_reason, spec_document
 from reconciler.cli.terminal import table, value_block
 from reconciler.core.adapter import Usage
 from reconciler.core.costs import money
@@ -183,7 +183,7 @@ def _cli_row(cli: HostCli) -> Sequence[str]:
 def campaign_details(view: CampaignView, age: Age) -> str:
     """Return what `describe` prints of a campaign: how far it is, then each of its tasks."""
     spec, gate = view.spec, view.gate
-    counts = ((word, view.count(*phases)) for word, phases in CAMPAIGN_PHASES.items())
+    counts = ((group.replace("_", " "), count) for group, count in view.counts.items())
     rows = (
         ("campaign", view.name),
         ("state", view.state + (f", for {age(gate.since)}" if gate else "")),

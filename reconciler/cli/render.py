@@ -2,7 +2,7 @@
 What `get` shows of each kind: columns for people, documents for programs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from reconciler.cli.live import live_document, live_text
@@ -10,10 +10,11 @@ from reconciler.cli.output import Column
 from reconciler.core.adapter import Adapter
 from reconciler.core.conditions import Condition
 from reconciler.core.model.specs import Agent, Repo
-from reconciler.core.model.status import HostCli, Phase
+from reconciler.core.model.status import HostCli
 from reconciler.core.runs.failure import FailureSummary
 from reconciler.core.times import Age, format_time
 from reconciler.core.views import (
+    CAMPAIGN_PHASES,
     AccountView,
     AdapterView,
     CampaignView,
@@ -152,30 +153,19 @@ REPO_COLUMNS = (
 )
 
 
-CAMPAIGN_PHASES: Mapping[str, tuple[Phase, ...]] = {
-    "completed": (Phase.COMPLETED,),
-    "failed": (Phase.FAILED, Phase.ESCALATED),
-    "cancelled": (Phase.CANCELLED,),
-    "live": (Phase.ASSIGNED, Phase.RUNNING),
-    "in review": (Phase.REVIEW_PENDING,),
-    "waiting": (Phase.CREATED,),
-}
-"""What the tasks of a campaign are counted by."""
-
-
 def campaign_columns(_: Age) -> Sequence[Column]:
     """Return the columns of `get campaigns`."""
     return (
         Column("NAME", lambda view: view.name),
         Column("STATE", lambda view: view.state),
         Column("TASKS", lambda view: str(len(view.tasks))),
-        *(_count_column(word, phases) for word, phases in CAMPAIGN_PHASES.items()),
+        *map(_count_column, CAMPAIGN_PHASES),
         Column("REASON", lambda view: f"{view.gate.reason}: {view.gate.message}" if view.gate else ""),
     )
 
 
-def _count_column(word: str, phases: Sequence[Phase]) -> Column:
-    return Column(word.upper(), lambda view: str(view.count(*phases)))
+def _count_column(group: str) -> Column:
+    return Column(group.replace("_", " ").upper(), lambda view: str(view.counts[group]))
 
 
 def account_columns(age: Age) -> Sequence[Column]:
@@ -268,7 +258,7 @@ def campaign_document(view: CampaignView) -> "CampaignShape":
         "kind": "campaign",
         "name": view.name,
         "state": view.state,
-        "counts": {word.replace(" ", "_"): view.count(*phases) for word, phases in CAMPAIGN_PHASES.items()},
+        "counts": dict(view.counts),
         "waiting": {
             "reason": view.gate.reason,
             "message": view.gate.message,

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from reconciler.core.conditions import NEEDS_A_PERSON
 from reconciler.core.model.status import Phase, Reason
-from reconciler.core.views import BAD_ENDS, ReadModel, task_need
+from reconciler.core.views import BAD_ENDS, ReadModel, count_phases, task_need
 
 NOTHING = "none"
 """In place of a reason, of a task that waits for nothing."""
@@ -29,6 +29,8 @@ class FleetCounts:
     """What needs a person, by why; see `core.needs.Need`."""
     needs_since: datetime | None
     """Since when the first of the tasks and hosts need one; None if none does, or it is not on record."""
+    campaigns: Mapping[tuple[str, str], int]
+    """Tasks of each campaign, by where they stand."""
 
 
 def fleet_counts(model: ReadModel) -> FleetCounts:
@@ -47,7 +49,7 @@ def fleet_counts(model: ReadModel) -> FleetCounts:
     for why, at in _other_needs(model):
         needs[why] += 1
         times += [at] if at else []
-    return FleetCounts(tasks, since, needs, min(times, default=None))
+    return FleetCounts(tasks, since, needs, min(times, default=None), dict(_campaigns(model)))
 
 
 def _state_of(model: ReadModel, name: str) -> tuple[Phase, str, datetime | None]:
@@ -68,6 +70,14 @@ def _need(model: ReadModel, name: str, phase: Phase, *, is_bad: bool) -> str | N
     view = model.task(name)
     need = None if view.problems else task_need(view)
     return need[0] if need else None
+
+
+def _campaigns(model: ReadModel) -> Iterator[tuple[tuple[str, str], int]]:
+    statuses = model.observed.statuses
+    for name, campaign in model.desired.campaigns.items():
+        phases = (statuses[task].phase if task in statuses else Phase.CREATED for task in campaign.tasks)
+        for group, count in count_phases(phases).items():
+            yield (name, group), count
 
 
 def _other_needs(model: ReadModel) -> Iterator[tuple[str, datetime | None]]:

@@ -5,7 +5,7 @@ Commands, the HTTP API and whatever else shows a fleet present these values and 
 them, so that they cannot disagree.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -322,6 +322,23 @@ class AdapterView:
         return "failing" if self.failing else "usable"
 
 
+CAMPAIGN_PHASES: Mapping[str, tuple[Phase, ...]] = {
+    "completed": (Phase.COMPLETED,),
+    "failed": (Phase.FAILED, Phase.ESCALATED),
+    "cancelled": (Phase.CANCELLED,),
+    "live": (Phase.ASSIGNED, Phase.RUNNING),
+    "in_review": (Phase.REVIEW_PENDING,),
+    "waiting": (Phase.CREATED,),
+}
+"""What the tasks of a campaign are counted by."""
+
+
+def count_phases(phases: Iterable[Phase]) -> Mapping[str, int]:
+    """Return how many of these there are of each of `CAMPAIGN_PHASES`."""
+    counts = Counter(phases)
+    return {name: sum(counts[phase] for phase in group) for name, group in CAMPAIGN_PHASES.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class CampaignView:
     """One campaign: how far its tasks are."""
@@ -331,9 +348,10 @@ class CampaignView:
     tasks: tuple[TaskView, ...]
     """Its tasks, in the order of its matrix."""
 
-    def count(self, *phases: Phase) -> int:
-        """Return how many of its tasks are in one of these phases."""
-        return sum(task.phase in phases for task in self.tasks)
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many of its tasks stand where, by `CAMPAIGN_PHASES`."""
+        return count_phases(task.phase for task in self.tasks)
 
     @property
     def gate(self) -> Waiting | None:
@@ -347,7 +365,7 @@ class CampaignView:
         if any(task.problems for task in self.tasks):
             return "broken"
         if all(task.phase.is_settled for task in self.tasks):
-            return "done" if self.count(Phase.COMPLETED, Phase.CANCELLED) == len(self.tasks) else "ended"
+            return "ended" if self.counts["failed"] else "done"
         if self.gate and self.gate.reason in _GATE_STATES:
             return _GATE_STATES[self.gate.reason]
         return "under way"

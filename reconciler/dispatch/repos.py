@@ -218,7 +218,7 @@ class CodeRepository:
             excluded = [f"^{other}" for other in have if await self._has(other)]
             return await self._git.run("bundle", "create", "-q", "-", *refs, *excluded)
         finally:
-            self._bundling.subtract(refs)
+            self._bundling -= Counter(refs)  # which keeps no zeros
 
     @_with_rebuilt_mirror
     async def fork(self, head: str) -> str:

@@ -18,7 +18,7 @@ from reconciler.core.model.status import Phase
 from reconciler.core.runs.command import build_run_request, localize
 from reconciler.dispatch.output import read_output
 from reconciler.specs.layers import resolve_adapter as built_in
-from tests.agents.clis import CLIS, INSTALLED, NODE
+from tests.agents.clis import CLIS, INSTALLED, MORE, NODE
 from tests.agents.models import Model, serving
 from tests.statuses import make_status
 
@@ -84,7 +84,11 @@ class Agent:
                     files=str(self.home / "files"),
                 ),
                 cwd=self.workspace,
-                env={"PATH": f"{NODE}:{INSTALLED}:{os.environ['PATH']}", **self.adapter.env, **self.env},
+                env={
+                    "PATH": f"{NODE}:{INSTALLED}:{MORE}:{os.environ['PATH']}",
+                    **self.adapter.env,
+                    **self.env,
+                },
                 stdin=stdin,
                 stdout=out,
                 stderr=err,

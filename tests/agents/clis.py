@@ -13,6 +13,8 @@ from reconciler.core.model.runs import FailureClass
 
 HERE = Path(__file__).parent
 INSTALLED = Path(os.environ.get("RECONCILER_TEST_AGENTS", HERE)) / "node_modules" / ".bin"
+MORE = HERE / "more" / "node_modules" / ".bin"
+"""CLIs that `INSTALLED` may lack: they are installed by themselves, so that neither waits for the other."""
 NODE = INSTALLED.parent / "node" / "bin"
 """A Node.js for the CLIs that need a newer one than the machine has."""
 Environment = dict[str, str]
@@ -42,8 +44,9 @@ class Cli:
         return lacking.get(scenario, True)
 
     @property
-    def path(self) -> Path:
-        return INSTALLED / self.program
+    def path(self) -> Path | None:
+        """Where it is installed; None: nowhere."""
+        return next((path for path in (INSTALLED / self.program, MORE / self.program) if path.exists()), None)
 
     def without_tools(self, adapter: Adapter) -> Adapter:
         """Return the adapter with which no tool may be used."""

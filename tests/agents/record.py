@@ -84,7 +84,7 @@ def main(argv: Iterable[str] | None = None) -> None:
     parser.add_argument("--cli", action="append", choices=list(CLIS))
     parser.add_argument("--scenario", action="append", choices=list(SCENARIOS))
     options = parser.parse_args(list(argv) if argv is not None else None)
-    names = [name for name in options.cli or CLIS if CLIS[name].path.exists()]
+    names = [name for name in options.cli or CLIS if CLIS[name].path]
     scenarios = options.scenario or list(SCENARIOS)
     rows = []
     for name in names:

@@ -20,7 +20,7 @@ from reconciler.api.server import serve_app
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import Conflict, Unavailable
 from reconciler.core.model.runs import Report, Verdict
-from reconciler.core.model.specs import Host
+from reconciler.core.model.specs import Campaign, Host
 from reconciler.core.model.status import HostStatus
 from reconciler.core.notifications.book import TargetCounts, TargetReport
 from tests.api.world import TOKENS, pulled
@@ -37,6 +37,7 @@ from tests.fakes import (
 )
 
 MANY = RateLimits()
+UP = Campaign(name="up", tasks=("up/a", "up/b"))
 FEW = RateLimits(peer=Rate(per_second=0.001, burst=3))
 
 
@@ -91,6 +92,15 @@ def values(metrics):
 
 
 # --- Who may read ------------------------------------------------------------
+
+
+async def test_tasks_of_a_campaign_are_counted_by_where_they_stand(world, metrics):
+    await world.ask(make_task("up/a"), make_task("up/b"), campaigns={"up": UP})
+
+    shown = values(metrics)
+
+    assert shown["reconciler_campaign_tasks", "up", "waiting"] == 2
+    assert shown["reconciler_campaign_tasks", "up", "failed"] == 0
 
 
 async def test_programs_of_this_machine_need_no_token(serve, client):

@@ -117,4 +117,4 @@ async def test_no_request_leads_to_a_mistake_or_to_an_answer_that_is_not_documen
     told, _ = await process.communicate()
 
     assert process.returncode == 0, told.decode()
-    assert b"Tested: 17" in told
+    assert b"Tested: 18" in told

@@ -30,7 +30,7 @@ from reconciler.core.events import (
 )
 from reconciler.core.hosts import HostChange
 from reconciler.core.model.runs import Check, FailureClass, Report, Verdict
-from reconciler.core.model.specs import DesiredState, FleetSpec, Host
+from reconciler.core.model.specs import Campaign, DesiredState, FleetSpec, Host
 from reconciler.core.model.status import Failure, HostStatus, OnHost, Reason, Waiting
 from reconciler.core.planning.plan import Plan
 from reconciler.specs.explain import Explained
@@ -111,6 +111,20 @@ async def test_what_needs_a_person_stands_first(world, nobody):
     assert outline.text.index("the agent gave up") < outline.text.index("Running")
     assert "/tasks/web/broken" in outline.links
     assert f"/commits/{world.record.head()}" in outline.links
+
+
+async def test_a_campaign_that_is_not_done_says_how_far_it_is(world, nobody):
+    tasks = [make_task("up/a"), make_task("up/b")]
+    width = Waiting(reason=Reason.WIDTH, message="as many begun as it may", since=START)
+    await world.ask(*tasks, campaigns={"up": Campaign(name="up", tasks=("up/a", "up/b"), width=1)})
+    create(world, tasks[0])
+    create(world, tasks[1], waiting=width)
+    start(world, tasks[0])
+
+    outline = await page(nobody, "/")
+
+    assert "Campaigns under way up as many begun as it may 0 of 2 completed 1 live 1 waiting" in outline.text
+    assert "/files/specs/campaigns/up.yaml" in outline.links
 
 
 async def test_what_is_wrong_in_the_specs_needs_a_person_too(world, nobody):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reconciler.api.reading import _page
 from reconciler.api.views import read_model, run_body, task_body
 from reconciler.core.figures import LiveFigures
-from reconciler.core.model.specs import Host
+from reconciler.core.model.specs import Campaign, Host
 from reconciler.core.model.status import HostStatus, Phase, Reason, Waiting
 from reconciler.core.outages import ForgeOutage
 from reconciler.core.planning.plan import Plan, StopRun
@@ -23,6 +23,7 @@ from tests.fakes import START, make_task
 from tests.statuses import make_status
 
 API = "/api/v1"
+UP, ZOO = Campaign(name="up", tasks=("up/a", "up/b", "up/c")), Campaign(name="zoo", tasks=())
 
 
 async def names(client, path):
@@ -72,6 +73,22 @@ async def test_a_task_says_what_it_waits_for_before_it_is_on_record(world, watch
     shown = (await watcher.get(f"{API}/tasks/a")).json()
 
     assert (shown["waiting_reason"], shown["waiting"]) == ("Slot", "every slot is taken")
+
+
+async def test_a_campaign_says_how_far_its_tasks_are_and_what_keeps_more_of_them_back(world, watcher):
+    await world.ask(*map(make_task, ("up/a", "up/b", "up/c")), campaigns={"up": UP, "zoo": ZOO})
+    stand = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
+    world.controller.statuses["up/a"] = make_status(Phase.FAILED, **stand)
+    pilot = Waiting(reason=Reason.PILOT, message="waits for the pilot", since=START)
+    world.controller.statuses["up/b"] = make_status(Phase.CREATED, waiting=pilot, **stand)
+
+    first = await watcher.get(f"{API}/campaigns?limit=1")
+    (up,) = first.json()
+
+    assert (up["name"], up["state"], up["tasks"]) == ("up", "in pilot", 3)
+    assert (up["failed"], up["waiting"], up["live"], up["completed"]) == (1, 2, 0, 0)
+    assert (up["reason"], up["message"]) == ("Pilot", "waits for the pilot")
+    assert 'rel="next"' in first.headers["Link"]
 
 
 async def test_work_in_review_waits_for_a_forge_that_is_silent_also_for_who_saw_it_before(world, watcher):

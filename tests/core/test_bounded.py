@@ -41,6 +41,7 @@ GROWING = {
     "dispatch/live.py _offsets": "two at most",
     "dispatch/pool.py _locals": "by hosts that the specs name",
     "dispatch/prober.py _asked_at": "by hosts that the specs name",
+    "dispatch/repos.py _bundling": "by bundles that are being made",
     "dispatch/secrets.py _proofs": "of one task, and tasks are bounded",
     "dispatch/secrets.py rounds": "of one task, and tasks are bounded",
     "dispatch/secrets.py values": "of one task, and tasks are bounded",

@@ -17,7 +17,7 @@ from reconciler.core.figures import FiguresOf
 from reconciler.core.model.status import BudgetScope
 from reconciler.core.needs import Need
 from reconciler.core.planning.limits import budget_scopes, midnight
-from reconciler.core.views import HostView, ReadModel, TaskView
+from reconciler.core.views import CampaignView, HostView, ReadModel, TaskView
 
 
 class Snapshot:
@@ -35,6 +35,11 @@ class Snapshot:
     def hosts(self) -> Mapping[str, HostView]:
         """Every host, by name."""
         return self.model.hosts()
+
+    @cached_property
+    def campaigns(self) -> Sequence[CampaignView]:
+        """The campaigns that are not done, by name."""
+        return tuple(each for each in self.model.campaigns().values() if each.state != "done")
 
     @cached_property
     def needs(self) -> Sequence[Need]:

@@ -23,7 +23,7 @@ from reconciler.core.planning.plan import prune_digest
 from reconciler.core.text import one_line
 from reconciler.core.views import HostView, ReadModel, TaskView
 
-MOST_NEEDS, MOST_RUNS, MOST_QUEUED, MOST_TRANSITIONS, MOST_HOSTS = 20, 30, 20, 20, 40
+MOST_NEEDS, MOST_RUNS, MOST_QUEUED, MOST_TRANSITIONS, MOST_HOSTS, MOST_CAMPAIGNS = 20, 30, 20, 20, 40, 10
 MOST_CELLS = 200
 """Slots that are drawn one by one, of all hosts on a page together."""
 
@@ -109,6 +109,8 @@ async def now_page(visit: Visit) -> View:
         "counts": task_counts(snapshot),
         "hosts": host_rows([*hosts.values()][:MOST_HOSTS], snapshot),
         "more_hosts": max(0, len(hosts) - MOST_HOSTS),
+        "campaigns": snapshot.campaigns[:MOST_CAMPAIGNS],
+        "more_campaigns": max(0, len(snapshot.campaigns) - MOST_CAMPAIGNS),
         "host_commits": await fleet.services.last_host_commits(),
         "budgets": budget_rows(fleet.view.desired, await fleet.spent_today()),
         "transitions": transitions,
