@@ -72,6 +72,7 @@ def _spec_fields(task: Task) -> Iterator[tuple[str, str]]:
     yield "needs", ", ".join(task.requires)
     yield "depends on", ", ".join(task.depends_on)
     yield "starts from", task.start_from or ""
+    yield "files", ", ".join(task.files)
     yield (
         "limits",
         (

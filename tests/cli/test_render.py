@@ -254,6 +254,17 @@ def test_details_of_a_task_tell_its_validation_and_its_reason():
     assert "make test   2     1.2" in text
 
 
+def test_details_of_a_task_name_the_files_that_are_written_for_it_and_not_what_is_in_them():
+    files = {".npmrc": {"template": "//registry.example.org/:_authToken={{ secrets.TOKEN }}"}}
+    [view] = ReadModel(make_desired(make_task("a", files=files)), Observed()).tasks().values()
+
+    text = SHOWN_KINDS["task"].details(view, AGE)
+
+    assert "files:" in text
+    assert ".npmrc" in text
+    assert "secrets.TOKEN" not in text
+
+
 def test_an_unknown_name_is_told_with_the_one_that_may_be_meant():
     desired = make_desired(make_task("web/fix-login"))
 
