@@ -25,9 +25,10 @@ class MergeTurns:
 
     Each merge makes a forge compute all others anew, one after another; those that it was done
     with meanwhile come last. So the next one that is ready is found by asking for one after
-    another, which is quicker than to wait for any.
-    What takes too long, or finds the forge not ready again and again, waits
-    for the next visit: what is new meanwhile has its turn.
+    another, which is quicker than to wait for any. What takes too long, or finds the forge not
+    ready again and again, waits for the next visit.
+    That asks first for what was asked for, which is ready first, and which some forges compute
+    only when they are asked; unless they are slow: then others have their turn.
     """
 
     def __init__(self, clock: Clock, longest: Callable[[], timedelta]) -> None:
@@ -54,13 +55,15 @@ class MergeTurns:
                 return timedelta(0)
             name = queue.popleft()
             refusal = await merge(name)
-            self._last[repo] = numbers[name]
-            if refusal and refusal.kind == "computing":
+            is_computing = refusal is not None and refusal.kind == "computing"
+            if is_computing:
                 queue.append(name)
                 computing += 1
             else:
                 self._pauses.pop(repo, None)
                 computing = 0
+            if not is_computing or self.is_slow(repo):
+                self._last[repo] = numbers[name]
         return self._pause(repo) if queue else None
 
     def is_slow(self, repo: str) -> bool:
