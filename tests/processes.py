@@ -8,15 +8,30 @@ nobody here.
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 _PROC = Path("/proc")
+_DYING = 30.0
+"""Seconds after which a process was not killed."""
 
 
 def with_word(word: str) -> list[int]:
     """Return the processes, other than this one, whose command line holds a word."""
     found = [pid for pid in _pids() if word.encode() in _read(pid, "cmdline") and is_alive(pid)]
     return [pid for pid in found if pid != os.getpid()]
+
+
+def left_with_word(word: str) -> list[int]:
+    """
+    Return the processes with a word that are there to stay.
+
+    Who was killed may live until the kernel comes to it, after whoever killed it went on.
+    """
+    until = time.monotonic() + _DYING
+    while (there := with_word(word)) and time.monotonic() < until:
+        time.sleep(0.01)
+    return there
 
 
 def with_variable(name: str, value: str) -> list[int]:

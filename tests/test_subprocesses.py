@@ -35,7 +35,7 @@ def test_a_program_ends_that_ends_while_a_process_is_being_started(steps):
     done = subprocess.run([sys.executable, "-c", LEFT, str(steps), number], timeout=60, check=False)
 
     assert done.returncode == 0
-    assert processes.with_word(number) == []
+    assert processes.left_with_word(number) == []
 
 
 @pytest.mark.parametrize("steps", range(10))
@@ -50,7 +50,7 @@ async def test_a_start_that_is_cancelled_leaves_no_process(steps):
 
     if not starting.cancelled():
         await end(starting.result())
-    assert processes.with_word(number) == []
+    assert processes.left_with_word(number) == []
 
 
 async def test_the_end_of_a_process_is_not_waited_for_where_another_one_holds_its_pipes():
@@ -60,7 +60,7 @@ async def test_the_end_of_a_process_is_not_waited_for_where_another_one_holds_it
 
     await end(process)
 
-    assert processes.with_word("60.0473") == []
+    assert processes.left_with_word("60.0473") == []
     assert process.returncode is not None
     for pid in processes.with_word("20.0473"):
         os.kill(pid, signal.SIGKILL)

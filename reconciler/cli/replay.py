@@ -40,7 +40,7 @@ class _Replayed:
 @click.pass_obj
 def replay_command(context: Context, commit: str, output: OutputFormat) -> int:
     """
-    Make the decision of a commit of the record again, and compare.
+    Make a decision on record again from what it rested on, and compare.
 
     Looks at the repository alone, so a clone will do: the specs that the commit names, the
     record as it was before it, and what else it rested on (load of the hosts, money spent),

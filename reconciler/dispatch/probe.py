@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from reconciler.core.adapter import Adapter, Version
+from reconciler.core.adapter import Adapter, Sandbox, Version
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model.specs import Host, HostAdapter
 from reconciler.core.model.status import HostCli, HostStatus
@@ -238,7 +238,7 @@ def _script(host: Host, adapters: Sequence[Adapter], workdir: str, *, tries_sand
         _SCRIPT.read_text(),
         *asks,
         "tell_host",
-        *([probe_text()] if tries_sandbox else []),
+        *([probe_text(Sandbox())] if tries_sandbox else []),
         scheduler_of(host).probe,
         "wait",
         *tells,

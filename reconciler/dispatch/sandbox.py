@@ -7,8 +7,10 @@ It lists what may be seen: what nobody thought of is not in it. Nothing here doe
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from reconciler.core.adapter import Sandbox
+if TYPE_CHECKING:
+    from reconciler.core.adapter import Sandbox
 
 _SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt"),
@@ -34,7 +36,7 @@ MISSING = "missing"
 class Confinement:
     """The sandbox of one run; paths are absolute and of the host."""
 
-    sandbox: Sandbox
+    sandbox: "Sandbox"
     work: str
     """Workspace."""
     fleet: str
@@ -90,13 +92,13 @@ def confined(confinement: Confinement, env: Iterable[str]) -> str:
     )
 
 
-def probe_text() -> str:
+def probe_text(sandbox: "Sandbox") -> str:
     """
     Return shell text that tries a sandbox in `$folder`, and tells the fact `sandbox`.
 
     That is `works`, `missing`, or how bubblewrap failed.
     """
-    confinement = Confinement(sandbox=Sandbox(), work="/usr", fleet="/var")
+    confinement = Confinement(sandbox=sandbox, work="/usr", fleet="/var")
     return "\n".join(
         (
             'try_sandbox() ( run=$folder at= && mkdir -p "$folder/tmp" || return',
@@ -143,7 +145,7 @@ def _hide(paths: Iterable[str]) -> Sequence[str]:
     ]
 
 
-def _grant(sandbox: Sandbox) -> Sequence[str]:
+def _grant(sandbox: "Sandbox") -> Sequence[str]:
     devices = [path for path in sandbox.writable if path.startswith(_DEVICES)]
     folders = [path for path in sandbox.writable if not path.startswith(_DEVICES)]
     made = ['[ -e "$each" ] || mkdir -p "$each" 2>/dev/null || :']

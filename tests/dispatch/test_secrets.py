@@ -238,7 +238,7 @@ async def test_a_helper_that_hangs_is_ended_with_all_that_it_started(monkeypatch
     with pytest.raises(StepFailed, match="did not answer"):
         await secrets.find_secret("it", Secret(command=("sh", "-c", hang)))
 
-    assert processes.with_word(word) == []
+    assert processes.left_with_word(word) == []
 
 
 async def test_a_helper_that_hangs_on_a_host_is_ended_with_all_that_it_started(monkeypatch, world, tmp_path):
@@ -251,4 +251,4 @@ async def test_a_helper_that_hangs_on_a_host_is_ended_with_all_that_it_started(m
 
     assert report.verdict.kind == FailureClass.AUTH
     assert "no answer" in report.verdict.message
-    assert processes.with_word(word) == []
+    assert processes.left_with_word(word) == []

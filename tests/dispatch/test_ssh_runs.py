@@ -265,7 +265,7 @@ async def test_a_helper_that_hangs_on_the_host_is_ended_there(world: Remote, tmp
     report = await world.carry_out(world.order("true", adapter={"secrets": {"KEY": secret}}, repo=None))
 
     assert report.verdict.kind is FailureClass.AUTH
-    assert processes.with_word(f"{tmp_path.name}-hanging") == []
+    assert processes.left_with_word(f"{tmp_path.name}-hanging") == []
 
 
 async def test_a_working_folder_that_cannot_be_made_fails_with_the_remedy(servers: Yard, tmp_path: Path):

@@ -44,7 +44,7 @@ async def test_what_a_command_started_does_not_outlive_it(tmp_path, word, way):
         code = await process.wait()
 
     assert code == 3
-    assert processes.with_word(word) == []
+    assert processes.left_with_word(word) == []
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -52,7 +52,7 @@ async def test_what_a_command_started_does_not_outlive_its_cancel(tmp_path, word
     async with work(tmp_path, f"{WAYS[way]} exec sleep 600", word, []):
         await until(lambda: processes.with_word(word))
 
-    assert processes.with_word(word) == []
+    assert processes.left_with_word(word) == []
 
 
 @pytest.mark.parametrize("is_held", [True, False])
@@ -65,7 +65,7 @@ async def test_what_an_earlier_life_began_is_ended_with_all_it_started(tmp_path,
 
         await end_left_over(records[0], records_beside(tmp_path / "output"))
 
-        assert processes.with_word(word) == []
+        assert processes.left_with_word(word) == []
 
 
 async def test_a_command_ignores_no_signal_and_has_the_prompt_as_its_input(tmp_path, word):

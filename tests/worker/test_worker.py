@@ -211,7 +211,7 @@ async def test_a_command_that_takes_too_long_is_stopped(server, agent, tmp_path)
 
     assert report(server)["status"] == "failed"
     assert "longer than 0.2 s" in report(server)["result"]
-    assert processes.with_word(f"{tmp_path}/never") == []
+    assert processes.left_with_word(f"{tmp_path}/never") == []
 
 
 async def test_a_command_that_prints_too_much_is_stopped(server, agent, monkeypatch):
