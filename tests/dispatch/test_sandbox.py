@@ -94,6 +94,23 @@ async def test_hooks_of_the_host_are_outside_of_the_sandbox_and_those_of_the_rep
 
 
 @needs_bwrap
+async def test_programs_of_the_workspace_are_not_run_outside_of_the_sandbox(world, tmp_path):
+    host = in_sandbox().model_copy(update={"env": {"PATH": "./bin:/usr/bin:/bin"}})
+    plant = f"""mkdir bin
+    for name in mv cat chmod rm; do
+      printf '#!/bin/sh\\n[ ! -e ~/.ssh/id ] || echo "$0" >>{tmp_path}/escaped\\nexec /bin/%s "$@"\\n' $name >bin/$name
+      chmod +x bin/$name
+    done"""
+
+    report = await world.carry_out(
+        world.order("echo 1 >it", host=host, hooks=RunHooks(before_run=(plant,)), validation=("cat it",))
+    )
+
+    assert report.verdict.outcome == "success", report
+    assert not (tmp_path / "escaped").exists()
+
+
+@needs_bwrap
 async def test_what_a_run_left_behind_in_its_sandbox_ends_with_it(world, tmp_path):
     held = tmp_path / "held"
     held.mkdir()
