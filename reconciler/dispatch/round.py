@@ -381,7 +381,10 @@ class Round:
         run_id, timeout = self._hook(part), self.order.hooks.timeout
         await self._clear(run_id, await self._stat(run_id))
         mask = await self._mask(prepared, is_agent_started=part == "e")
-        return await self._run_commands(run_id, commands, prepared, timeout, mask=mask, doing=doing)
+        of_host = [command for _, command in self.order.host.hooks.commands()]
+        return await self._run_commands(
+            run_id, commands, prepared, timeout, mask=mask, doing=doing, unconfined=of_host
+        )
 
     async def _start_agent(self, job: str, stdin: bytes) -> RunState:
         """
@@ -778,6 +781,7 @@ class Round:
         mask: Mask,
         queued: Callable[[str], None] = lambda _: None,
         doing: str | None = None,
+        unconfined: Sequence[str] = (),
     ) -> tuple[Check, ...]:
         """Run commands in the workspace, up to the first that fails; return what came of each."""
         order = self.order
@@ -787,7 +791,7 @@ class Round:
             folder=prepared.folder,
             shell=order.host.shell,
             confinement=self._confinement(prepared),
-            unconfined=[command for _, command in order.host.hooks.commands()],
+            unconfined=unconfined,
         )
         state = await self._start(run_id, job, timeout=timeout)
         begin = _Beginning(lambda: None, queued, self.host_session.scheduler)

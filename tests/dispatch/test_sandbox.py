@@ -111,6 +111,17 @@ async def test_programs_of_the_workspace_are_not_run_outside_of_the_sandbox(worl
 
 
 @needs_bwrap
+async def test_a_validation_command_is_inside_though_a_hook_of_the_host_has_the_same_text(world):
+    command = "! test -e ~/.ssh/id"
+    hooks = RunHooks(after_run=(command,))
+    host = in_sandbox().model_copy(update={"hooks": hooks})
+
+    report = await world.carry_out(world.order("echo 1 >it", host=host, validation=(command,)))
+
+    assert report.failed_check is None, report
+
+
+@needs_bwrap
 async def test_what_a_run_left_behind_in_its_sandbox_ends_with_it(world, tmp_path):
     held = tmp_path / "held"
     held.mkdir()
