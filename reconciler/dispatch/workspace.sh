@@ -287,7 +287,8 @@ tidy_mirrors() { # work goes on beside it: no object goes that a workspace may b
     run_git --git-dir="$mirror" -c pack.threads=1 repack -d -q --geometric=2
   done
   find repos -type d -path 'repos/*' -prune -mtime +30 | while IFS= read -r mirror; do
-    is_borrowed || rm -rf "$mirror"
+    is_borrowed || [ -z "$(find "$mirror" -prune -mtime +30)" ] || # somebody took it up since they were listed
+      { mv -- "$mirror" "repos/.gone.$$" && rm -rf "repos/.gone.$$"; }
   done
 }
 
