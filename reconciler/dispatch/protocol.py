@@ -246,7 +246,8 @@ _ENTER = (
     'at=$(command -v "$program")',
     "seen='command -v \"$0\" >/dev/null || exit 96'",
     '(confined sh -c "$seen" "$program") </dev/null >/dev/null 2>"$run/sandbox.log"',
-    'case $? in 0) ;; 96) give_up unseen ;; *) PATH=$safe; cat "$run/sandbox.log" >&2; give_up sandbox ;; esac',
+    "case $? in 0) ;; 96) give_up unseen ;;",
+    '*) PATH=$safe; cat "$run/sandbox.log" >&2; give_up sandbox ;; esac',
     '(PATH=$safe; find_process $$ && put "$run" pid $$ "$started" "$group" sandbox)',
 )
 """

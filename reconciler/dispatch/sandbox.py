@@ -25,8 +25,12 @@ _KEYS = (
 _KEPT = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "TERM", "TZ", "LANG", "LANGUAGE", "LC_*"),
     *("SSL_CERT_*", "*_proxy", "*_PROXY", "RECONCILER_RUN_DIR"),
+    *("run", "bwrap", "safe", "inner", "at"),
 )
-"""Variables that come into it from outside; all others are those of the specs."""
+"""
+Variables that come into it from outside; all others are those of the specs. The last are of the job: what a
+login exports under such a name has our value by now, without which `$run/tmp` would be the `/tmp` of all.
+"""
 _DEVICES = "/dev/"
 MISSING = "missing"
 """Answer of a host without bubblewrap."""

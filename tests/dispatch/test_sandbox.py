@@ -98,7 +98,8 @@ async def test_programs_of_the_workspace_are_not_run_outside_of_the_sandbox(worl
     host = in_sandbox().model_copy(update={"env": {"PATH": "./bin:/usr/bin:/bin"}})
     plant = f"""mkdir bin
     for name in mv cat chmod rm; do
-      printf '#!/bin/sh\\n[ ! -e ~/.ssh/id ] || echo "$0" >>{tmp_path}/escaped\\nexec /bin/%s "$@"\\n' $name >bin/$name
+      printf '#!/bin/sh\\n[ ! -e ~/.ssh/id ] || echo "$0" >>{tmp_path}/escaped\\n' >bin/$name
+      echo 'exec /bin/'$name' "$@"' >>bin/$name
       chmod +x bin/$name
     done"""
 
