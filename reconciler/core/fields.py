@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from reconciler.core.names import check_branch, check_name
+from reconciler.core.names import check_branch, check_env_name, check_name
 from reconciler.core.times import format_time, parse_time
 
 # For plugins pydantic reads the metadata of every package that is installed, in each command. It
@@ -127,7 +127,7 @@ Names = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 Branch = Annotated[str, AfterValidator(check_branch)]
-EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(check_env_name)]
 Env = dict[EnvName, str]
 Text = Annotated[str, Field(min_length=1)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_./+=:,@%-]+$")]

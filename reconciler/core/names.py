@@ -123,6 +123,17 @@ def task_spec_file(task: str, campaign: str | None) -> str:
     return f"specs/campaigns/{campaign}.yaml" if campaign else f"specs/tasks/{spec_owner(task)}.yaml"
 
 
+_OF_JOBS = frozenset({"run", "mine", "safe", "bwrap", "path_was"})
+"""What the scripts that begin a run on a host read after the variables of the specs were set."""
+
+
+def check_env_name(name: str) -> str:
+    """Return the name of a variable for runs. Raises ValueError if it is one of what begins them."""
+    if name in _OF_JOBS:
+        raise ValueError(f"{name} is a variable of the script that begins a run; take another name")
+    return name
+
+
 _BAD_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|[^\x00-\x7f]")
 
 

@@ -336,7 +336,8 @@ class Dispatcher:
 
     async def _tidy_mirrors(self, needs: Retention, is_needed: Callable[[str], bool]) -> None:
         used = {mirror_name(name) for name in needs.used_repos}
-        await asyncio.to_thread(remove_unused, self._data / "repos", used, self._clock())
+        if not needs.damaged:  # a task whose status cannot be read may need any
+            await asyncio.to_thread(remove_unused, self._data / "repos", used, self._clock())
         for repo in needs.repos.values():
             # Whoever needs a damaged mirror finds out, and repairs it.
             with suppress(StepFailed, Unavailable, OSError):

@@ -20,6 +20,7 @@ _SYSTEM = (
 _KEYS = (
     *("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d"),
     *("/etc/ssh", "/etc/ssl/private", "/etc/pki/tls/private", "/etc/krb5.keytab", "/etc/reconciler"),
+    *("/etc/letsencrypt", "/etc/wireguard", "/etc/NetworkManager/system-connections", "/etc/kubernetes"),
 )
 """What of that is not for it; most of it none but root could read anyway."""
 _KEPT = (

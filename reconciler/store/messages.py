@@ -30,7 +30,7 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _BODY = 2000
 _VALUE = 400
 """Most characters of a body, and of a trailer's value."""
-_MOST = {"Decision-Inputs": 4000}
+_MOST = {"Decision-Inputs": 16000}
 """Of the trailer that cannot be read when it was cut; the planner bounds how many hosts it names."""
 _TRAILERS: Mapping[str, str] = {
     "Task": "task",

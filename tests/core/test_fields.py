@@ -16,7 +16,7 @@ from reconciler.core.fields import (
     format_duration,
     parse_duration,
 )
-from reconciler.core.names import check_branch, check_name
+from reconciler.core.names import check_branch, check_env_name, check_name
 from reconciler.core.times import EARLIEST, LATEST, format_time, parse_time, time_at
 
 
@@ -148,6 +148,12 @@ def test_a_safe_branch_is_taken(branch):
 def test_an_unsafe_branch_is_refused(branch):
     with pytest.raises(ValueError, match="unsafe branch name"):
         check_branch(branch)
+
+
+def test_variables_of_the_scripts_that_begin_a_run_cannot_be_set_by_specs():
+    assert check_env_name("http_proxy") == "http_proxy"
+    with pytest.raises(ValueError, match="take another name"):
+        check_env_name("run")
 
 
 # --- Values ----------------------------------------------------------------
