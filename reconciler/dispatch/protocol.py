@@ -262,12 +262,12 @@ def commands_job(
     folder: str,
     shell: str,
     confinement: Confinement | None = None,
-    unconfined: Container[str] = (),
+    unconfined: Container[int] = (),
 ) -> str:
     """
     Return the script that runs the commands in order, up to the first that fails.
 
-    Each is in the sandbox, if there is one, but for the `unconfined` ones.
+    Each is in the sandbox, if there is one, but for those whose numbers, from 1, are `unconfined`.
 
     What they print goes to `out`; the job's own account, which it does not get
     mixed up with, to `err`: `begin <n> <offset in out>`, and
@@ -293,7 +293,7 @@ def commands_job(
         "}",
     ]
     for number, command in enumerate(commands, 1):
-        by = "confined" if confinement and command not in unconfined else "exec"
+        by = "confined" if confinement and number not in unconfined else "exec"
         lines.append(f"as={by}; check {number} {shlex.quote(command)}")
     return "\n".join(lines)
 

@@ -7,12 +7,12 @@ was done is found on the host under its name, and is not done twice.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import BinaryIO, Literal, Protocol, TypeVar
+from typing import BinaryIO, Literal, NamedTuple, Protocol, TypeVar
 
 from reconciler.core.adapter import Adapter, Secret, Usage
 from reconciler.core.errors import Unavailable
@@ -154,6 +154,14 @@ class ReadOutput(Protocol):
         mask: Mask,
     ) -> Verdict:
         """Return the verdict."""
+
+
+class _Hook(NamedTuple):
+    """A command around the agent of a round."""
+
+    command: str
+    is_of_host: bool = False
+    """Whether it stands in the spec of the host: it is the operator's, and in no sandbox."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,18 +350,18 @@ class Round:
 
     async def _after_run(self, prepared: Prepared) -> tuple[str, ...]:
         """Run the hooks after the agent; return a note for what failed, and log it."""
-        commands = (*self._extra_hooks(prepared), *self.order.hooks.after_run)
-        checks = await self._run_hooks("e", commands, prepared, "runs the hooks after the agent")
+        hooks = (*self._extra_hooks(prepared), *self._hooks_of("after_run"))
+        checks = await self._run_hooks("e", hooks, prepared, "runs the hooks after the agent")
         failures = [check for check in checks if check.exit_code]
         notes = tuple(f"after_run {check.ending}: {one_line(check.command)}" for check in failures)
         for note in notes:
             log.warning("%s round %d: %s", self.order.run, self.order.round, note)
         return notes
 
-    def _extra_hooks(self, prepared: Prepared) -> tuple[str, ...]:
+    def _extra_hooks(self, prepared: Prepared) -> tuple[_Hook, ...]:
         """Return what asks the CLI for more than it printed; nothing if its adapter does not."""
         argv = extra_argv(self.order, prepared.folder)
-        return (extra_hook(argv, prepared.run_folder, self._cli_path),) if argv else ()
+        return (_Hook(extra_hook(argv, prepared.run_folder, self._cli_path)),) if argv else ()
 
     async def _read_extra(self, state: RunState) -> None:
         """
@@ -373,15 +381,16 @@ class Round:
             await asyncio.to_thread(self.logs.append, self._agent, stream, lines)
 
     async def _run_hooks(
-        self, part: Literal["b", "e"], commands: tuple[str, ...], prepared: Prepared, doing: str
+        self, part: Literal["b", "e"], hooks: tuple[_Hook, ...], prepared: Prepared, doing: str
     ) -> tuple[Check, ...]:
-        """Run hooks, once in this round; return what came of each."""
-        if not commands:
+        """Run hooks, once in this round; return what came of each. Those of the host are in no sandbox."""
+        if not hooks:
             return ()
         run_id, timeout = self._hook(part), self.order.hooks.timeout
         await self._clear(run_id, await self._stat(run_id))
         mask = await self._mask(prepared, is_agent_started=part == "e")
-        of_host = [command for _, command in self.order.host.hooks.commands()]
+        commands = tuple(hook.command for hook in hooks)
+        of_host = {number for number, hook in enumerate(hooks, 1) if hook.is_of_host}
         return await self._run_commands(
             run_id, commands, prepared, timeout, mask=mask, doing=doing, unconfined=of_host
         )
@@ -781,7 +790,7 @@ class Round:
         mask: Mask,
         queued: Callable[[str], None] = lambda _: None,
         doing: str | None = None,
-        unconfined: Sequence[str] = (),
+        unconfined: Container[int] = (),
     ) -> tuple[Check, ...]:
         """Run commands in the workspace, up to the first that fails; return what came of each."""
         order = self.order
@@ -984,8 +993,15 @@ class Round:
         return agent_id(self.order.run, self.order.round)
 
     @property
-    def _before(self) -> tuple[str, ...]:
-        return self.order.hooks.before(self.order.round)
+    def _before(self) -> tuple[_Hook, ...]:
+        created = self._hooks_of("after_create") if self.order.round == 1 else ()
+        return (*created, *self._hooks_of("before_run"))
+
+    def _hooks_of(self, name: Literal["after_create", "before_run", "after_run"]) -> tuple[_Hook, ...]:
+        """Return the hooks of a name, of which those of the host come first."""
+        of_host = len(getattr(self.order.host.hooks, name))
+        commands = getattr(self.order.hooks, name)
+        return tuple(_Hook(command, at < of_host) for at, command in enumerate(commands))
 
     @property
     def _hooks(self) -> tuple[str, ...]:

@@ -123,6 +123,17 @@ async def test_a_validation_command_is_inside_though_a_hook_of_the_host_has_the_
 
 
 @needs_bwrap
+async def test_a_hook_of_a_repo_is_inside_though_one_of_the_host_has_the_same_text(world):
+    hooks = RunHooks(before_run=("if test -e ~/.ssh/id; then echo out; else echo in; fi >>seen",))
+    host = in_sandbox().model_copy(update={"hooks": hooks})
+
+    both, validation = hooks.followed_by(hooks), ('test "$(xargs <seen)" = "out in"',)
+    report = await world.carry_out(world.order("echo 1 >it", host=host, hooks=both, validation=validation))
+
+    assert report.failed_check is None, report
+
+
+@needs_bwrap
 async def test_what_a_run_left_behind_in_its_sandbox_ends_with_it(world, tmp_path):
     held = tmp_path / "held"
     held.mkdir()

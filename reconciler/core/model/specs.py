@@ -516,10 +516,6 @@ class RunHooks(Frozen):
     timeout: Period = timedelta(minutes=10)
     """Longest time for the commands before the agent, for those after it, and for those at the removal."""
 
-    def before(self, number: int) -> tuple[str, ...]:
-        """Return the commands before the agent in a round of a run."""
-        return self.after_create + self.before_run if number == 1 else self.before_run
-
     def commands(self) -> Iterator[tuple[tuple[str, int], str]]:
         """Yield every command, with its field and its place in that."""
         for name in ("after_create", "before_run", "after_run", "before_remove"):
