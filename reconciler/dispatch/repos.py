@@ -165,6 +165,8 @@ class CodeRepository:
         """The chain that was made last, and of what."""
         self._bundling = Counter[str]()
         """How many bundles are being made of a ref."""
+        self._naming = asyncio.Lock()
+        """Held while names for bundles are made, and while old names go."""
 
     @_with_rebuilt_mirror
     async def newest(self) -> str:
@@ -213,8 +215,9 @@ class CodeRepository:
         refs = [f"refs/reconciler/base/{commit}" for commit in commits]
         self._bundling.update(refs)
         try:
-            for ref, commit in zip(refs, commits, strict=True):
-                await self._git.run("update-ref", ref, commit)
+            async with self._naming:
+                for ref, commit in zip(refs, commits, strict=True):
+                    await self._git.run("update-ref", ref, commit)
             excluded = [f"^{other}" for other in have if await self._has(other)]
             return await self._git.run("bundle", "create", "-q", "-", *refs, *excluded)
         finally:
@@ -601,8 +604,9 @@ class CodeRepository:
         if not (self.folder / "HEAD").exists():
             return
         old = [*await self._named_rounds(is_needed), *await self._old_commits()]
-        lines = "".join(f"delete {ref}\n" for ref in old if not self._bundling[ref])
-        await self._git.run("update-ref", "--stdin", stdin=lines.encode())
+        async with self._naming:
+            lines = "".join(f"delete {ref}\n" for ref in old if not self._bundling[ref])
+            await self._git.run("update-ref", "--stdin", stdin=lines.encode())
         if is_crowded(self.folder):
             await keep_up(self._git, self.folder, graph=False)
 
