@@ -134,8 +134,7 @@ class MergeQueues:
         readable = {name: pull for name, pull in pulls.items() if isinstance(pull, PullRequestSnapshot)}
         if repo.merge != "queue":
             readable = {}
-        desired, statuses = self._view.desired, self._view.statuses
-        entries = queue_entries(repo, desired.tasks, statuses, readable, bot=bot)
+        entries = self._entries(repo, readable, bot)
         queue = self._queues.get(repo.name)
         if queue is None or queue.repo != repo or not entries:
             self._drop(repo.name)
@@ -150,6 +149,12 @@ class MergeQueues:
         except Exception as error:
             log.exception("repo %s: its merge queue waits, with an unexpected error", repo.name)
             queue.error = queue.error or bug_message(error)
+
+    def _entries(
+        self, repo: Repo, pulls: Mapping[str, PullRequestSnapshot], bot: str
+    ) -> Sequence[QueueEntry]:
+        """Return who is queued by what is asked for, and on record, at this moment."""
+        return queue_entries(repo, self._view.desired.tasks, self._view.statuses, pulls, bot=bot)
 
     async def _chain(self, visit: "_Visit") -> MergeChain:
         """Return the queue's heads merged onto the base. Raises Unavailable; that is told if it lasts."""
@@ -241,14 +246,15 @@ class MergeQueues:
         )
 
     async def _land(self, visit: "_Visit", chain: MergeChain, step: Land) -> None:
-        """Push what passed, if all that it brings is still on record as such."""
+        """Push what passed, if all that it brings is still queued, and on record as validated."""
         commit, brought = chain.commit(step.position), visit.entries[: step.position]
         if commit not in visit.queue.ready:
             self._notify(visit.repo.name)
             return
         if self._view.desired.repos.get(visit.repo.name) != visit.repo:  # it may ask for other validation
             return
-        if not all(self._is_validated(entry, commit) for entry in brought):
+        queued = self._entries(visit.repo, visit.pulls, visit.bot)
+        if not all(entry in queued and self._is_validated(entry, commit) for entry in brought):
             return
         try:
             is_landed = await self._dispatch.land(visit.repo, commit, chain.base)

@@ -134,6 +134,10 @@ class QueueScene(Scene):
     async def says(self, name, part):
         await until(lambda: self.waits(name) and part in self.waits(name).message)
 
+    async def rests(self):
+        """Wait for the end of a visit that goes on."""
+        await until(self.loop.controllers.pulls.poller.is_idle)
+
     def waits(self, name):
         return self.status(name).waiting
 
@@ -267,6 +271,7 @@ async def test_an_edit_in_the_moment_before_the_push_keeps_it_back(make_scene, t
     scene.dispatch.while_merging = [edit]
     scene.approve("t01")
     await scene.says("t01", says)
+    await scene.rests()
 
     assert scene.main() == ["Begin"]
 
