@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.crashes.forge import PATIENCE
 from tests.crashes.table import WHEN, Row, faults_of_record, head_of_record, output_of, row
 from tests.e2e.conftest import Playground, make_playground
 from tests.e2e.served import API
+from tests.looks import Looks
 
 WAY = ["created", "created → assigned", "assigned → running", "running, reported", "running → completed"]
 LOG = b"looking\n"
@@ -38,6 +40,9 @@ class AgentFleet:
     process: subprocess.Popen[bytes] | None = None
     codes: list[int] = field(default_factory=list)
     """Exit codes of the servers that ended by themselves."""
+
+    def __post_init__(self) -> None:
+        self._looks = Looks(self.playground.fleet / ".git", partial(output_of, self.playground.fleet))
 
     @property
     def said(self) -> str:
@@ -127,9 +132,7 @@ class AgentFleet:
 
     def steps(self, name: str) -> list[str]:
         """Return what is on record of a task, oldest first."""
-        lines = output_of(
-            self.playground.fleet, "log", "--reverse", "--format=%s", "fleet-state"
-        ).splitlines()
+        lines = self._looks("log", "--reverse", "--format=%s", "fleet-state").splitlines()
         return [line.removeprefix(f"task {name}: ") for line in lines if line.startswith(f"task {name}: ")]
 
     def deeds(self, name: str) -> Iterator[str]:

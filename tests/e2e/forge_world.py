@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from reconciler.forge.dialects import DIALECTS
 from tests.e2e.conftest import IDENTITY
 from tests.forge.double import BOT, ForgejoDouble
 from tests.forge.state import Hook, PullTicket
+from tests.looks import Looks
 
 T = TypeVar("T")
 
@@ -49,6 +51,7 @@ class World:
 
     _kills: list[float] = field(default_factory=list)
     """When it is killed, and started again."""
+    _looks: dict[str, Looks] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.forge.add_user("ann")
@@ -203,7 +206,11 @@ class World:
         return f"the record:\n{log}\nit said:\n{self.talk[-6000:]}"
 
     def git(self, repo: str, *args: str) -> str:
-        return self.forge.repos[repo].git(*args, ok=(0, 128))
+        """Return what git says of the branches of a repository."""
+        if repo not in self._looks:
+            git = partial(self.forge.repos[repo].git, ok=(0, 128))
+            self._looks[repo] = Looks(self.folder(repo), git)
+        return self._looks[repo](*args)
 
     def status(self, task: str) -> Mapping[str, Any]:
         """Return what is on record of a task; nothing if it is not there."""

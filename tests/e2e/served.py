@@ -13,6 +13,8 @@ from pathlib import Path
 
 import httpx2
 
+from tests.looks import Looks
+
 API = "/api/v1"
 PATIENCE = 120.0
 """Seconds after which what has not come will not come."""
@@ -26,6 +28,7 @@ class Served:
     ) -> None:
         self._command, self._fleet, self._env, self._talk = command, fleet, env, talk
         self._process: subprocess.Popen[bytes] | None = None
+        self._looks = Looks(fleet / ".git", self._git)
         self.url = ""
 
     async def start(self) -> None:
@@ -81,7 +84,7 @@ class Served:
 
     async def catches_up(self) -> None:
         """Wait until it serves the newest commit of the specs."""
-        newest = self._git("rev-parse", "main")
+        newest = self._looks("rev-parse", "main")
         async with self.client() as nobody:
 
             async def is_newest() -> bool:
@@ -101,7 +104,7 @@ class Served:
 
     def subjects(self, task: str | None = None) -> list[str]:
         """Return what is on record, oldest first; of one task if it is named."""
-        lines = self._git("log", "--reverse", "--format=%s", "fleet-state").splitlines()
+        lines = self._looks("log", "--reverse", "--format=%s", "fleet-state").splitlines()
         head = f"task {task}: "
         return lines if task is None else [line.removeprefix(head) for line in lines if line.startswith(head)]
 
