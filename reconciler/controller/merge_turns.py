@@ -4,19 +4,19 @@ Merge turns: which pull requests of a repo are merged in one visit, and in which
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from reconciler.controller.ports import Clock
 from reconciler.core.model.forge import MergeRefusal
 
 MERGE_TURN = timedelta(seconds=10)
 """For so long at most a visit merges one pull request after another."""
-MOST_COMPUTING = 16
+MOST_COMPUTING = 4
 """Merges in a row that a visit asks for while the forge computes; such a try costs a forge little."""
-PAUSE = timedelta(seconds=0.5)
-"""Delay after that; it doubles as long as the forge is not ready for any."""
+PAUSE = timedelta(seconds=0.25)
+"""Delay after that; it becomes a quarter of the time for which the forge has not been ready for any."""
 LASTING = timedelta(seconds=8)
-"""A delay from which on people are told that the forge computes."""
+"""From this time on people are told that the forge computes."""
 
 
 class MergeTurns:
@@ -37,8 +37,8 @@ class MergeTurns:
         """Returns the longest delay."""
         self._last: dict[str, int] = {}
         """Number that had its turn last, by repo."""
-        self._pauses: dict[str, timedelta] = {}
-        """Next delay, by repo; none after a merge."""
+        self._since: dict[str, datetime] = {}
+        """Since when the forge has not been ready for any, by repo; none after a merge."""
 
     async def merge(
         self, repo: str, numbers: Mapping[str, int], merge: Callable[[str], Awaitable[MergeRefusal | None]]
@@ -60,7 +60,7 @@ class MergeTurns:
                 queue.append(name)
                 computing += 1
             else:
-                self._pauses.pop(repo, None)
+                self._since.pop(repo, None)
                 computing = 0
             if not is_computing or self.is_slow(repo):
                 self._last[repo] = numbers[name]
@@ -68,9 +68,12 @@ class MergeTurns:
 
     def is_slow(self, repo: str) -> bool:
         """Return whether the forge has not been ready for any merge of a repo for a while."""
-        return self._pauses.get(repo, PAUSE) >= LASTING
+        return self._lasts(repo) >= LASTING
+
+    def _lasts(self, repo: str) -> timedelta:
+        now = self._clock()
+        return max(now - self._since.get(repo, now), timedelta(0))
 
     def _pause(self, repo: str) -> timedelta:
-        pause = self._pauses.get(repo, PAUSE)
-        self._pauses[repo] = min(pause * 2, self._longest())
-        return pause
+        self._since.setdefault(repo, self._clock())
+        return min(max(self._lasts(repo) / 4, PAUSE), self._longest())

@@ -13,16 +13,18 @@ LONGEST = timedelta(minutes=1)
 
 
 class Visits:
-    """Visits of a repo whose forge answers merges as it is told to."""
+    """Visits of a repo, one after another, whose forge answers merges as it is told to."""
 
     def __init__(self, numbers, time=timedelta(0)):
         self.numbers, self.time, self.clock = dict(numbers), time, FakeClock()
         self.turns = MergeTurns(self.clock, lambda: LONGEST)
         self.answers = {}
+        self.pause = timedelta(0)
 
     async def visit(self):
         """Return the tasks that were asked for, and after which time the next visit is due."""
         asked = []
+        self.clock.time += self.pause
 
         async def merge(name):
             asked.append(name)
@@ -31,7 +33,9 @@ class Visits:
                 del self.numbers[name]
             return refusal
 
-        return asked, await self.turns.merge("web", dict(self.numbers), merge)
+        again = await self.turns.merge("web", dict(self.numbers), merge)
+        self.pause = again or timedelta(0)
+        return asked, again
 
 
 def many(count):
@@ -58,11 +62,13 @@ async def test_a_forge_that_computes_is_left_alone_for_longer_and_longer_and_eac
     visits.answers = dict.fromkeys(visits.numbers, COMPUTING)
 
     first, second = await visits.visit(), await visits.visit()
-    later = [await visits.visit() for _ in range(8)]
+    later = [await visits.visit() for _ in range(40)]
+    pauses = [again for _, again in later]
 
     assert first == ([f"t{number}" for number in range(1, MOST_COMPUTING + 1)], PAUSE)
-    assert second == (first[0], 2 * PAUSE)
-    assert later[-1][1] == LONGEST
+    assert second == first
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST
     assert visits.turns.is_slow("web")
     assert {name for asked, _ in later for name in asked} == set(visits.numbers)
 
@@ -101,8 +107,9 @@ async def test_the_one_that_a_forge_is_ready_for_is_merged_whatever_it_computes_
 async def test_after_a_merge_the_forge_is_asked_again_soon():
     visits = Visits(many(2))
     visits.answers["t1"] = COMPUTING
-    for _ in range(4):
+    for _ in range(20):
         await visits.visit()
+    assert visits.pause > PAUSE
 
     visits.numbers["t3"] = 3
 
