@@ -47,6 +47,8 @@ SILENCE = 60.0
 """Seconds without progress output after which a repository counts as unreachable."""
 _PUSH_SILENCE = 300.0
 """The same after the work was sent: a forge then processes it without output."""
+_MOMENT = 2.0
+"""Seconds for which what was seen of the base branch there is taken for what it is now."""
 _REST = 600.0
 """Seconds within which a mirror is rebuilt at most once: further damage has another cause."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/:\s]+:")
@@ -156,6 +158,8 @@ class CodeRepository:
         self._git = Git.local(self.folder, timeout=_TIMEOUT)
         self._silence = silence
         self._lock = asyncio.Lock()
+        self._listed = "", 0.0
+        """Commit of the base branch there, and when it was seen."""
         self._remade = 0
         """How often the mirror was rebuilt."""
         self._rests_until = 0.0
@@ -330,6 +334,8 @@ class CodeRepository:
         """
         if branch == self.repo.base:
             raise self._onto_base(branch)
+        async with self._lock:
+            await self._create()
         there = await self._look_for(branch)
         if expected is None and there is not None:
             raise self._taken(branch, there, expected)
@@ -534,7 +540,9 @@ class CodeRepository:
         Raises StepFailed if it conflicts with another branch: git keeps a branch as a file, not as a folder.
         """
         parents = [branch[:at] for at, letter in enumerate(branch) if letter == "/"]
-        heads = await self._list(*(f"refs/heads/{name}" for name in (branch, *parents, f"{branch}/*")))
+        names = (branch, *parents, f"{branch}/*", self.repo.base)
+        heads = await self._list(*(f"refs/heads/{name}" for name in names))
+        self._listed = heads.get(self._base, ""), asyncio.get_running_loop().time()
         below = f"refs/heads/{branch}/"
         rivals = [name for name in parents if f"refs/heads/{name}" in heads]
         rivals += sorted(ref.removeprefix("refs/heads/") for ref in heads if ref.startswith(below))
@@ -560,8 +568,7 @@ class CodeRepository:
 
     async def _known_base(self) -> str:
         """Return the base branch as the mirror has it, or has it now."""
-        args = ("rev-parse", "-q", "--verify", f"{self._base}^{{commit}}")
-        return await self._git.line(*args, codes=(0, 1)) or await self.newest()
+        return await self._base_here() or await self.newest()
 
     async def _check_paths(self, base: str, head: str) -> None:
         """Raise StepFailed for changes outside the allowed paths; merged ones of the base do not count."""
@@ -672,8 +679,17 @@ class CodeRepository:
         )
 
     async def _fetch_base(self) -> str:
+        """Return the newest commit of the base branch, fetched unless it was seen to be here this moment."""
+        head, at = self._listed
+        is_news = asyncio.get_running_loop().time() - at < _MOMENT
+        if head and is_news and head == await self._base_here():
+            return head
         await self._fetch(f"+{self._base}:{self._base}")
         return await self._git.line("rev-parse", f"{self._base}^{{commit}}")
+
+    async def _base_here(self) -> str:
+        """Return the commit of the base branch in the mirror; empty if there is none."""
+        return await self._git.line("rev-parse", "-q", "--verify", f"{self._base}^{{commit}}", codes=(0, 1))
 
     async def _fetch_all(self) -> None:
         await self._fetch("--prune", "+refs/heads/*:refs/heads/*")

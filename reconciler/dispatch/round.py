@@ -280,10 +280,10 @@ class Round:
             await self._require_own_start(state)
             doing = self._works_on("finds the workspace")
             return await retry_until_reachable(lambda: workspaces.find(self.order), doing=doing), state
-        prepared = await self._prepare()
         if delivers and self.repository is not None and self.order.round == 1:  # before an agent is paid
             way_back = partial(self.repository.see_way_back, self.order.branch, self.order.expected_head)
             await retry_until_reachable(way_back, patience=self.patience, doing=_waits_for(self.repository))
+        prepared = await self._prepare()
         await self._before_run(prepared)
         stdin = b"" if self.order.adapter.prompt == "argument" else self.order.prompt.encode()
         return prepared, await self._start_agent(await self._agent_job(prepared), stdin)

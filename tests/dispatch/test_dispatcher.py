@@ -315,12 +315,12 @@ async def test_a_step_that_is_tried_again_is_told_in_the_words_of_its_first_try_
     dispatcher, facts = world.dispatcher(lasting=0.0), asyncio.Queue()
     dispatcher.follow(world.order("true", repo=repo), facts.put_nowait)
 
-    await until(lambda: "cannot fetch" in dispatcher.retry_reasons.get(RUN, ""))
+    await until(lambda: "cannot look at" in dispatcher.retry_reasons.get(RUN, ""))
     (found,) = dispatcher.retry_reasons.items()
     await ended(facts)
 
     assert found[0] == RUN
-    assert "cannot fetch from http://127.0.0.1:9/code.git" in found[1]
+    assert "cannot look at http://127.0.0.1:9/code.git" in found[1]
     assert dispatcher.retry_reasons == {}
     await dispatcher.close()
 
