@@ -60,7 +60,7 @@ from reconciler.dispatch.protocol import (
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed, retry_until_reachable
 from reconciler.dispatch.runs import DECLARED_BYTES, GAVE_UP, QUEUE, Bounds, RunEnding
-from reconciler.dispatch.sandbox import Confinement
+from reconciler.dispatch.sandbox import Confinement, denied_egress
 from reconciler.dispatch.schedulers.base import Scheduler
 from reconciler.dispatch.secret_gate import LeaksFound
 from reconciler.dispatch.secrets import WITHHELD, InjectedSecrets, find_known, find_secrets
@@ -511,6 +511,8 @@ class Round:
             if state.why == GAVE_UP and not was_done:
                 why = give_up_verdict(self.order.adapter.output, stdout, stderr, self.clock(), mask)
                 verdict = verdict.model_copy(update=why)
+            denied = denied_egress(stderr) if self._has_egress_list else ()
+        verdict = verdict.model_copy(update={"notes": (*verdict.notes, *map(mask.hide, denied))})
         verdict = withheld(verdict, mask)
         verdict = verdict.model_copy(
             update={"usage": verdict.usage.model_copy(update={"seconds": state.seconds})}
@@ -953,6 +955,11 @@ class Round:
             readable=(f"{run_folder}/prompt", *([f"{mirror}/objects"] if mirror else [])),
             forwards_agent=order.host.agent_forwarding,
         )
+
+    @property
+    def _has_egress_list(self) -> bool:
+        sandbox = sandbox_of(self.order.host, self.order.adapter)
+        return sandbox is not None and bool(sandbox.destinations)
 
     def _ended(self, why: str) -> StepFailed:
         if end := self.host_session.scheduler.ends.get(why):
