@@ -512,7 +512,7 @@ class Round:
                 why = give_up_verdict(self.order.adapter.output, stdout, stderr, self.clock(), mask)
                 verdict = verdict.model_copy(update=why)
             denied = denied_egress(stderr) if self._has_egress_list else ()
-        verdict = verdict.model_copy(update={"notes": (*verdict.notes, *map(mask.hide, denied))})
+        verdict = verdict.model_copy(update={"denied": denied})
         verdict = withheld(verdict, mask)
         verdict = verdict.model_copy(
             update={"usage": verdict.usage.model_copy(update={"seconds": state.seconds})}
@@ -1119,7 +1119,8 @@ def failed(verdict: Verdict, error: StepFailed) -> Verdict:
 def masked(report: Report, mask: Mask) -> Report:
     """Return a report with secrets masked in all its texts."""
     hide, verdict = mask.hide, report.verdict
-    clean = verdict.model_copy(update=_texts(verdict, hide) | {"notes": tuple(map(hide, verdict.notes))})
+    lists = {"notes": tuple(map(hide, verdict.notes)), "denied": tuple(map(hide, verdict.denied))}
+    clean = verdict.model_copy(update=_texts(verdict, hide) | lists)
     checks = tuple(check.model_copy(update=_texts(check, hide)) for check in report.checks)
     return report.model_copy(update={"verdict": clean, "checks": checks})
 
@@ -1136,7 +1137,7 @@ def withheld(verdict: Verdict, mask: Mask) -> Verdict:
         return verdict
     texts = {"message": mask.withhold(verdict.message), "text": mask.withhold(verdict.text)}
     notes = (mask.withheld,) if verdict.notes else ()
-    return verdict.model_copy(update={**texts, "notes": notes})
+    return verdict.model_copy(update={**texts, "notes": notes, "denied": ()})
 
 
 def _waits_for(repository: CodeRepository) -> str:

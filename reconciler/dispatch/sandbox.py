@@ -5,6 +5,7 @@ It lists what may be seen: what nobody thought of is not in it. Nothing here doe
 that an egress list needs on a host.
 """
 
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from reconciler.core.egress import expanded
-from reconciler.core.text import one_line
 from reconciler.dispatch.egress_proxy import DENIED, MOST_DENIED
 
 if TYPE_CHECKING:
@@ -222,11 +222,14 @@ def sandbox_fault(answer: str, os: str | None) -> str:
 
 
 def denied_egress(stderr: BinaryIO) -> tuple[str, ...]:
-    """Return what the proxy of a run told to have denied, each destination once."""
+    """Return the destinations that the proxy of a run told to have denied, each once."""
     stderr.seek(0)
-    prefix = DENIED.encode()
-    lines = (line.decode(errors="replace").strip() for line in stderr if line.startswith(prefix))
-    return tuple(islice(map(one_line, dict.fromkeys(lines)), MOST_DENIED))
+    matches = (_DENIAL.match(line) for line in stderr)
+    destinations = dict.fromkeys(match[1].decode() for match in matches if match)
+    return tuple(islice(destinations, MOST_DENIED))
+
+
+_DENIAL = re.compile(rf"{DENIED}([!-~]{{1,260}}) ".encode())
 
 
 _FORWARD = ('[ ! -S "${SSH_AUTH_SOCK-}" ] || set -- --bind "$SSH_AUTH_SOCK" "$SSH_AUTH_SOCK" "$@"',)

@@ -112,12 +112,8 @@ async def test_a_run_reaches_what_is_listed_and_nothing_else_and_what_was_denied
     assert (report.verdict.outcome, report.failed_check) == ("success", None), report
     got = git(world.code, "show", "task/web/fix:got").splitlines()
     assert got == ["forwarded", "connected", "requested"]
-    assert report.verdict.notes == (
-        f"egress denied: localhost:{other} is not listed",
-        f"egress denied: 127.0.0.2:{listed} is not listed",
-        "egress denied: example.org:443 is not listed",
-        "egress denied: 169.254.169.254:80 is not listed",
-    )
+    denied = (f"localhost:{other}", f"127.0.0.2:{listed}", "example.org:443", "169.254.169.254:80")
+    assert report.verdict.denied == denied
 
 
 @needs_bwrap
@@ -276,4 +272,4 @@ def test_what_was_denied_is_told_once_each_and_not_without_bound():
 
     told = denied_egress(io.BytesIO("\n".join(["other", *lines]).encode()))
 
-    assert told == tuple(lines[:MOST_DENIED])
+    assert told == tuple(f"h{number}:443" for number in range(MOST_DENIED))
