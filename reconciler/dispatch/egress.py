@@ -21,11 +21,11 @@ _PORTS = "RECONCILER_EGRESS_PORTS"
 _PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 
 
-def main(words: list[str]) -> None:
+def main(args: list[str]) -> None:
     """Become bubblewrap, or inside of it the command."""
-    if words[0] == "--inside":
-        enter(words[1:])
-    proxy, ports, *rest = words
+    if args[0] == "--inside":
+        enter(args[1:])
+    proxy, ports, *rest = args
     end = rest.index("--")
     start_proxy(proxy, rest[:end])
     os.environ[_PORTS] = ports
@@ -40,8 +40,8 @@ def start_proxy(program: str, destinations: list[str]) -> None:
         kept = [ours.fileno(), parent]
         for each in kept:
             os.set_inheritable(each, True)
-        words = [sys.executable, "-I", "-S", program, *map(str, kept), *destinations]
-        os.execv(sys.executable, words)
+        args = [sys.executable, "-I", "-S", program, *map(str, kept), *destinations]
+        os.execv(sys.executable, args)
     os.dup2(theirs.fileno(), CHANNEL)
 
 

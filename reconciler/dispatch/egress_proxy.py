@@ -46,9 +46,9 @@ class DeniedError(Exception):
     """A destination may not be reached."""
 
 
-def main(words: Sequence[str]) -> None:
+def main(args: Sequence[str]) -> None:
     """Serve one sandbox until it ends."""
-    channel, parent = socket.socket(fileno=int(words[0])), int(words[1])
+    channel, parent = socket.socket(fileno=int(args[0])), int(args[1])
     _stand_apart()
     ready, _, _ = select.select([channel.fileno(), parent], [], [])
     text, descriptors = b"", list[int]()
@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> None:
     if descriptors:
         ports = [int(port) for port in text.split() if port.isdigit()]
         sockets = [socket.socket(fileno=each) for each in descriptors]
-        asyncio.run(Proxy(Rules(words[2:])).serve(sockets, ports, channel, parent))
+        asyncio.run(Proxy(Rules(args[2:])).serve(sockets, ports, channel, parent))
 
 
 def _stand_apart() -> None:
@@ -84,13 +84,13 @@ class Rules:
         ports = [port for host, port in self._names if host == "localhost"]
         self._networks += [(ip_network(each), port) for each in _LOOPBACK for port in ports]
 
-    def addresses(self, name: str, port: int, found: Iterable[str]) -> list[str]:
+    def addresses(self, name: str, port: int, resolved: Iterable[str]) -> list[str]:
         """
         Return which of the addresses of a name, or the address that it is, may be connected to.
 
         Raises DeniedError if none.
         """
-        addresses = [address for address in map(as_address, found) if address is not None]
+        addresses = [address for address in map(as_address, resolved) if address is not None]
         allowed = [each for each in addresses if self._is_listed(each, port)]
         if as_address(name) is None:
             self.require_name(name, port)
@@ -195,12 +195,12 @@ class Proxy:
 
     async def _connect(self, host: str, port: int) -> Streams:
         """Return a connection. Raises DeniedError, and OSError or TimeoutError if there is none."""
-        found = [host]
+        resolved = [host]
         if as_address(host) is None:
             self._rules.require_name(host, port)  # before anybody is asked for it
             lookup = asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found = [str(each[4][0]) for each in await asyncio.wait_for(lookup, _PATIENCE)]
-        return await _open(self._rules.addresses(host, port, dict.fromkeys(found)), port)
+            resolved = [str(each[4][0]) for each in await asyncio.wait_for(lookup, _PATIENCE)]
+        return await _open(self._rules.addresses(host, port, dict.fromkeys(resolved)), port)
 
     def _note(self, host: str, port: int, why: DeniedError) -> None:
         if (host, port) in self._denied or len(self._denied) >= MOST_DENIED:

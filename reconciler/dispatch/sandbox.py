@@ -168,10 +168,10 @@ def _let_out(destinations: Sequence[str]) -> Sequence[str]:
         return ()
     allowed = [each for text in destinations for each in expanded(text)]
     ports = (int(each[len(_LOOPBACK) :]) for each in allowed if each.startswith(_LOOPBACK))
-    words = shlex.join(
+    args = shlex.join(
         [",".join(map(str, sorted({port for port in ports if port >= _UNPRIVILEGED}))), *allowed]
     )
-    return (f'set -- "$python" -I -S "$run/egress.py" "$run/egress_proxy.py" {words} -- "$@"',)
+    return (f'set -- "$python" -I -S "$run/egress.py" "$run/egress_proxy.py" {args} -- "$@"',)
 
 
 def probe_text(sandbox: "Sandbox") -> str:

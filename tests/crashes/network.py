@@ -42,8 +42,8 @@ class Network:
         _ip("link", "add", outer, "type", "veth", "peer", "name", inner, "netns", self.name)
         _ip("address", "add", f"{_BLOCK}.{self.number}.1/30", "dev", outer)
         _ip("link", "set", outer, "up")
-        for words in (("address", "add", f"{self.address}/30", "dev", inner), ("link", "set", inner, "up")):
-            _ip("-netns", self.name, *words)
+        for args in (("address", "add", f"{self.address}/30", "dev", inner), ("link", "set", inner, "up")):
+            _ip("-netns", self.name, *args)
         _ip("-netns", self.name, "link", "set", "lo", "up")
 
     def cut(self) -> None:
@@ -72,5 +72,5 @@ def are_allowed() -> bool:
     return True
 
 
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], capture_output=True, check=True)
+def _ip(*args: str) -> None:
+    subprocess.run(["ip", *args], capture_output=True, check=True)

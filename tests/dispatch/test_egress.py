@@ -180,7 +180,7 @@ PUBLIC, PRIVATE = "93.184.216.34", "10.2.0.1"
 
 
 @pytest.mark.parametrize(
-    ("name", "port", "found", "allowed"),
+    ("name", "port", "resolved", "allowed"),
     [
         ("api.example.org", 443, [PUBLIC], [PUBLIC]),
         ("api.example.org", 443, [PRIVATE, PUBLIC], [PUBLIC]),
@@ -192,12 +192,12 @@ PUBLIC, PRIVATE = "93.184.216.34", "10.2.0.1"
         ("localhost", 8080, ["127.0.0.1", "::1"], ["127.0.0.1", "::1"]),
     ],
 )
-def test_what_is_listed_is_reached_at_the_addresses_that_are_public_or_listed(name, port, found, allowed):
-    assert RULES.addresses(name, port, found) == allowed
+def test_what_is_listed_is_reached_at_the_addresses_that_are_public_or_listed(name, port, resolved, allowed):
+    assert RULES.addresses(name, port, resolved) == allowed
 
 
 @pytest.mark.parametrize(
-    ("name", "port", "found"),
+    ("name", "port", "resolved"),
     [
         ("api.example.org", 80, PUBLIC),
         ("cdn.example.org", 443, PUBLIC),
@@ -223,9 +223,9 @@ def test_what_is_listed_is_reached_at_the_addresses_that_are_public_or_listed(na
         ),
     ],
 )
-def test_no_name_leads_to_what_is_neither_public_nor_listed(name, port, found):
+def test_no_name_leads_to_what_is_neither_public_nor_listed(name, port, resolved):
     with pytest.raises(DeniedError):
-        RULES.addresses(name, port, [found])
+        RULES.addresses(name, port, [resolved])
 
 
 @pytest.mark.parametrize(
