@@ -21,6 +21,11 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def since_boot() -> float:
+    """Return seconds of a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 def random_hex(size: int = 6) -> str:
     """Return `size` random bytes in hex."""
     return secrets.token_hex(size)

@@ -35,12 +35,15 @@ from reconciler.controller.ports import (
     LookOutcome,
     PushRefusal,
     Step,
+    ValidationOutcome,
 )
 from reconciler.core.adapter import Usage
 from reconciler.core.counts import FleetCounts, fleet_counts
+from reconciler.core.events import ChangesRequested, Completed, Escalated, Event
+from reconciler.core.forge.pull_request import QUEUE
 from reconciler.core.lifecycle import TRANSITIONS as TRANSITIONS_TABLE
 from reconciler.core.lifecycle import Transition
-from reconciler.core.model.status import BudgetScope, Phase, Status
+from reconciler.core.model.status import QUEUE_REASONS, BudgetScope, Phase, Status
 from reconciler.core.notifications.book import TargetReport
 from reconciler.core.views import ReadModel
 
@@ -99,6 +102,9 @@ BUDGET = Definition(
     "gauge",
     "Share of a daily budget that is spent today (UTC), by whose it is",
     ("scope", "name"),
+)
+MERGE_QUEUE = Definition(
+    "reconciler_merge_queue_depth", "gauge", "Approved branches in the merge queue of a repo", ("repo",)
 )
 LEADER = Definition("reconciler_leader", "gauge", "Whether this process holds the fleet's leader lease")
 READY = Definition("reconciler_ready", "gauge", "Whether tasks are looked after, as /readyz says it")
@@ -176,6 +182,20 @@ UNPRICED = Definition(
     "Tokens of ended rounds whose model has no price: no budget of US dollars counts them",
     ("adapter",),
 )
+MERGE_VALIDATIONS = Definition(
+    "reconciler_merge_queue_validations_total",
+    "counter",
+    "Commits that merge queues validated, each of one branch or several; a `fault` came to no end",
+    ("repo", "outcome"),
+)
+MERGE_WAIT = Definition(
+    "reconciler_merge_queue_wait_seconds",
+    "histogram",
+    "How long approved branches were in a merge queue, by what came of them: `landed`, `sent_back` to the "
+    "agent (it breaks the base, or conflicts), or `left` (merged by others, no longer approved)",
+    ("repo", "outcome"),
+    _LONG,
+)
 COMMITS = Definition(
     "reconciler_state_commits_total", "counter", "Steps that were put on record, a commit each"
 )
@@ -221,12 +241,12 @@ REQUEST_TIME = Definition(
 
 SAMPLED: tuple[Definition, ...] = (
     BUILD, TASKS, QUEUE_AGE, NEEDS, NEEDS_AGE, SLOTS, SLOTS_USED, HOST_UP, HOST_READY, FORGE_UP, BUDGET,
-    ACCOUNT_USABLE, CAMPAIGN_TASKS, LEADER, READY, WEBHOOKS, UNSENT, NOTIFICATIONS,
+    ACCOUNT_USABLE, CAMPAIGN_TASKS, MERGE_QUEUE, LEADER, READY, WEBHOOKS, UNSENT, NOTIFICATIONS,
 )  # fmt: skip
 """Counted when they are asked for."""
 COUNTED: tuple[Definition, ...] = (
-    TRANSITIONS, QUEUE_WAIT, DISPATCH, RUN, ROUND, TOKENS, COST, UNPRICED, COMMITS, COMMIT_TIME, REFUSED,
-    LOOK, LAST_LOOK, LAG, REQUESTS, REQUEST_TIME,
+    TRANSITIONS, QUEUE_WAIT, DISPATCH, RUN, ROUND, TOKENS, COST, UNPRICED, MERGE_VALIDATIONS,
+    MERGE_WAIT, COMMITS, COMMIT_TIME, REFUSED, LOOK, LAST_LOOK, LAG, REQUESTS, REQUEST_TIME,
 )  # fmt: skip
 """Counted as things happen, from 0 at the start of the process."""
 TABLE = (*SAMPLED, *COUNTED)
@@ -301,6 +321,10 @@ class Metrics:
         """Take note of a push of the record that the remote did not take."""
         self._counters[REFUSED].labels(why).inc()
 
+    def queue_validated(self, repo: str, outcome: ValidationOutcome) -> None:
+        """Take note of a commit of a repo's merge queue that was validated."""
+        self._counters[MERGE_VALIDATIONS].labels(repo, outcome).inc()
+
     # --- Requests, and the loop itself -------------------------------------
 
     def request(self, operation: str, status: int, seconds: float) -> None:
@@ -325,6 +349,8 @@ class Metrics:
         before, after = step.before, step.after
         phases = (str(status.phase) if status else "none" for status in (before, after))
         self._counters[TRANSITIONS].labels(*phases).inc()
+        if before is not None:
+            self._time_in_queue(before, step)
         if before is not None and after is not None:
             self._time(before, after, step.event.origin.at)
             self._spend(before, after)
@@ -343,6 +369,16 @@ class Metrics:
                     seconds
                 )
 
+    def _time_in_queue(self, before: Status, step: Transition) -> None:
+        """Observe how long a branch was in the merge queue that it left."""
+        waiting, now = before.waiting, step.after.waiting if step.after else None
+        if waiting is None or waiting.reason not in QUEUE_REASONS or before.run is None:
+            return
+        if now is None or now.reason not in QUEUE_REASONS:
+            seconds = max(0.0, (step.event.origin.at - waiting.since).total_seconds())
+            labels = (before.run.repo or "none", _left_queue(step.event))
+            self._histograms[MERGE_WAIT].labels(*labels).observe(seconds)
+
     def _spend(self, before: Status, after: Status) -> None:
         usage = after.usage - before.usage
         if usage == Usage():
@@ -357,6 +393,14 @@ class Metrics:
         self._counters[UNPRICED].labels(adapter).inc(max(0, usage.unpriced_tokens))
         if usage.seconds > 0:
             self._histograms[ROUND].labels(adapter).observe(usage.seconds)
+
+
+def _left_queue(event: Event) -> str:
+    """Return what came of a branch with which its task left the merge queue."""
+    if isinstance(event, Completed) and event.landed:
+        return "landed"
+    notes = event.reviews if isinstance(event, ChangesRequested | Escalated) else ()
+    return "sent_back" if any(note.author == QUEUE for note in notes) else "left"
 
 
 def _edges() -> Iterator[tuple[str, str]]:
@@ -420,6 +464,7 @@ class _Samples(Collector):
                 for name, account in model.accounts().items()
             ],
             CAMPAIGN_TASKS: counts.campaigns.items(),
+            MERGE_QUEUE: [((repo,), count) for repo, count in counts.queued.items()],
             LEADER: [((), sources.is_leader())],
             READY: [((), not sources.unready())],
             WEBHOOKS: [((outcome,), count) for outcome, count in sources.deliveries().items()],

@@ -162,6 +162,7 @@ def _host_fields(view: HostView, age: Age) -> Iterator[tuple[str, str]]:
         yield "boot id", status.boot_id or ""
         yield "git", status.git or ("missing" if status.os else "")
         yield "sandbox", "" if status.sandbox is None else status.sandbox or "works"
+        yield "egress list", "" if status.egress is None else status.egress or "works"
 
 
 def _route_fields(host: Host) -> Iterator[tuple[str, str]]:

@@ -146,12 +146,12 @@ async def _check_host(
 ) -> HostCheck:
     from reconciler.dispatch.dry_run import dry_run
     from reconciler.dispatch.paths import local_folder
-    from reconciler.dispatch.probe import host_problems, needs_sandbox, probe
+    from reconciler.dispatch.probe import host_problems, needed_sandboxes, probe
 
     workdir = str(local_folder(host, data)) if host.is_local else None
     try:
         facts = await probe(
-            transports(host), host, adapters, workdir=workdir, tries_sandbox=needs_sandbox(host, adapters)
+            transports(host), host, adapters, workdir=workdir, sandboxes=needed_sandboxes(host, adapters)
         )
     except (Unavailable, Refused) as error:
         return HostCheck(host, None, (str(error),))
@@ -257,6 +257,7 @@ def check_document(check: HostCheck) -> "HostCheckShape":
         document["shell"] = facts.shell
         document["git"] = facts.git
         document["sandbox"] = facts.sandbox
+        document["egress"] = facts.egress
         if scheduler := facts.scheduler:
             document["scheduler"] = {
                 "name": scheduler.name,

@@ -563,6 +563,8 @@ class HostCheckShape(TypedDict):
     """Version of its git."""
     sandbox: NotRequired[str | None]
     """Why no run can be in a sandbox there; empty if it can, null if no spec needs one."""
+    egress: NotRequired[str | None]
+    """Why no run whose sandbox has an egress list can; as `sandbox`."""
     ends_runs_by: NotRequired[list[str]]
     """How all that a run started is ended."""
     warnings: NotRequired[list[str]]

@@ -38,6 +38,7 @@ def build_loop(cache: FleetCache, ports: Ports, settings: ControllerSettings) ->
             dispatch=ports.dispatch,
             clock=ports.clock,
             address=settings.address,
+            meter=ports.meter,
         ),
         VariantController(ports.dispatch, cache, inbox, ports.clock),
     )

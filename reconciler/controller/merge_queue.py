@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from reconciler import log_fields
 from reconciler.controller.inbox import Inbox
-from reconciler.controller.ports import Clock, Dispatch, FleetView
+from reconciler.controller.ports import Clock, Dispatch, FleetView, Meter, ValidationOutcome
 from reconciler.core.errors import ReconcilerError, Unavailable
 from reconciler.core.events import MergeSeen, PullRequestSeen
 from reconciler.core.faults import bug_message
@@ -92,11 +92,14 @@ class MergeQueues:
         inbox: Inbox,
         clock: Clock,
         notify: Callable[[str], None],
+        *,
+        meter: Meter,
     ) -> None:
         self._dispatch = dispatch
         self._view = view
         self._inbox = inbox
         self._clock = clock
+        self._meter = meter
         self._notify = notify
         self._queues: dict[str, _Queue] = {}
         self._ends = set[asyncio.Task[None]]()
@@ -313,6 +316,7 @@ class MergeQueues:
 
     async def _validate(self, queue: _Queue, request: ValidationRequest) -> None:
         log_fields.bind(subject=queue.repo.name)
+        outcome: ValidationOutcome = "fault"
         try:
             checks = await self._dispatch.validate(request)
         except ReconcilerError as error:
@@ -324,10 +328,12 @@ class MergeQueues:
         else:
             queue.error = ""
             queue.checks[request.commit], queue.requests[request.commit] = checks, request
+            outcome = "passed" if _is_green(checks) else "failed"
             self._notify(queue.repo.name)
         finally:
-            if queue.validation is asyncio.current_task():
+            if queue.validation is asyncio.current_task():  # else it was ended, in vain
                 queue.request = queue.validation = None
+                self._meter.queue_validated(queue.repo.name, outcome)
             self._inbox.wake()
 
     def _end(self, queue: _Queue) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from reconciler.controller.ports import CommitOutcome, LookOutcome, Meter, PushRefusal
+from reconciler.controller.ports import CommitOutcome, LookOutcome, Meter, PushRefusal, ValidationOutcome
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,10 @@ class IsolatedMeter:
     def push_refused(self, why: PushRefusal) -> None:
         """Take note of a push of the record that the remote did not take."""
         _guarded(lambda: self.inner.push_refused(why))
+
+    def queue_validated(self, repo: str, outcome: ValidationOutcome) -> None:
+        """Take note of a commit of a repo's merge queue that was validated."""
+        _guarded(lambda: self.inner.queue_validated(repo, outcome))
 
 
 def _guarded(note: Callable[[], None]) -> None:

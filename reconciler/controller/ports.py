@@ -534,6 +534,7 @@ class StepReader(Protocol):
 LookOutcome = Literal["ok", "unavailable", "fault"]
 CommitOutcome = Literal["recorded", "conflict", "unavailable", "fault"]
 PushRefusal = Literal["conflict", "refused", "unavailable"]
+ValidationOutcome = Literal["passed", "failed", "fault"]
 
 
 class Meter(Protocol):
@@ -552,6 +553,9 @@ class Meter(Protocol):
     def push_refused(self, why: PushRefusal) -> None:
         """Take note of a push of the record that the remote did not take."""
 
+    def queue_validated(self, repo: str, outcome: ValidationOutcome) -> None:
+        """Take note of a commit of a repo's merge queue that was validated; a fault came to no end."""
+
 
 class NoMeter:
     """A meter that nobody reads."""
@@ -563,6 +567,9 @@ class NoMeter:
         """Do nothing."""
 
     def push_refused(self, why: PushRefusal) -> None:
+        """Do nothing."""
+
+    def queue_validated(self, repo: str, outcome: ValidationOutcome) -> None:
         """Do nothing."""
 
 

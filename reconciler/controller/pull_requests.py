@@ -13,7 +13,7 @@ from reconciler.controller.inbox import Inbox
 from reconciler.controller.merge_queue import MergeQueues
 from reconciler.controller.merge_turns import MergeTurns
 from reconciler.controller.poller import Latch, Poller
-from reconciler.controller.ports import Clock, Dispatch, FleetView, Forges
+from reconciler.controller.ports import Clock, Dispatch, FleetView, Forges, Meter
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import PullRequestSeen
 from reconciler.core.forge.presentation import desired_view, is_shown
@@ -53,6 +53,7 @@ class PullRequestController:
         dispatch: Dispatch,
         clock: Clock,
         address: str,
+        meter: Meter,
     ) -> None:
         self._forges = forges
         self._view = view
@@ -77,7 +78,9 @@ class PullRequestController:
         """When pull requests were read last that gave no sign, by repo."""
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
         self._turns = MergeTurns(clock, lambda: view.desired.fleet.forge_interval)
-        self._queues = MergeQueues(dispatch, view, inbox, clock, lambda repo: self.poller.notify([repo]))
+        self._queues = MergeQueues(
+            dispatch, view, inbox, clock, lambda repo: self.poller.notify([repo]), meter=meter
+        )
         self._bots: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         """Tasks whose pull request could not be read, or not be written to, at the last visit, and why."""

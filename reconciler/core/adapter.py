@@ -7,8 +7,9 @@ A new kind of agent needs a YAML file of this shape and no code.
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from reconciler.core.egress import check_network
 from reconciler.core.fields import MOST, Duration, Env, EnvName, Frozen, Names, Period, Strings, Text, Total
 from reconciler.core.names import check_file_path, check_host_path
 from reconciler.core.patterns import check_pattern
@@ -69,13 +70,21 @@ Files = dict[FilePath, FileTemplate]
 
 
 HostPath = Annotated[str, AfterValidator(check_host_path)]
+_NETWORK_SCHEMA = {
+    "anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
+}
+Network = Annotated[bool | tuple[str, ...], BeforeValidator(check_network), WithJsonSchema(_NETWORK_SCHEMA)]
+"""Whether there is a network, or the destinations that alone can be reached."""
 
 
 class Sandbox(Frozen):
     """What runs may reach on their host, by bubblewrap. In `sandbox` of a host or an adapter."""
 
-    network: bool = True
-    """Whether there is a network; without, there is nothing but a loopback of its own."""
+    network: Network = True
+    """
+    `true`: that of the host. `false`: none, but a loopback of its own. A list: none but what is listed,
+    by a proxy: `[api.example.org, "*.example.org:8443", "10.1.0.0/16:443", "localhost:11434"]`.
+    """
     writable: tuple[HostPath, ...] = ()
     """
     What may be written beside the workspace: caches, such as `~/.cache/pip`, or a device, such as
@@ -85,6 +94,11 @@ class Sandbox(Frozen):
     """What may be read beside the system's programs, such as `~/.nvm`."""
     hidden: tuple[HostPath, ...] = ()
     """What is not to be seen although it lies in what may be: it counts over all the others."""
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """What may be reached, where not all or nothing is."""
+        return () if isinstance(self.network, bool) else self.network
 
 
 class StopSignal(Frozen):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from reconciler.core.conditions import NEEDS_A_PERSON
-from reconciler.core.model.status import Phase, Reason
+from reconciler.core.model.status import QUEUE_REASONS, Phase, Reason
 from reconciler.core.views import BAD_ENDS, ReadModel, count_phases, task_need
 
 NOTHING = "none"
@@ -31,6 +31,8 @@ class FleetCounts:
     """Since when the first of the tasks and hosts need one; None if none does, or it is not on record."""
     campaigns: Mapping[tuple[str, str], int]
     """Tasks of each campaign, by where they stand."""
+    queued: Mapping[str, int]
+    """Branches in the merge queue of each repo that has one."""
 
 
 def fleet_counts(model: ReadModel) -> FleetCounts:
@@ -49,7 +51,7 @@ def fleet_counts(model: ReadModel) -> FleetCounts:
     for why, at in _other_needs(model):
         needs[why] += 1
         times += [at] if at else []
-    return FleetCounts(tasks, since, needs, min(times, default=None), dict(_campaigns(model)))
+    return FleetCounts(tasks, since, needs, min(times, default=None), dict(_campaigns(model)), _queued(model))
 
 
 def _state_of(model: ReadModel, name: str) -> tuple[Phase, str, datetime | None]:
@@ -78,6 +80,14 @@ def _campaigns(model: ReadModel) -> Iterator[tuple[tuple[str, str], int]]:
         phases = (statuses[task].phase if task in statuses else Phase.CREATED for task in campaign.tasks)
         for group, count in count_phases(phases).items():
             yield (name, group), count
+
+
+def _queued(model: ReadModel) -> Mapping[str, int]:
+    queued = Counter({repo.name: 0 for repo in model.desired.repos.values() if repo.merge == "queue"})
+    for status in model.observed.statuses.values():
+        if status.waiting and status.waiting.reason in QUEUE_REASONS and status.run:
+            queued[status.run.repo or NOTHING] += 1
+    return queued
 
 
 def _other_needs(model: ReadModel) -> Iterator[tuple[str, datetime | None]]:

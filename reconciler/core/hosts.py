@@ -129,6 +129,8 @@ def _differences(before: HostStatus | None, after: HostStatus) -> Iterator[str]:
 def _sandbox_difference(before: HostStatus | None, after: HostStatus) -> Iterator[str]:
     if after.sandbox == "" and (before is None or before.sandbox != ""):
         yield "a sandbox works"
+    if after.egress == "" and (before is None or before.egress != ""):
+        yield "an egress list works"
 
 
 def _readiness(before: HostStatus | None, after: HostStatus) -> Iterator[str]:

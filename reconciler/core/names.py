@@ -123,7 +123,7 @@ def task_spec_file(task: str, campaign: str | None) -> str:
     return f"specs/campaigns/{campaign}.yaml" if campaign else f"specs/tasks/{spec_owner(task)}.yaml"
 
 
-_OF_JOBS = frozenset({"run", "mine", "safe", "bwrap", "path_was"})
+_OF_JOBS = frozenset({"run", "mine", "safe", "bwrap", "python", "path_was"})
 """What the scripts that begin a run on a host read after the variables of the specs were set."""
 
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from reconciler.core.times import format_time
 
 if TYPE_CHECKING:  # who reads a record back needs none of these
+    from reconciler.core.events import Event
     from reconciler.core.hosts import HostChange
     from reconciler.core.lifecycle import Transition
+    from reconciler.core.model.runs import Report
     from reconciler.core.model.status import ReviewState, Run, Status
     from reconciler.core.runs.accounts import AccountChange
 
@@ -77,6 +79,8 @@ class TransitionRecord:
     """Version of the agent's CLI, where it is new."""
     opinion: str | None = None
     """What a second agent made of the work, where it is new: adapter, verdict, commit."""
+    denied: str | None = None
+    """Destinations that the egress list of the run's sandbox kept its agent from in the round that ended."""
     validated: str | None = None
     """Commit with the work that passed validation in the merge queue, where it is new."""
     program_version: str | None = None
@@ -117,6 +121,7 @@ def task_record(step: "Transition", *, revision: str = "", previous: str | None 
         adapter_blob=_if_new("adapter_blob", before and before.run, status and status.run),
         cli_version=_if_new("cli_version", before and before.run, status and status.run),
         opinion=_opinion(before, after),
+        denied=_denied(event),
         validated=_if_new("validated", before and before.review, after and after.review),
         program_version=_if_new("program_version", before and before.run, status and status.run),
         inputs=str(getattr(event, "inputs", "")) or None,
@@ -127,6 +132,11 @@ def task_record(step: "Transition", *, revision: str = "", previous: str | None 
 def _opinion(before: "Status | None", after: "Status | None") -> str | None:
     new = after.opinion if after and (before is None or after.opinion != before.opinion) else None
     return new.mark if new else None
+
+
+def _denied(event: "Event") -> str | None:
+    report: Report | None = getattr(event, "report", None)
+    return (report and ", ".join(report.verdict.denied)) or None
 
 
 def _if_new(field: str, before: "_Part | None", after: "_Part | None") -> str | None:

@@ -25,7 +25,7 @@ from reconciler.core.text import one_line, tail
 from reconciler.dispatch.dry_run import DryRun, dry_run
 from reconciler.dispatch.logs import LogFolder, read_end
 from reconciler.dispatch.paths import local_folder
-from reconciler.dispatch.probe import HostFacts, host_problems, needs_sandbox, probe
+from reconciler.dispatch.probe import HostFacts, host_problems, needed_sandboxes, probe
 from reconciler.dispatch.proofs import Proofs
 from reconciler.dispatch.protocol import agent_id, folder_name, validation_id
 from reconciler.dispatch.retrying import StepFailed
@@ -82,7 +82,7 @@ class AdapterCheck:
                 self.host,
                 adapters,
                 workdir=workdir,
-                tries_sandbox=needs_sandbox(self.host, adapters),
+                sandboxes=needed_sandboxes(self.host, adapters),
             )
         except (Unavailable, Refused) as error:
             yield CheckResult("host", ok=False, message=str(error))

@@ -19,7 +19,7 @@ from reconciler.core.model.status import HostCli, HostStatus
 from reconciler.core.runs.sandbox import sandbox_of
 from reconciler.core.text import one_line
 from reconciler.core.version import check_version
-from reconciler.dispatch.sandbox import probe_text, sandbox_fault
+from reconciler.dispatch.sandbox import egress_fault, probe_text, sandbox_fault
 from reconciler.dispatch.schedulers import scheduler_of
 from reconciler.dispatch.schedulers.base import SchedulerFacts
 from reconciler.dispatch.transport import SAFE_WORD, CommandResult, Transport
@@ -84,6 +84,8 @@ class HostFacts:
     """Version."""
     sandbox: str | None = None
     """Why no run can be in a sandbox there; empty if it can, None if it was not asked."""
+    egress: str | None = None
+    """Why no run whose sandbox has an egress list can; as `sandbox`."""
     scheduler: SchedulerFacts | None = None
     """What starts runs there, if it is not the host itself."""
     clis: Mapping[str, CliFacts] | None = None
@@ -101,19 +103,19 @@ async def probe(
     adapters: Mapping[str, Adapter] | None = None,
     *,
     workdir: str | None = None,
-    tries_sandbox: bool = False,
+    sandboxes: Sequence[Sandbox] = (),
 ) -> HostFacts:
     """
     Ask the host for everything; its CLIs only if adapters are given: all at once, each with its time limit.
 
-    `workdir` is that of a local host whose spec names none. With `tries_sandbox` a command is run
-    in one. Raises Unavailable, and Refused if its spec cannot work.
+    `workdir` is that of a local host whose spec names none. In each of `sandboxes` a command
+    is run. Raises Unavailable, and Refused if its spec cannot work.
     """
     check_workdir(host)
     adapters_to_probe = [adapter for adapter in offered_adapters(host, adapters or {}) if adapter.version]
     slowest = max((_seconds(adapter) for adapter in adapters_to_probe), default=0)
     script = _script(
-        host, adapters_to_probe, workdir or host.workdir or _DEFAULT_WORKDIR, tries_sandbox=tries_sandbox
+        host, adapters_to_probe, workdir or host.workdir or _DEFAULT_WORKDIR, sandboxes=sandboxes
     )
     answer = await transport.call((host.shell, "-s"), script.encode(), timeout=slowest + _OVERHEAD)
     latency = await _latency(transport)
@@ -131,16 +133,23 @@ def check_workdir(host: Host) -> None:
         )
 
 
-def needs_sandbox(host: Host, adapters: Mapping[str, Adapter]) -> bool:
-    """Return whether any run on the host needs a sandbox."""
+def needed_sandboxes(host: Host, adapters: Mapping[str, Adapter]) -> tuple[Sandbox, ...]:
+    """Return a sandbox of each kind that runs on the host need: one with an egress list is another kind."""
     offered = offered_adapters(host, adapters)
-    return any(sandbox_of(host, adapter) for adapter in (None, *offered))
+    needed = [sandbox for adapter in (None, *offered) if (sandbox := sandbox_of(host, adapter))]
+    listing = any(sandbox.destinations for sandbox in needed)
+    return (*([Sandbox()] if needed else []), *([_LISTING] if listing else []))
+
+
+_LISTING = Sandbox(network=("localhost:9",))
 
 
 def sandbox_problem(facts: HostFacts) -> Iterator[str]:
     """Yield why runs that need a sandbox cannot start on a host: all others can."""
     if facts.sandbox:
         yield f"no sandbox: {facts.sandbox}"
+    elif facts.egress:
+        yield f"no egress list: {facts.egress}"
 
 
 def offered_adapters(host: Host, adapters: Mapping[str, Adapter]) -> list[Adapter]:
@@ -166,6 +175,7 @@ def reachable(facts: HostFacts, before: HostStatus | None, now: datetime) -> Hos
         boot_id=facts.boot_id,
         git=facts.git,
         sandbox=facts.sandbox,
+        egress=facts.egress,
         adapters=clis,
     )
 
@@ -228,7 +238,7 @@ async def _latency(transport: Transport) -> float:
     return loop.time() - before
 
 
-def _script(host: Host, adapters: Sequence[Adapter], workdir: str, *, tries_sandbox: bool) -> str:
+def _script(host: Host, adapters: Sequence[Adapter], workdir: str, *, sandboxes: Sequence[Sandbox]) -> str:
     asks = [f"( {_ask(number, host, adapter)} ) &" for number, adapter in enumerate(adapters)]
     tells = [f"tell {number}" for number in range(len(adapters))]
     place = f'"$HOME"/{shlex.quote(workdir[2:])}' if workdir.startswith("~/") else shlex.quote(workdir)
@@ -238,7 +248,7 @@ def _script(host: Host, adapters: Sequence[Adapter], workdir: str, *, tries_sand
         _SCRIPT.read_text(),
         *asks,
         "tell_host",
-        *([probe_text(Sandbox())] if tries_sandbox else []),
+        *map(probe_text, sandboxes),
         scheduler_of(host).probe,
         "wait",
         *tells,
@@ -287,6 +297,7 @@ def _facts(host: Host, answer: CommandResult, latency: float) -> HostFacts:
         shell=values.get("shell"),
         git=values["git"].removeprefix("git version ") if "git" in values else None,
         sandbox=sandbox_fault(values["sandbox"], values.get("os")) if "sandbox" in values else None,
+        egress=egress_fault(values["egress"]) if "egress" in values else None,
     )
     return _with_scheduler(host, facts, values)
 

@@ -2,13 +2,13 @@
 Host prober: implements `controller.ports.Prober`; a failed probe is a result, too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from reconciler.core.adapter import Adapter
+from reconciler.core.adapter import Adapter, Sandbox
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.model.specs import Host
 from reconciler.core.model.status import HostStatus
@@ -17,7 +17,7 @@ from reconciler.dispatch.paths import local_folder
 from reconciler.dispatch.probe import (
     HostFacts,
     faults,
-    needs_sandbox,
+    needed_sandboxes,
     offered_adapters,
     probe,
     reachable,
@@ -49,7 +49,7 @@ class HostProber:
         asks = self._asks(host, adapters, before)
         try:
             facts = await self._facts(
-                host, adapters if asks else None, tries_sandbox=needs_sandbox(host, adapters)
+                host, adapters if asks else None, sandboxes=needed_sandboxes(host, adapters)
             )
             if asks or (before and before.fault):
                 facts = await self._with_scripts(host, facts)
@@ -60,7 +60,7 @@ class HostProber:
         return reachable(facts, before, self._clock()), facts.load_per_core
 
     async def _facts(
-        self, host: Host, adapters: Mapping[str, Adapter] | None, *, tries_sandbox: bool
+        self, host: Host, adapters: Mapping[str, Adapter] | None, *, sandboxes: Sequence[Sandbox]
     ) -> HostFacts:
         """
         Probe the host, with one retry. Raises Unavailable, Refused.
@@ -69,7 +69,7 @@ class HostProber:
         """
         transport = self._transports(host)
         workdir = str(local_folder(host, self._data)) if host.is_local else None
-        once = partial(probe, transport, host, adapters, workdir=workdir, tries_sandbox=tries_sandbox)
+        once = partial(probe, transport, host, adapters, workdir=workdir, sandboxes=sandboxes)
         try:
             return await once()
         except Unavailable:

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Literal
 
 from reconciler.core.errors import Unavailable
-from reconciler.dispatch.sandbox import LOOK_UP, MAKE_TEMPORARY, Confinement, confined
+from reconciler.dispatch.sandbox import MAKE_TEMPORARY, Confinement, confined, look_up
 
 RUN_ID = re.compile(
     r"(?P<run>[A-Za-z0-9][A-Za-z0-9._+@-]*?)(?:\.c(?P<commit>[0-9a-f]{12}))?(?:\.o(?P<reviewed>[0-9]+))?"
@@ -221,7 +221,7 @@ def agent_job(
     make = [f"rm -rf {shlex.quote(declared)}; mkdir {shlex.quote(declared)}"] if declared else []
     setting = _setting({**env, **files}, folder)
     if confinement:  # no program that the PATH of the specs names is run outside of it
-        lines = [LOOK_UP, *make, *keep, MAKE_TEMPORARY, *setting]
+        lines = [*look_up(confinement), *make, *keep, MAKE_TEMPORARY, *setting]
     else:
         lines = [*setting, *make, "sh -c : >/dev/null 2>&1 || give_up shell"]
     lines.append(f"program={shlex.quote(argv[0])}")
@@ -280,7 +280,7 @@ def commands_job(
     """
     lines = [
         f"shell=$(command -v {shlex.quote(shell)}) && wc=$(command -v wc) || give_up workspace",
-        *([LOOK_UP, MAKE_TEMPORARY] if confinement else []),
+        *([*look_up(confinement), MAKE_TEMPORARY] if confinement else []),
         *_setting(env, folder),
         *([confined(confinement, env), _TRY] if confinement else []),
         'size() { size=$(($("$wc" -c <"$RECONCILER_RUN_DIR/out"))); }',

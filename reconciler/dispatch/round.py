@@ -60,7 +60,7 @@ from reconciler.dispatch.protocol import (
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed, retry_until_reachable
 from reconciler.dispatch.runs import DECLARED_BYTES, GAVE_UP, QUEUE, Bounds, RunEnding
-from reconciler.dispatch.sandbox import Confinement
+from reconciler.dispatch.sandbox import Confinement, denied_egress
 from reconciler.dispatch.schedulers.base import Scheduler
 from reconciler.dispatch.secret_gate import LeaksFound
 from reconciler.dispatch.secrets import WITHHELD, InjectedSecrets, find_known, find_secrets
@@ -511,6 +511,8 @@ class Round:
             if state.why == GAVE_UP and not was_done:
                 why = give_up_verdict(self.order.adapter.output, stdout, stderr, self.clock(), mask)
                 verdict = verdict.model_copy(update=why)
+            denied = denied_egress(stderr) if self._has_egress_list else ()
+        verdict = verdict.model_copy(update={"denied": denied})
         verdict = withheld(verdict, mask)
         verdict = verdict.model_copy(
             update={"usage": verdict.usage.model_copy(update={"seconds": state.seconds})}
@@ -954,6 +956,11 @@ class Round:
             forwards_agent=order.host.agent_forwarding,
         )
 
+    @property
+    def _has_egress_list(self) -> bool:
+        sandbox = sandbox_of(self.order.host, self.order.adapter)
+        return sandbox is not None and bool(sandbox.destinations)
+
     def _ended(self, why: str) -> StepFailed:
         if end := self.host_session.scheduler.ends.get(why):
             return StepFailed(end.kind, f"host {self.order.host.name}: {end.message}")
@@ -1112,7 +1119,8 @@ def failed(verdict: Verdict, error: StepFailed) -> Verdict:
 def masked(report: Report, mask: Mask) -> Report:
     """Return a report with secrets masked in all its texts."""
     hide, verdict = mask.hide, report.verdict
-    clean = verdict.model_copy(update=_texts(verdict, hide) | {"notes": tuple(map(hide, verdict.notes))})
+    lists = {"notes": tuple(map(hide, verdict.notes)), "denied": tuple(map(hide, verdict.denied))}
+    clean = verdict.model_copy(update=_texts(verdict, hide) | lists)
     checks = tuple(check.model_copy(update=_texts(check, hide)) for check in report.checks)
     return report.model_copy(update={"verdict": clean, "checks": checks})
 
@@ -1129,7 +1137,7 @@ def withheld(verdict: Verdict, mask: Mask) -> Verdict:
         return verdict
     texts = {"message": mask.withhold(verdict.message), "text": mask.withhold(verdict.text)}
     notes = (mask.withheld,) if verdict.notes else ()
-    return verdict.model_copy(update={**texts, "notes": notes})
+    return verdict.model_copy(update={**texts, "notes": notes, "denied": ()})
 
 
 def _waits_for(repository: CodeRepository) -> str:

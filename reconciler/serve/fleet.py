@@ -308,10 +308,11 @@ async def _acquire_leader_lease(
     mode: LeaderMode = "serve" if settings.web else "run"
     since = format_time(clock.now())
     me_now = this_process(clock.random_hex(), mode, since)
-    lease = LeaderLease(repository, branch, me_now, may_share=is_alone)
+    lease = LeaderLease(repository, branch, me_now, may_share=is_alone, clock=clock.since_boot)
     stack.push_async_callback(lease.release)
     stack.push_async_callback(state.close)
     await lease.take(by_force=settings.take_over)
+    state.fence = lease.require
     presence = PresenceFile(repository, branch, settings.data_dir)
     me = Presence(mode=mode, pid=os.getpid(), host=socket.gethostname(), since=since)
     presence.tell(me)

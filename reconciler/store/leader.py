@@ -32,6 +32,8 @@ LEASE_BEAT = 15.0
 """Seconds between two heartbeats, and between two polls for those of another."""
 LOOKS = 4
 """Polls without a heartbeat after which a holder counts as dead: a minute."""
+_FRESH = 2 * LEASE_BEAT
+"""Seconds after a heartbeat in which nobody else can have taken the lease: half of what that takes."""
 _CIRCLE = 7
 """Values in the cycle: more than two, as a reader at half the rate would always see the same one."""
 _LETTING_GO = 5.0
@@ -114,14 +116,25 @@ class LeaderLease:
         *,
         may_share: bool = True,
         pause: Sleep = asyncio.sleep,
+        clock: Callable[[], float],
     ) -> None:
-        """Want the lease of a state branch; `may_share`: another `run` may be at work beside this one."""
+        """
+        Want the lease of a state branch; `may_share`: another `run` may be at work beside this one.
+
+        `clock` tells seconds, and goes on while the machine sleeps.
+        """
         self._repository = repository
         self._ref = f"refs/fleet/leader/{branch}"
         self._theirs = f"refs/remote-fleet/leader/{branch}" if repository.address else self._ref
         self._me = me
         self._may_share = may_share
         self._pause = pause
+        self._clock = clock
+        self._beaten_at = clock()
+        """Before the last heartbeat was sent that came through."""
+        self._lost: UsageError | None = None
+        """Why it is ours no more."""
+        self._turn = asyncio.Lock()
         self._value: str | None = None
         """Blob of ours that the ref has; None while we do not hold it."""
         self._seen: tuple[str | None, int] = None, 0
@@ -158,12 +171,28 @@ class LeaderLease:
                     )
                 await self._pause(LEASE_BEAT)
 
+    async def require(self) -> None:
+        """
+        Fence: raise Unavailable if another took a lease that was ours; called before anything is written.
+
+        Asks only after a pause, of the process or of its machine, in which that may have happened.
+        """
+        async with self._turn:
+            if self._value and self._clock() - self._beaten_at > _FRESH:
+                with suppress(UsageError):
+                    await self._renew()
+        if self._lost is not None:
+            raise Unavailable(str(self._lost))
+
     async def keep(self) -> None:
         """Send heartbeats until cancelled. Raises UsageError once another reconciler leads."""
         while True:
             await self._pause(LEASE_BEAT)
+            if self._lost is not None:
+                raise self._lost
             with suppress(Unavailable):  # a remote that cannot be reached takes no commits from us either
-                await (self._renew() if self.is_held else self._watch())
+                async with self._turn:
+                    await (self._renew() if self.is_held else self._watch())
 
     async def release(self) -> None:
         """Release the lease, so that a successor can start at once."""
@@ -181,13 +210,15 @@ class LeaderLease:
         try:
             await self._swap(self._value)
         except Refused as error:
+            self._beaten_at = self._clock()  # there is no more to be had of this remote
             log.warning("%s", error)
         except Conflict:
             await self._repository.fetch()
             value, other = await self._look()
             if value is not None and (other is None or other.id != self._me.id):
                 self._value = None
-                raise UsageError(f"another reconciler took over: {other}; this one ends") from None
+                self._lost = UsageError(f"another reconciler took over: {other}; this one ends")
+                raise self._lost from None
             self._value = value  # a push of ours whose answer was lost, or a ref that the remote lost
             if value is None:
                 await self._try(None)
@@ -216,12 +247,13 @@ class LeaderLease:
             self._value = ""
 
     async def _swap(self, value: str | None) -> None:
+        began = self._clock()
         if value == "":
             return  # the remote keeps no such refs
         content = json.dumps(_document(self._me), sort_keys=True).encode()
         blob = await self._repository.git.line("hash-object", "-w", "--stdin", stdin=content)
         await self._move(blob, value)
-        self._value = blob
+        self._value, self._beaten_at = blob, began
 
     async def _move(self, value: str, expected: str | None) -> None:
         """Compare and swap the ref, on the remote or locally. Raises Conflict, Refused, Unavailable."""

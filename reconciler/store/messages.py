@@ -49,6 +49,7 @@ _TRAILERS: Mapping[str, str] = {
     "Adapter-Blob": "adapter_blob",
     "CLI-Version": "cli_version",
     "Second-Opinion": "opinion",
+    "Egress-Denied": "denied",
     "Validated": "validated",
     "Program-Version": "program_version",
     "Decision-Inputs": "inputs",

@@ -44,6 +44,12 @@ _FOUNDING = 3
 PastAttempts = Callable[[Collection[str]], Awaitable[Mapping[str, int]]]
 """Return the last attempts by name."""
 
+Fence = Callable[[], Awaitable[None]]
+
+
+async def _unfenced() -> None:
+    """Let everything pass."""
+
 
 class StateBranch:
     """
@@ -88,6 +94,8 @@ class StateBranch:
         self._queue: list[tuple[Sequence[Step], asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._pushing: asyncio.Timeout | None = None
+        self.fence: Fence = _unfenced
+        """Awaited before anything is written; raises if that is for somebody else to do now."""
 
     @classmethod
     async def open(
@@ -330,6 +338,7 @@ class StateBranch:
                     hosts[step.host] = len(changes) - 1
         # Memory is updated only after the batch is durable: a failed batch leaves no trace here.
         if changes:
+            await self.fence()
             ids = await self._write(changes)
             self._files.apply(draft)
             if self._last_transitions is not None:

@@ -7,6 +7,7 @@ from ruamel.yaml import YAML
 
 from tests.agents.clis import INSTALLED
 from tests.agents.models import Reply
+from tests.dispatch.bubblewrap import needs_bwrap
 from tests.dispatch.sshd import needs_sshd, yard
 from tests.e2e.conftest import playground  # noqa: F401 - a fixture
 
@@ -17,12 +18,16 @@ TOKENS = {"claude-code": 40, "codex": 50}
 """Output tokens of a call, as the model tells them."""
 
 
-def ask_for_a_greeting(fleet, agent, host: str):
+WITHOUT_ITS_OWN = {"codex": "work: [--dangerously-bypass-approvals-and-sandbox]\n"}
+"""What makes a CLI do without a sandbox of its own, which it cannot have in another as root."""
+
+
+def ask_for_a_greeting(fleet, agent, host: str, adapter: str = ""):
     """Commit a task whose first round fails its validation and whose second one mends it."""
     agent.model.reply = Reply("I will write it.", command=WRITE)
     name = agent.adapter.name
     env = "".join(f"  {key}: {value!r}\n" for key, value in agent.env.items())
-    fleet.write(f"specs/adapters/{name}.yaml", f"env:\n{env}")
+    fleet.write(f"specs/adapters/{name}.yaml", f"{adapter}env:\n{env}")
     fleet.write("specs/hosts/home.yaml", f"{host}adapters:\n  {name}:\n    path: {INSTALLED}\n")
     fleet.task(
         "greet",
@@ -60,8 +65,16 @@ def test_an_adapter_is_tried_with_all_it_has(agent, playground):  # noqa: F811
     assert agent.model.saw("Reply with the one word: ready.")
 
 
-def test_a_failed_validation_is_handed_back_to_the_session_and_mended_there(agent, playground):  # noqa: F811
-    ask_for_a_greeting(playground, agent, host="")
+@needs_bwrap
+def test_a_failed_validation_is_mended_in_its_session_where_the_model_alone_is_reached(agent, playground):  # noqa: F811
+    model = agent.address.removeprefix("http://")
+    seen = f"{INSTALLED.parent}, {agent.home}/.codex/config.toml"
+    ask_for_a_greeting(
+        playground,
+        agent,
+        host=f"sandbox:\n  network: ['{model}']\n  readable: [{seen}]\n",
+        adapter=WITHOUT_ITS_OWN.get(agent.adapter.name, ""),
+    )
 
     playground.reconciler("run", "--until-idle")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+from reconciler.controller.ports import UNREAD_METER, Meter
 from reconciler.core.adapter import Secret
 from reconciler.core.model.forge import ForgeView, Hint, PullRequestSnapshot
 from reconciler.core.model.runs import Report, Verdict
@@ -88,6 +89,7 @@ class Scene:
     clock: FakeClock = field(default_factory=FakeClock)
     specs: FakeSpecs = field(default_factory=FakeSpecs)
     state: FakeState = field(default_factory=FakeState)
+    meter: Meter = UNREAD_METER
 
     def __post_init__(self):
         self.forges = Counting(self.clock)
@@ -101,7 +103,13 @@ class Scene:
     async def start(self):
         forges = self.forges
         self.loop = make_loop(
-            self.specs, self.state, self.dispatch, self.clock, forges=forges, pause=self.pause
+            self.specs,
+            self.state,
+            self.dispatch,
+            self.clock,
+            forges=forges,
+            pause=self.pause,
+            meter=self.meter,
         )
         self.serving = asyncio.create_task(self.loop.run())
         await turns()

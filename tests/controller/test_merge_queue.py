@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from reconciler.api.metrics import Metrics
 from reconciler.controller.merge_queue import AGAIN
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.specs import DesiredState
@@ -71,6 +72,7 @@ class QueueScene(Scene):
 
     def __init__(self, folder, validation):
         super().__init__()
+        self.meter = Metrics(self.clock)
         self.world = World(folder)
         self.dispatch = Queueing(push=self.deliver, world=self.world)
         values = {"name": "web", "url": "code.git", "forge": FORGE, "merge": "queue"}
@@ -113,6 +115,7 @@ class QueueScene(Scene):
         """Have tasks delivered and their pull requests open."""
         self.push(*map(reviewed, names), repo=self.repo)
         await self.start()
+        self.loop.listeners.steps.append(self.meter.step)
         await until(lambda: all(self.number(name) for name in names))
 
     def number(self, name):
@@ -147,6 +150,12 @@ class QueueScene(Scene):
     def reasons(self, name):
         return [step.event.origin.reason for step in self.state.log if getattr(step, "task", "") == name]
 
+    def counted(self, metric):
+        """Return the samples of a metric of the merge queue, by outcome."""
+        samples = self.meter.registry.collect()
+        named = [each for family in samples for each in family.samples if each.name == metric]
+        return {sample.labels["outcome"]: sample.value for sample in named}
+
     async def end(self):
         await self.stop()
         await self.dispatch.real.close()
@@ -180,6 +189,8 @@ async def test_of_ten_approved_branches_the_fourth_red_nine_land_in_six_validati
     assert scene.status("t04").review.count == 1
     [note] = scene.status("t04").review.notes
     assert "`test ! -e t04 || test ! -e strict` failed with exit code 1" in note.text
+    assert scene.counted("reconciler_merge_queue_validations_total") == {"passed": 3, "failed": 3}
+    assert scene.counted("reconciler_merge_queue_wait_seconds_count") == {"landed": 9, "sent_back": 1}
     validated = [scene.status(name).review.validated for name in ("t01", "t02", "t03", "t05", "t10")]
     heads = git(scene.world.code, "log", "--first-parent", "--format=%H", "main").splitlines()
     assert validated == [heads[7], heads[7], heads[6], heads[0], heads[0]]

@@ -27,6 +27,7 @@ from reconciler.worker.client import ApiClient
 from reconciler.worker.job import JobConfig
 from reconciler.worker.worker import Worker
 from tests.crashes.forge import CrashWorld
+from tests.crashes.network import Network, are_allowed
 from tests.crashes.table import faults_of_record, output_of
 from tests.dispatch.sshd import Sshd, Yard, yard
 from tests.e2e.forge_world import CODE, FLEET
@@ -66,6 +67,8 @@ class SoakWorld(CrashWorld):
     """A fleet on a forge whose work runs on hosts over SSH and at outside agents."""
 
     servers: Sequence[Sshd] = ()
+    networks: Sequence[Network] = ()
+    """Of the servers, if they have some of their own."""
     faults: Counter[str] = field(default_factory=Counter)
     busy: threading.RLock = field(default_factory=threading.RLock)
     """Held by whoever ends or starts the reconciler."""
@@ -158,6 +161,12 @@ class SoakWorld(CrashWorld):
         time.sleep(pause)
         server.start()
 
+    def part(self, network: Network, pause: float) -> None:
+        """Have nothing come through to a host for a while, and be lost without a word."""
+        network.cut()
+        time.sleep(pause)
+        network.mend()
+
     def outage(self, how: str, pause: float) -> None:
         """Have the forge be away for a while."""
         self.forge.go_down(how)
@@ -179,7 +188,11 @@ class SoakWorld(CrashWorld):
 
     def of_world(self, chance: random.Random) -> Mapping[str, Callable[[], None]]:
         server = chance.choice(self.servers)
+        partitions = {
+            "partition": lambda: self.part(chance.choice(self.networks), chance.uniform(1, 60)),
+        }
         return {
+            **(partitions if self.networks else {}),
             "connections cut": lambda: server.kill_connections() and None,
             "connections silent": lambda: self.stall(server, chance.uniform(1, 15)),
             "host away": lambda: self.shut(server, chance.uniform(1, 15)),
@@ -262,7 +275,32 @@ async def work(url: str, tokens: Sequence[str], root: Path, over: threading.Even
         await asyncio.gather(*agents, return_exceptions=True)
 
 
-def soak(root: Path, servers: Yard, tasks: int, seconds: float, seed: int) -> Iterator[str]:
+@contextlib.contextmanager
+def networks() -> Iterator[Sequence[Network]]:
+    """Yield a network for each host; none where that is not allowed."""
+    made = [Network(number) for number in range(len(HOSTS))] if are_allowed() else []
+    try:
+        for network in made:
+            network.make()
+        yield made
+    finally:
+        for network in made:
+            network.remove()
+
+
+def servers_in(servers: Yard, made: Sequence[Network]) -> Sequence[Sshd]:
+    """Return a server for each host, each in a network of its own if there are such."""
+    if not made:
+        return [servers.sshd(name) for name in HOSTS]
+    return [
+        servers.sshd(name, within=network.prefix, ListenAddress=network.address)
+        for name, network in zip(HOSTS, made, strict=True)
+    ]
+
+
+def soak(
+    root: Path, servers: Yard, made: Sequence[Network], *, tasks: int, seconds: float, seed: int
+) -> Iterator[str]:
     """Yield the lines of the report; those of what went wrong begin with `!`."""
     chance, over, calm = random.Random(seed), threading.Event(), threading.Event()
     (root / "effects").mkdir()
@@ -270,9 +308,9 @@ def soak(root: Path, servers: Yard, tasks: int, seconds: float, seed: int) -> It
         new_token(f"agent{number}", lambda size: os.urandom(size).hex()) for number in range(AGENTS)
     )
     with ForgejoDouble(root / "forge") as forge:
-        world = SoakWorld(root, forge)
+        world = SoakWorld(root, forge, networks=made)
         world.enlist(
-            [servers.sshd(name) for name in HOSTS],
+            servers_in(servers, made),
             {f"agent{number}": digest for number, digest in enumerate(tokens.values())},
         )
         world.start()
@@ -305,6 +343,8 @@ def soak(root: Path, servers: Yard, tasks: int, seconds: float, seed: int) -> It
         world.kill()
         yield f"{tasks} tasks in {time.monotonic() - began:.0f} s, {sum(world.faults.values())} faults:"
         yield from (f"  {times:4} {name}" for name, times in world.faults.most_common())
+        if not made:
+            yield "  no partitions: network namespaces cannot be made here"
         yield f"  {len(world.diary())} starts over SSH, {world.commits()} commits"
         yield f"  at the beginning: {before}"
         yield f"  in the end:       {after}"
@@ -339,10 +379,14 @@ def main() -> int:
     """Print the report; return 1 if there was any harm."""
     logging.disable(logging.WARNING)  # of agents whose server is away
     tasks, minutes, seed = [*map(int, sys.argv[1:]), *(200, 5, 1)[len(sys.argv) - 1 :]]
-    with tempfile.TemporaryDirectory() as folder, yard(Path(folder) / "servers") as servers:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        networks() as made,
+        yard(Path(folder) / "servers") as servers,
+    ):
         root = Path(folder) / "world"
         root.mkdir()
-        lines = list(soak(root, servers, tasks, minutes * 60.0, seed))
+        lines = list(soak(root, servers, made, tasks=tasks, seconds=minutes * 60.0, seed=seed))
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 1 if any(line.startswith("!") for line in lines) else 0
 

@@ -1,6 +1,7 @@
 """Whether bubblewrap works here."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -15,3 +16,12 @@ def _works() -> bool:
 
 
 needs_bwrap = pytest.mark.skipif(not _works(), reason="bubblewrap is not there, or does not work here")
+
+
+def without(program: str, folder: Path) -> Path:
+    """Return a folder with all programs of this machine but one."""
+    folder.mkdir()
+    for each in Path("/usr/bin").iterdir():
+        if each.name != program:
+            (folder / each.name).symlink_to(each)
+    return folder

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import asyncssh
@@ -39,6 +39,8 @@ class Sshd:
         client_key: asyncssh.SSHKey,
         env: dict[str, str],
         options: dict[str, str],
+        *,
+        within: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.folder = folder
@@ -50,6 +52,7 @@ class Sshd:
         # Neither this user's startup files nor what runs there shall meet.
         self._env = {"HOME": str(self.home)} | env
         self._options = options
+        self._within = within
         self._client_key = client_key
         self._process: subprocess.Popen[bytes] | None = None
         self.home.mkdir(parents=True)
@@ -66,7 +69,7 @@ class Sshd:
         """Return the spec with which this server is reached."""
         fields = {
             "name": self.name,
-            "address": "127.0.0.1",
+            "address": self._options.get("ListenAddress", "127.0.0.1"),
             "port": self.port,
             "host_key": (self.host_key,),
             "identity": str(self.identity),
@@ -102,7 +105,7 @@ class Sshd:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd run by root insists on it
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [str(SSHD), "-D", "-e", "-f", str(config)],
+                [*self._within, str(SSHD), "-D", "-e", "-f", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -173,9 +176,20 @@ class Yard:
         self._client_key = asyncssh.generate_private_key("ssh-ed25519")
         self.servers: list[Sshd] = []
 
-    def sshd(self, name: str = "h1", env: dict[str, str] | None = None, **options: str) -> Sshd:
-        """Return a running server; `options` are lines of sshd_config, an empty one takes a line away."""
-        server = Sshd(self.folder / name, name, self._client_key, env or {}, options)
+    def sshd(
+        self,
+        name: str = "h1",
+        env: dict[str, str] | None = None,
+        *,
+        within: Sequence[str] = (),
+        **options: str,
+    ) -> Sshd:
+        """
+        Return a running server; `options` are lines of sshd_config, an empty one takes a line away.
+
+        `within` is a command that becomes the one after it, such as `ip netns exec NAME`.
+        """
+        server = Sshd(self.folder / name, name, self._client_key, env or {}, options, within=within)
         self.servers.append(server)
         server.start()
         return server

@@ -12,10 +12,8 @@ from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Host, RunHooks
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.probe import probe
-from tests.dispatch.bubblewrap import needs_bwrap
+from tests.dispatch.bubblewrap import needs_bwrap, without
 from tests.dispatch.world import World, ended, git, until
-
-PROGRAMS = Path("/usr/bin")
 
 
 @pytest.fixture
@@ -173,11 +171,11 @@ async def test_a_run_that_is_stopped_in_its_sandbox_can_put_its_things_away(worl
 async def test_a_host_without_bubblewrap_starts_nothing_and_says_so(world, tmp_path):
     host = in_sandbox()
     order = world.order(world.note("agent"), host=host)
-    bare = without_bwrap(tmp_path / "bin")
+    bare = without("bwrap", tmp_path / "bin")
     world.transport = LocalTransport(world.data / "host", {"PATH": str(bare), "HOME": str(tmp_path)})
 
     report = await world.carry_out(order)
-    facts = await probe(world.transport, host, workdir=str(tmp_path), tries_sandbox=True)
+    facts = await probe(world.transport, host, workdir=str(tmp_path), sandboxes=(Sandbox(),))
 
     assert (report.verdict.kind, report.started, world.noted) == (FailureClass.HOST, False, [])
     assert "its sandbox cannot be made" in report.verdict.message
@@ -186,7 +184,9 @@ async def test_a_host_without_bubblewrap_starts_nothing_and_says_so(world, tmp_p
 
 @needs_bwrap
 async def test_the_probe_tries_a_sandbox_where_one_is_needed(tmp_path):
-    tried = await probe(LocalTransport(tmp_path), Host(name="h"), workdir=str(tmp_path), tries_sandbox=True)
+    tried = await probe(
+        LocalTransport(tmp_path), Host(name="h"), workdir=str(tmp_path), sandboxes=(Sandbox(),)
+    )
     others = await probe(LocalTransport(tmp_path), Host(name="h"), workdir=str(tmp_path))
 
     assert (tried.sandbox, others.sandbox) == ("", None)
@@ -203,12 +203,3 @@ def sleepers(folder: Path) -> list[str]:
         if b"sleep\x00600" in line and str(folder).encode() in mounts:
             lines.append(line.decode())
     return lines
-
-
-def without_bwrap(folder: Path) -> Path:
-    """Return a folder with all programs of this machine but bubblewrap."""
-    folder.mkdir()
-    for each in PROGRAMS.iterdir():
-        if each.name != "bwrap":
-            (folder / each.name).symlink_to(each)
-    return folder

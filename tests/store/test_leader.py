@@ -10,7 +10,7 @@ import pytest
 
 from reconciler.core.errors import Unavailable, UsageError
 from reconciler.store.leader import LOOKS, Holder, LeaderLease, holder_of, this_process
-from tests.store.world import BRANCH, git
+from tests.store.world import BRANCH, created, git, start, started
 
 REF = f"refs/fleet/leader/{BRANCH}"
 SINCE = "2026-01-02T03:04:05Z"
@@ -45,9 +45,9 @@ def url(bare):
 def lease(open_repository, url, tmp_path):
     """Return a function that makes a lease of the fleet behind the URL, each with a clone of its own."""
 
-    async def make(holder, *happens, place=url):
+    async def make(holder, *happens, place=url, clock=lambda: 0.0):
         repository = await open_repository(place, tmp_path / holder.id)
-        return LeaderLease(repository, BRANCH, holder, pause=Clock(*happens))
+        return LeaderLease(repository, BRANCH, holder, pause=Clock(*happens), clock=clock)
 
     return make
 
@@ -120,6 +120,39 @@ async def test_one_that_comes_back_after_it_was_taken_for_gone_ends(lease, bare)
     assert not one.is_held
     await one.release()
     assert named(bare) == "two"
+
+
+async def test_one_that_wakes_writes_nothing_before_it_looked_at_its_lease_again(
+    lease, bare, open_repository, tmp_path
+):
+    seconds = iter((0.0, 0.0, 1.0, 120.0, 120.0))
+    one = await lease(elsewhere("one"), None, clock=lambda: next(seconds))
+    state = await start(await open_repository(bare, tmp_path / "state"))
+    state.fence = one.require
+    await one.take()
+    await state.commit([created("a")])
+    await (await lease(elsewhere("two"), *[None] * LOOKS)).take()
+
+    with pytest.raises(Unavailable, match="another reconciler took over"):
+        await state.commit([started("a")])
+    with pytest.raises(UsageError, match="another reconciler took over"):
+        await one.keep()
+    await state.close()
+
+    assert not one.is_held
+    assert git(bare, "log", "-1", "--format=%s", BRANCH) == "task a: created"
+
+
+async def test_one_that_wakes_and_still_leads_goes_on(lease, bare):
+    seconds = iter((0.0, 0.0, 120.0, 120.0, 121.0))
+    one = await lease(elsewhere("one"), clock=lambda: next(seconds))
+    await one.take()
+    before = one._value
+
+    await one.require()
+    await one.require()
+
+    assert one._value == git(bare, "rev-parse", REF) != before
 
 
 async def test_it_is_taken_by_force_from_one_that_lives(lease, bare):

@@ -3,9 +3,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.core.events import Origin, Removed, SpecChanged
+from reconciler.core.events import FixRequested, Origin, Removed, SpecChanged
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
+from reconciler.core.model.runs import Report, Verdict
 from reconciler.core.model.status import HostStatus, Phase
 from reconciler.core.transitions import host_record, task_record
 from reconciler.store import messages
@@ -105,6 +106,18 @@ def test_the_prompt_is_named_when_it_is_new():
 
     assert named(replace(created("a"), before=before, after=after)) == "bb"
     assert named(replace(created("a"), before=after, after=after)) is None
+
+
+def test_what_the_egress_list_of_a_run_denied_is_named_where_its_round_ended():
+    step, denied = started("a"), ("b.example.org:443", "169.254.169.254:80")
+    report = Report(verdict=Verdict(outcome="success", denied=denied))
+    ended = replace(
+        step, event=FixRequested(task="a", origin=step.event.origin, run=step.event.run, report=report)
+    )
+
+    named = messages.trailers_of(messages.render_message(ended))["Egress-Denied"]
+
+    assert named == "b.example.org:443, 169.254.169.254:80"
 
 
 @given(texts, texts)

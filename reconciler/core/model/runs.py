@@ -167,6 +167,8 @@ class Verdict(Frozen):
     retry_at: Time | None = None
     """When a quota is full again, if the output says so."""
     notes: tuple[str, ...] = ()
+    denied: tuple[str, ...] = ()
+    """Destinations that the egress list of its sandbox kept it from."""
 
 
 class Report(Frozen):

@@ -557,6 +557,8 @@ class HostStatus(Frozen):
     """The agent CLIs it was asked for, by adapter."""
     sandbox: str | None = None
     """Why no run can be in a sandbox there; empty if it can, None if no spec needs one."""
+    egress: str | None = None
+    """Why no run whose sandbox has an egress list can; as `sandbox`."""
     machine: str | None = None
     """Of a local host: which reconciler's machine it is about."""
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from reconciler.core.faults import fault_message
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Desired, Host, ReviewBy, Task
-from reconciler.core.model.status import Observed, Run, Status
+from reconciler.core.model.status import HostStatus, Observed, Run, Status
 from reconciler.core.planning.accounts import AccountPool
 from reconciler.core.planning.context import differing
 from reconciler.core.planning.limits import spent_today
@@ -322,7 +322,17 @@ def _sandbox_problem(name: str, host: Host, desired: Desired, observed: Observed
         return f"has a sandbox without network, and {name} calls a model"
     if probe is None or (probe.reachable and probe.sandbox is None):
         return "has not been asked for a sandbox yet"
-    return f"has no sandbox: {probe.sandbox}" if probe.reachable and probe.sandbox else ""
+    if not probe.reachable:
+        return ""
+    if probe.sandbox:
+        return f"has no sandbox: {probe.sandbox}"
+    return _egress_problem(probe) if sandbox.destinations else ""
+
+
+def _egress_problem(probe: HostStatus) -> str:
+    if probe.egress is None:
+        return "has not been asked for an egress list yet"
+    return f"can have no egress list: {probe.egress}" if probe.egress else ""
 
 
 def _cli_problem(name: str, host: Host, desired: Desired, observed: Observed) -> str:
