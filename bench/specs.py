@@ -51,7 +51,8 @@ def rows(quick: bool) -> Iterator[Row]:
         yaml,
         beside="of PyYAML's C loader alone",
         aim="≤ 1",
-        behind="Everything is checked and resolved, which that loader does not do.",
+        behind="To read the YAML, with the place of each value, takes 0.6 of what that loader does; models "
+        "and their rules take 0.5, and what files mean to one another, with warnings, 0.8.",
     )
     parser, builder = Parser(), Builder()
     builder.update({path: parser.parse(path, file) for path, file in files.items()}, revision="1")

@@ -4,6 +4,7 @@ This machine as a host: its runs are subprocesses.
 
 import asyncio
 import os
+import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,12 @@ class LocalTransport(Transport):
     async def close(self) -> None:
         """Do nothing: there is nothing to release."""
 
+    def _is_plain(self, argv: Sequence[str]) -> bool:
+        """Return whether a command needs no shell: no variables in it, and a program that is there."""
+        return not any("$" in word for word in argv) and bool(
+            shutil.which(argv[0], path=self._env.get("PATH"))
+        )
+
     async def _start(self, argv: Sequence[str]) -> asyncio.subprocess.Process:
         for word in argv:
             if not SAFE_WORD.match(word):
@@ -76,9 +83,7 @@ class LocalTransport(Transport):
             ) from error
         try:
             return await start(
-                "sh",
-                "-c",
-                "exec " + " ".join(f'"{word}"' for word in argv),
+                *(argv if self._is_plain(argv) else _by_shell(argv)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -90,3 +95,7 @@ class LocalTransport(Transport):
                 f"cannot start a process in {self._folder}: {error.strerror}; "
                 "see whether it can be written to, and how many processes there may be"
             ) from error
+
+
+def _by_shell(argv: Sequence[str]) -> Sequence[str]:
+    return ("sh", "-c", "exec " + " ".join(f'"{word}"' for word in argv))

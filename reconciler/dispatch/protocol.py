@@ -213,18 +213,19 @@ def agent_job(
     `path` is the folder or the file of its CLI. With `prompt_file` the agent's
     stdin is kept there, and the agent itself gets an empty one. In the folder
     `declared` it writes what it declares. The wrapper's `give_up WHY` ends the
-    job, and tells that the agent could not be started.
+    job, and tells that the agent could not be started; its `await_cell` comes
+    before anything that is not ours.
     """
     files = {variable: f"{declared}/{kind}" for kind, variable in DECLARATIONS.items()} if declared else {}
     files |= {OUTPUTS: declared} if declared else {}
     keep = [f"(umask 077; cat >{shlex.quote(prompt_file)}) && exec </dev/null"] if prompt_file else []
-    make = [f"rm -rf {shlex.quote(declared)}; mkdir {shlex.quote(declared)}"] if declared else []
+    make = [f"clear_away {shlex.quote(declared)}; mkdir {shlex.quote(declared)}"] if declared else []
     setting = _setting({**env, **files}, folder)
     if confinement:  # no program that the PATH of the specs names is run outside of it
         lines = [*look_up(confinement), *make, *keep, MAKE_TEMPORARY, *setting]
     else:
         lines = [*setting, *make, "sh -c : >/dev/null 2>&1 || give_up shell"]
-    lines.append(f"program={shlex.quote(argv[0])}")
+    lines += ["await_cell", f"program={shlex.quote(argv[0])}"]
     if path:
         at = shlex.quote(path)
         lines.append(f"if [ -d {at} ]; then PATH={at}:$PATH; else program={at}; fi")
@@ -279,6 +280,7 @@ def commands_job(
     of the workspace on the PATH.
     """
     lines = [
+        "await_cell",
         f"shell=$(command -v {shlex.quote(shell)}) && wc=$(command -v wc) || give_up workspace",
         *([*look_up(confinement), MAKE_TEMPORARY] if confinement else []),
         *_setting(env, folder),

@@ -274,8 +274,9 @@ class Round:
         was not started may we say after a while that it cannot be.
         """
         workspaces = self.host_session.workspaces
-        await self._take_over_scripts("before the start")
-        state = await self._stat(self._agent)
+        look = partial(self.host_session.runs.install_scripts_then_stat, self._agent)
+        was_changed, state = await retry_until_reachable(look)
+        self._note_scripts("before the start", was_changed=was_changed)
         if state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
             await self._require_own_start(state)
             doing = self._works_on("finds the workspace")
@@ -617,7 +618,11 @@ class Round:
 
     async def _take_over_scripts(self, when: str) -> tuple[str, ...]:
         """Reinstall our scripts on the host; return a note if they had been changed."""
-        if not await retry_until_reachable(self.host_session.runs.install_scripts):
+        was_changed = await retry_until_reachable(self.host_session.runs.install_scripts)
+        return self._note_scripts(when, was_changed=was_changed)
+
+    def _note_scripts(self, when: str, *, was_changed: bool) -> tuple[str, ...]:
+        if not was_changed:
             return ()
         message = (
             f"host {self.order.host.name}: tampered: a script of the reconciler was changed there {when}; "

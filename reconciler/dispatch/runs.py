@@ -175,6 +175,13 @@ class Runs:
         """Reinstall our scripts on the host; return whether they had been changed."""
         return await self._scripts.install_all()
 
+    async def install_scripts_then_stat(self, run_id: str) -> tuple[bool, RunState]:
+        """Do both at once; return what `install_scripts` returns, and the state of the run."""
+        args = ("wrapper", "stat", self._root, run_id)
+        was_changed, answer = await self._scripts.install_all_then_call(*args)
+        with self._naming_the_host():
+            return was_changed, parse_stat(answer.decode()).states[run_id]
+
     async def declared(self, run_id: str) -> Declaration | None:
         """Return what the agent of a run that is over declared by a file; None if nothing."""
         answer = await self._call("declared", run_id, str(DECLARED_BYTES), *DECLARATIONS)

@@ -4,22 +4,23 @@ Scripts on a host: installed once per version, then called by name.
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from reconciler.core.errors import Refused, Unavailable
 from reconciler.core.text import both_ends, one_line
-from reconciler.dispatch.transport import Transport
+from reconciler.dispatch.transport import CommandResult, Transport
 
 _ANSWER = re.compile(rb"^(?P<kind>[SE])(?: |$)", re.MULTILINE)
 """Beginning of an answer; a login shell's banner before it is skipped."""
 SCRIPTS = ("wrapper", "workspace")
 _SCHEDULER = b"#SCHEDULER\n"
 """Line of the wrapper that the functions of another scheduler take the place of."""
-_END = "END_OF_THE_SCRIPT"
+_BROUGHT = b"S brought "
 CALL_TIMEOUT = 60.0
 """Seconds; for all that needs no grace and moves no repository."""
 
@@ -78,17 +79,20 @@ class Scripts:
         if not _ANSWER.search(answer.stdout):
             await self._bring(wanted)
             answer = await self._transport.call(command, stdin, timeout=timeout)
+        return self._answer(f"{name} {args[0]}", answer)
+
+    def _answer(self, call: str, answer: CommandResult) -> bytes:
         match = _ANSWER.search(answer.stdout)
         if match is None:
             message = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
             raise Unavailable(
-                f"host {self.host}: {name} {args[0]} gave no answer (exit {answer.exit_code}): {message}; "
+                f"host {self.host}: {call} gave no answer (exit {answer.exit_code}): {message}; "
                 "see whether the disk is full there, `shell` a POSIX shell, "
                 "and what a forced command lets pass"
             )
         text = answer.stdout[match.start() :]
         if match["kind"] == b"E":
-            raise _refusal(f"host {self.host}: {name} {args[0]}", text.decode(errors="replace")[2:])
+            raise _refusal(f"host {self.host}: {call}", text.decode(errors="replace")[2:])
         return text
 
     async def install_all(self) -> bool:
@@ -99,7 +103,16 @@ class Scripts:
         Refused and Unavailable, both `on_host`.
         """
         with _on_host():
-            return await self._bring(*map(self._script, SCRIPTS))
+            return _was_other(await self._bring(*map(self._script, SCRIPTS)))
+
+    async def install_all_then_call(self, name: str, *args: str) -> tuple[bool, bytes]:
+        """Do both at once, as a start needs both: a call without stdin follows. Return what they return."""
+        command = (self.shell, self._place(self._script(name)), *args)
+        then = "exec " + " ".join(f'"{word}"' for word in command) + " </dev/null\n"
+        with _on_host():
+            answer = await self._bring(*map(self._script, SCRIPTS), then=then)
+            called = answer.stdout.partition(_BROUGHT)[2].partition(b"\n")[2]
+            return _was_other(answer), self._answer(f"{name} {args[0]}", replace(answer, stdout=called))
 
     def _script(self, name: str) -> Script:
         return script(name, self._scheduler)
@@ -107,34 +120,44 @@ class Scripts:
     def _place(self, wanted: Script) -> str:
         return f"{self.workdir}/bin/{wanted.name}-{wanted.digest}"
 
-    async def _bring(self, *wanted: Script) -> bool:
-        """Install scripts; return whether another file was in their place."""
+    async def _bring(self, *wanted: Script, then: str = "") -> CommandResult:
+        """Install scripts, and say whether another file was in their place; then run more shell text."""
         text = "".join(
-            ["umask 077; was=same\n", *map(self._install_command, wanted), 'echo "S brought $was"\n']
+            [
+                "umask 077; was=same\n",
+                *map(self._install_command, wanted),
+                'echo "S brought $was"\n',
+                then,
+            ]
         )
         answer = await self._transport.call((self.shell,), text.encode(), timeout=CALL_TIMEOUT)
-        if b"S brought" not in answer.stdout:
+        if _BROUGHT not in answer.stdout:
             message = one_line((answer.stderr or answer.stdout).decode(errors="replace"), 300)
             raise Refused(
                 f"host {self.host}: cannot write {self._place(wanted[0])} there: {message}; "
                 "check `workdir` (a folder its user may write to) and `shell`, "
                 "and see whether the disk is full there"
             )
-        return b"S brought other" in answer.stdout
+        return answer
 
     def _install_command(self, wanted: Script) -> str:
         """Return shell text that installs a script and reports whether another file was in its place."""
         return (
-            f"ours() {{ cat <<'{_END}'\n{wanted.source.decode()}{_END}\n}}\n"
+            f"ours={shlex.quote(wanted.source.decode().rstrip())}\n"
             f'at="{self._place(wanted)}"\n'
             # A correct file is not rewritten, so that it works on a full disk.
-            'if [ ! -f "$at" ] || [ -h "$at" ] || [ "$(cat "$at")" != "$(ours)" ]; then\n'
+            'if [ ! -f "$at" ] || [ -h "$at" ] || [ "$(cat "$at")" != "$ours" ]; then\n'
             '  [ ! -e "$at" ] && [ ! -h "$at" ] || was=other\n'
-            '  mkdir -p "${at%/*}" && rm -rf "$at.$$" && ours >"$at.$$" || { rm -f "$at.$$"; exit 1; }\n'
+            '  mkdir -p "${at%/*}" && rm -rf "$at.$$" && printf "%s\\n" "$ours" >"$at.$$" ||'
+            ' { rm -f "$at.$$"; exit 1; }\n'
             '  [ ! -d "$at" ] || rm -rf "$at"\n'
             '  mv -f "$at.$$" "$at" || exit 1\n'
             "fi\n"
         )
+
+
+def _was_other(answer: CommandResult) -> bool:
+    return b"S brought other" in answer.stdout
 
 
 @contextmanager

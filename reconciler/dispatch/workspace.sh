@@ -35,10 +35,12 @@ fault() { printf 'S fault %s\n' "$*"; exit 0; }
 unfit() { printf 'S unfit %s\n' "$*"; exit 0; }
 room='see whether the disk is full there, and who may write to it'
 damaged='the agent must leave its .git alone'
-tab=$(printf '\t')
+tab='	'
 
 # What startup files set for people: other repositories, dates and settings for git, other folders for cd.
-for name in CDPATH $(env | sed -n 's/^\(GIT_[A-Za-z0-9_]*\)=.*/\1/p'); do
+names=CDPATH
+case $(export -p) in *GIT_*) names="$names $(env | sed -n 's/^\(GIT_[A-Za-z0-9_]*\)=.*/\1/p')" ;; esac
+for name in $names; do
   case $1:$name in push:GIT_CONFIG_* | *:GIT_SSH* | *:GIT_ASKPASS | *:GIT_SSL_* | *:GIT_HTTP_* | *:GIT_PROXY_*) ;; *) unset "$name" ;; esac
 done
 export LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0 GIT_NO_REPLACE_OBJECTS=1
@@ -58,15 +60,33 @@ blame() { # what was being done, what git said of it: the host's matter is what 
   fault "$1: $2; $damaged"
 }
 
+make_folders() { # those that are not there: to find that out starts nothing
+  for each; do
+    [ -d "$each" ] || mkdir -p -m 700 -- "$each" 2>/dev/null || return
+  done
+}
+
+clear_away() { # files, most of which are not there: nothing is started for those
+  for each; do
+    [ ! -e "$each" ] && [ ! -h "$each" ] || remove "$each" || return
+  done
+}
+
 enter() { # fleet key id -> $fleet $work $run
-  mkdir -p -m 700 -- "$1" 2>/dev/null && mkdir -p -m 700 -- "$1/work" "$1/repos" "$1/runs" && cd -P -- "$1" ||
+  make_folders "$1" "$1/work" "$1/repos" "$1/runs" && cd -P -- "$1" ||
     refuse "cannot make the folder $1; $room, or choose another workdir"
   fleet=$PWD work=$PWD/work/${2:-} run=$PWD/runs/${3:-}
   gone="the repository in the workspace $work is gone or damaged; $damaged"
 }
 
 find_start() { # pid -> $started; nothing for the dead
-  started=$({ sed 's/^.*) //' <"/proc/$1/stat" | cut -d ' ' -f 20 || ps -o lstart= -p "$1" | tr ' ' _; } 2>/dev/null)
+  started=
+  if { IFS= read -r stat_line <"/proc/$1/stat"; } 2>/dev/null; then
+    set -- ${stat_line##*\) }
+    started=${20-}
+  else
+    started=$({ ps -o lstart= -p "$1" | tr ' ' _; } 2>/dev/null)
+  fi
 }
 
 end_step() { # the one at work on $work, and all that it started
@@ -82,12 +102,12 @@ remove() { # paths...: also what an agent closed against us
 
 begin_step() { # nobody may be left who asked for the one before, or for this one: it ends when the next begins, or in time
   step=$fleet/steps/${work##*/} scratch=$fleet/scratch/${work##*/}
-  mkdir -p -m 700 "$fleet/steps" "$fleet/scratch"
+  make_folders "$fleet/steps" "$fleet/scratch"
   [ ! -f "$step" ] || [ -h "$step" ] || end_step
   find_start $$
-  rm -rf "$step"
+  clear_away "$step"
   printf '%s %s\n' $$ "$started" >"$step" || refuse "cannot write $step; $room"
-  remove "$scratch" && mkdir -m 700 "$scratch" || refuse "cannot make the folder $scratch; $room"
+  clear_away "$scratch" && mkdir -m 700 "$scratch" || refuse "cannot make the folder $scratch; $room"
   RECONCILER_STEP=$work
   export RECONCILER_STEP
   (
@@ -96,7 +116,7 @@ begin_step() { # nobody may be left who asked for the one before, or for this on
     wait $! && end_step
   ) </dev/null >/dev/null 2>&1 &
   watchdog=$!
-  trap 'kill "$watchdog" 2>/dev/null; rm -rf "$scratch"; rm -f "$step"' EXIT
+  trap 'kill "$watchdog" 2>/dev/null; rm -rf "$scratch" "$step"' EXIT
 }
 
 need_git() { command -v git >/dev/null 2>&1 || refuse 'git is not installed, or not on the PATH of a login without terminal; install it'; }
@@ -650,13 +670,12 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
     answer_as_it_is
   fi
   if [ -z "$mirror" ]; then
-    cat >/dev/null
-    case $4 in *.r1) rm -rf "$work" ;; esac
-    mkdir -p "$work" || refuse "cannot make the folder $work; $room"
+    case $4 in *.r1) clear_away "$work" ;; esac
+    [ -d "$work" ] || mkdir -p "$work" || refuse "cannot make the folder $work; $room"
     answer_ready -
   fi
   need_git
-  case $4 in *.r1) rm -rf "$work" ;; esac # before the first round nothing of it is ours but what is cut off
+  case $4 in *.r1) clear_away "$work" ;; esac # before the first round nothing of it is ours but what is cut off
   case $mirror in /*) ;; *) mirror=$fleet/$mirror ;; esac
   said=$(create_mirror 2>&1) || refuse "cannot make $mirror: $said; $room"
   touch "$mirror" 2>/dev/null # one that was not used for long is removed

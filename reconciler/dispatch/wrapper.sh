@@ -169,13 +169,16 @@ make_way() { # file to append to: what else stands there goes; what does not may
   is_record "$1" && { { [ -r "$1" ] && [ -w "$1" ]; } || chmod u+rw "$1"; } 2>/dev/null || rm -rf "$1"
 }
 
-count() { # file -> its bytes
-  if is_record "$1"; then echo "$(($(wc -c <"$1")))"; else echo 0; fi
+count() { # file -> $size: its bytes
+  size=0
+  ! is_record "$1" || [ ! -s "$1" ] || size=$(($(wc -c <"$1")))
 }
 
 put_exit() { # folder code hundredths why seal
-  set -- "$@" "$(count "$1/out")" "$(count "$1/err")"
-  put "$1" exit "$2" "$6" "$7" "$3" "$4" "${5:--}"
+  count "$1/out"
+  set -- "$@" "$size"
+  count "$1/err"
+  put "$1" exit "$2" "$6" "$size" "$3" "$4" "${5:--}"
   printf '%s %s\n' "${1##*/}" "$2" >>"${1%/*}/events"
 }
 
@@ -306,6 +309,15 @@ make_cell() { # -> $cell: a cgroup for the run, where its user may make one
   cell=
 }
 
+enter_cell() { # cell or nothing; beside what else this process does, as the kernel takes a while for it
+  entering=
+  [ -n "$1" ] || return 0
+  { echo $$ >"$1/cgroup.procs"; } 2>/dev/null &
+  entering=$!
+}
+
+await_cell() { [ -z "$entering" ] || wait "$entering"; } # for jobs: before anything is started that is not ours
+
 find_cell() { # folder -> $cell, if its run has one; in its supervisor it is known
   [ -z "$reaper" ] || return 0
   cell=
@@ -365,7 +377,8 @@ note_past() { # id: that its agent ran, for whoever asks for it again: its recor
   case $1 in *[bdev]) return ;; esac # what goes with an agent may be repeated
   make_way "$root/past"
   printf '%s\n' "$1" >>"$root/past" || return
-  [ "$(count "$root/past")" -le 4194304 ] || { tail -n 20000 "$root/past" >"$root/past.$$" && mv -f "$root/past.$$" "$root/past"; }
+  count "$root/past"
+  [ "$size" -le 4194304 ] || { tail -n 20000 "$root/past" >"$root/past.$$" && mv -f "$root/past.$$" "$root/past"; }
 }
 
 # --- Scheduler: processes of this machine -------------------------------------
@@ -444,7 +457,7 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
   [ "$magic" = run1 ] || refuse 'not a header'
   full=
   {
-    printf 'rm -f -- "$mine.job"\n' || full=yes
+    printf 'rm -f -- "$mine.job" "$mine.in"\n' || full=yes # neither has a name while the agent runs
     while [ "$lines" -gt 0 ] && IFS= read -r line; do
       printf '%s\n' "$line" || full=yes
       lines=$((lines - 1))
@@ -454,10 +467,10 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
     rm -f "$mine".*
     refuse "cannot write down the job; $room"
   fi
-  arrived=$(($(wc -c <"$mine.in")))
-  if [ "$arrived" != "$bytes" ]; then # cut on its way: nothing stays that could be started
+  count "$mine.in"
+  if [ "$size" != "$bytes" ]; then # cut on its way: nothing stays that could be started
     rm -f "$mine".*
-    refuse "short: $arrived of $bytes bytes"
+    refuse "short: $size of $bytes bytes"
   fi
   is_record "$run/supervisor.log" || clear_away "$run/supervisor.log"
   exec 2>>"$run/supervisor.log"
@@ -472,7 +485,7 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
   run=$2 mine=$3 timeout=$4 signal=$5 grace=$6 shell=$7 lock=$8
   trap : TERM HUP PIPE # caught, not ignored: the agent gets the defaults
   IFS= read -r seal
-  rm -f "$mine.seal"
+  clear_away "$mine.seal"
   exec </dev/null
   note_means
   umask 077
@@ -532,7 +545,7 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
   ;;
 _become) # RUN MINE CELL UMASK LC_SET LC_WAS
   run=$2 mine=$3
-  [ -z "$4" ] || { echo $$ >"$4/cgroup.procs"; } 2>/dev/null
+  enter_cell "$4"
   find_process $$
   put "$run" pid $$ "$started" "$group"
   [ -f "$run/cancel" ] && exit 143
@@ -541,7 +554,6 @@ _become) # RUN MINE CELL UMASK LC_SET LC_WAS
   RECONCILER_RUN_DIR=$run
   export RECONCILER_RUN_DIR
   exec <"$mine.in" >>"$run/out" 2>>"$run/err"
-  rm -f "$mine.in" # the job removes itself: neither has a name while the agent runs
   path_was=$PATH
   . "$mine.job"
   exit
@@ -552,7 +564,8 @@ stat) # ROOT ID...
   : >>events
   ask_queue
   # The size first: what ends after this is in the events after it.
-  printf 'S %s %s\n' "$(count events)" "$root"
+  count events
+  printf 'S %s %s\n' "$size" "$root"
   shift 2
   for id in "$@"; do
     find_state "$root/$id"
@@ -627,7 +640,8 @@ rm) # ROOT ID...
   make_way events
   : >>events
   # Who follows runs looks at all of them after a removal, and needs no old events.
-  [ "$(count events)" -le 65536 ] || : >events
+  count events
+  [ "$size" -le 65536 ] || : >events
   printf 'S removed\n'
   ;;
 ls) # ROOT

@@ -3,6 +3,7 @@ Graphs of names: reverse references, and cycles.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from heapq import nsmallest
 
 
@@ -10,31 +11,38 @@ class Index:
     """Reverse index: names by any number of keys."""
 
     def __init__(self) -> None:
-        self._names: dict[Hashable, set[str]] = {}
+        self._names: dict[Hashable, str | set[str]] = {}
+        """Of a key with one name, as most are, that name: a set takes five times as much memory."""
         self._first: dict[Hashable, Sequence[str]] = {}
 
     def add(self, name: str, keys: Iterable[Hashable]) -> None:
         """Add a name under keys."""
         for key in keys:
-            self._names.setdefault(key, set()).add(name)
+            names = self._names.setdefault(key, name)
+            if isinstance(names, set):
+                names.add(name)
+            elif names != name:
+                self._names[key] = {names, name}
             self._first.pop(key, None)
 
     def remove(self, name: str, keys: Iterable[Hashable]) -> None:
         """Remove a name from under keys."""
         for key in keys:
             names = self._names[key]
-            names.discard(name)
-            self._first.pop(key, None)
-            if not names:
+            if isinstance(names, set):
+                names.discard(name)
+            if not names or names == name:
                 del self._names[key]
+            self._first.pop(key, None)
 
-    def names(self, key: Hashable) -> set[str]:
+    def names(self, key: Hashable) -> AbstractSet[str]:
         """Return the names under a key."""
-        return self._names.get(key, set())
+        names = self._names.get(key, frozenset[str]())
+        return {names} if isinstance(names, str) else names
 
     def other(self, key: Hashable, name: str) -> str | None:
         """Return the first name under the key but for this one, in order of the alphabet."""
-        names = self._names.get(key)
+        names = self.names(key)
         if not names or (len(names) == 1 and name in names):
             return None
         if key not in self._first:

@@ -2,6 +2,7 @@
 Spec source: the desired state of a branch, read incrementally.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -83,8 +84,9 @@ class SpecSource:
         if problem := too_many(self._paths(entries)):
             self._desired = replace(self._desired, problems=(problem,))
         else:
-            changes = await self._parsed(head, entries, statuses)
-            askers = await self._askers(head, entries, statuses)
+            changes, askers = await asyncio.gather(
+                self._parsed(head, entries, statuses), self._askers(head, entries, statuses)
+            )
             # No await from here on: the revision is loaded as a whole or not at all.
             with gc_paused():
                 self._take(self._builder.update(changes, revision=head), askers, statuses)

@@ -240,10 +240,19 @@ class HighWaterMarks:
         if head is None:
             return False
         git = self._repository.git
+        if await self._is_parent(mark, head):
+            return True
         if (await git.attempt("merge-base", "--is-ancestor", mark, head)).code == 0:
             return True
         args = ("log", "-1", "--format=%H", f"--grep=^{APPROVAL}: {mark}$", head)
         return bool((await git.attempt(*args)).stdout.strip())  # nothing, of what is no commit at all
+
+    async def _is_parent(self, mark: str, head: str) -> bool:
+        """Return whether a commit that is there is a parent of another: it starts no process to find out."""
+        contents = dict[str, bytes]()
+        await self._repository.objects.read([mark, head], contents.__setitem__, skip_missing=True)
+        headers, _, _ = contents.get(head, b"").partition(b"\n\n")
+        return mark in contents and f"parent {mark}".encode() in headers.split(b"\n")
 
     async def _is_of_another_fleet(self) -> bool:
         """

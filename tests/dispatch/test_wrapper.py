@@ -348,7 +348,8 @@ async def test_without_its_supervisor_a_run_goes_on_as_an_orphan_and_is_lost_in_
     folder, gate = tmp_path / "host/fleet/runs/a.r1", tmp_path / "gate"
     state = await start(runs, "a.r1", f"while [ ! -e '{gate}' ]; do sleep 0.05; done; echo end")
     await until((folder / "pid").exists)
-    os.kill(pid_of(folder, "claim"), signal.SIGKILL)
+    os.kill(supervisor := pid_of(folder, "claim"), signal.SIGKILL)
+    await until(lambda: not processes.is_alive(supervisor))
 
     orphan = (await runs.stat(["a.r1"])).states["a.r1"]
     again = await start(runs, "a.r1", "echo twice")

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from reconciler.core.errors import Rewound, Unavailable
+from reconciler.git.process import Git
 from reconciler.store.high_water import HighWaterMarks, pause_after
 from reconciler.store.state import StateBranch
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, start
@@ -133,6 +134,22 @@ async def test_a_line_that_goes_on_is_believed_by_whom_it_is_gone_on_with(place,
     for head in made[2:]:
         put(there, head)
         assert await look(name) is None
+
+
+async def test_a_commit_on_top_of_a_mark_takes_no_process_to_believe(
+    bare, open_repository, data, remember, monkeypatch
+):
+    made = line(bare, 4)
+    put(bare, made[2])
+    await remember(bare, made[2], "specs")
+    put(bare, made[3])
+    repository = await open_repository(bare)
+    started = []
+    monkeypatch.setattr(Git, "attempt", lambda _, *args: started.append(args))
+
+    assert await HighWaterMarks(repository, data).rewind("specs", BRANCH, made[3]) is None
+
+    assert started == []
 
 
 async def test_marks_keep_what_they_name_from_being_collected(place, remember, look, data):
