@@ -73,7 +73,7 @@ def own_account(adapter: Adapter | None, host: str) -> str | None:
     With secrets of the reconciler it is the same on all hosts; else it is the login of the CLI there.
     None for an adapter that runs scripts: each may have another.
     """
-    if adapter is None or any("{script}" in argument for argument in adapter.command):
+    if adapter is None or adapter.runs_scripts:
         return None
     is_everywhere = adapter.secrets and all(secret.on == "reconciler" for secret in adapter.secrets.values())
     return f"{OWN}{adapter.name}" if is_everywhere else f"{OWN}{adapter.name}/{host}"
