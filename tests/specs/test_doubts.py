@@ -236,6 +236,8 @@ CANNOT_WORK = [
         "error: '(.*)'": "10: error: output.error: fits an empty line",
         "error: 'a.b\\n'": "10: error: output.error: fits no line: each line is looked at by itself",
         "input_tokens: '(tokens)'": "17: error: output.input_tokens: finds 'tokens', and never a number",
+        "success: '[-1].ok'": "12: error: output.success: is a question to events (JMESPath), and rules of `format: text`",
+        "text: \"[?kind=='bye'] | [-1].words\"": "9: error: output.text: is a question to events (JMESPath)",
         "error_lines: [x]": "3: error: output.error_lines: has no effect with `format: text`",
     }.items()),
 ]  # fmt: skip
@@ -478,3 +480,7 @@ def test_where_no_host_can_be_read_nothing_is_said_of_labels():
     )
 
     assert not any("labels" in each.message for each in desired.warnings)
+
+
+def test_a_class_of_characters_is_no_jmespath():
+    assert said(ADAPTER, "command: [x]\noutput: {success: '[?!]+ done', text: '[0-9]+ (.*) x'}\n") == []
