@@ -91,7 +91,14 @@ from reconciler.core.model.status import (
 )
 from reconciler.core.planning import plan as planner
 from reconciler.core.planning.plan import Plan, StopRun
-from reconciler.core.runs.accounts import AccountChange, Failing, after_round, count_failing, run_account
+from reconciler.core.runs.accounts import (
+    AccountChange,
+    Failing,
+    account_rounds,
+    after_round,
+    count_failing,
+    run_account,
+)
 from reconciler.core.runs.decide import next_event
 from reconciler.core.transitions import task_record
 from tests.statuses import make_status
@@ -498,15 +505,20 @@ class World:
         run, number = status.last_run.round_key
         ended = RunEnded(task=name, run=run, round=number, at=self.now, report=report)
         account = run_account(status.last_run, self.desired)
-        change = self._account_change(account, status, ended) if account else None
-        if change:
-            others = {name: limit for name, limit in self.accounts.items() if name != account}
-            self.accounts = others | ({change.account: change.after} if change.after else {})
+        for its_status, its_end in account_rounds(status, ended):
+            self._note(run_account(its_status.last_run, self.desired), its_status, its_end)
         event = next_event(
             self.desired.tasks.get(name), status, ended, self.now, self.desired.fleet, account=account
         )
         if event is not None:
             self.take(event)
+
+    def _note(self, account: str | None, status: Status, ended: RunEnded) -> None:
+        """Put on record what the end of a round says of its account."""
+        change = self._account_change(account, status, ended) if account else None
+        if change:
+            others = {name: limit for name, limit in self.accounts.items() if name != account}
+            self.accounts = others | ({change.account: change.after} if change.after else {})
 
     def _account_change(self, account: str, status: Status, ended: RunEnded) -> AccountChange | None:
         failing = self.failing[account] = count_failing(self.failing.get(account, frozenset()), ended)

@@ -50,7 +50,9 @@ class Actuator:
         try:
             request = await self.assigned.run_request(action.task, status)
             if isinstance(action, StopRun):
-                self.dispatch.stop(request, action.reason, self.inbox.emit)
+                # To carry a round out once more whose end is not on record yet would deliver it once more.
+                if not self.inbox.has_end_of(action.run, action.round):
+                    self.dispatch.stop(request, action.reason, self.inbox.emit)
             else:
                 self.dispatch.follow(request, self.inbox.emit)
         except SpecError as error:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from reconciler.controller.ports import Fact
-from reconciler.core.events import RunSeen
+from reconciler.core.events import RunEnded, RunSeen
 
 _MOST_LINGERING = timedelta(seconds=5)
 """How long at most a fact waits for others; people watch agents start."""
@@ -53,6 +53,11 @@ class Inbox:
     def is_empty(self) -> bool:
         """Whether every fact is on record."""
         return not self.facts and not self._later
+
+    def has_end_of(self, run: str, number: int) -> bool:
+        """Return whether the end of a round has arrived, and is not on record yet."""
+        ends = (fact for fact in self.facts if isinstance(fact, RunEnded))
+        return any((end.run, end.round) == (run, number) for end in ends)
 
     def emit(self, fact: Fact) -> None:
         """Add a fact about a run, a pull request or a host."""

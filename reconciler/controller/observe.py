@@ -45,7 +45,14 @@ from reconciler.core.model.runs import Opinion
 from reconciler.core.model.specs import Desired, Task
 from reconciler.core.model.status import AccountStatus, HostStatus, Phase, Reason, Status, Waiting
 from reconciler.core.prices import reckon, unpriced_reason
-from reconciler.core.runs.accounts import AccountChange, after_round, after_specs, count_failing, run_account
+from reconciler.core.runs.accounts import (
+    AccountChange,
+    account_rounds,
+    after_round,
+    after_specs,
+    count_failing,
+    run_account,
+)
 from reconciler.core.runs.decide import next_event
 from reconciler.core.text import one_line
 from reconciler.core.variants import not_chosen
@@ -394,12 +401,13 @@ def _take_end(fact: RunEnded, cache: FleetCache, observation: AccountObservation
     status = cache.statuses.get(fact.task)
     if status is None or not is_about(fact, status):
         return
-    account = run_account(status.last_run, cache.desired)
-    if account is not None:
-        before = observation.accounts.get(account)
-        failing = cache.failing[account] = count_failing(cache.failing.get(account, frozenset()), fact)
-        change = after_round(before, account, status, fact, cache.desired, failing=failing)
-        _take_all([change] if change else [], observation)
+    for its_status, ended in account_rounds(status, fact):
+        account = run_account(its_status.last_run, cache.desired)
+        if account is not None:
+            before = observation.accounts.get(account)
+            failing = cache.failing[account] = count_failing(cache.failing.get(account, frozenset()), ended)
+            change = after_round(before, account, its_status, ended, cache.desired, failing=failing)
+            _take_all([change] if change else [], observation)
 
 
 def _take_all(changes: Iterable[AccountChange], observation: AccountObservation) -> None:

@@ -319,6 +319,11 @@ class Adapter(AdapterSpec):
     blob: str = ""
     """Git blob id of the fleet's file; of the built-in one, if there is none."""
 
+    @property
+    def runs_scripts(self) -> bool:
+        """Whether what it runs is the `script` of the task."""
+        return any("{script}" in argument for argument in self.command)
+
 
 def _bounded(value: object) -> object:
     """Return the number, capped at `MOST` so that sums stay finite."""

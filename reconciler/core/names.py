@@ -23,6 +23,8 @@ def check_name(name: str) -> str:
                 f"unsafe name {name!r}: use letters, digits, '.', '_' and '-', "
                 "beginning and ending with a letter or digit"
             )
+            if variant := variant_of(name):
+                message = f"{name!r} is a variant: name the task that chooses among them, {variant[0]!r}"
             raise ValueError(message)
         if ".." in segment or segment.endswith(".lock") or len(segment) > SEGMENT_LENGTH:
             message = f"unsafe name {name!r}: no '..', no '.lock', at most {SEGMENT_LENGTH} characters"

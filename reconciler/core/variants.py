@@ -68,13 +68,14 @@ def as_run(task: Task, status: Status) -> Task:
     if not task.variants:
         return task
     if status.choice is None:
-        return _judging(task)
+        return judging(task)
     return next(
         (_as_chosen(task, each) for each in variants_of(task) if each.name == status.choice.variant), task
     )
 
 
-def _judging(task: Task) -> Task:
+def judging(task: Task) -> Task:
+    """Return a task as an agent chooses among its variants; as it is if none does."""
     judge = task.judge
     if judge is None or judge.is_person:
         return task

@@ -135,14 +135,13 @@ class AdapterCheck:
 
     def _order(self) -> RunRequest:
         adapter, host, now = self.adapter, self.host, self.clock()
-        takes_script = any("{script}" in word for word in adapter.command)
         task = Task(
             name=ADAPTER_CHECK_FOLDER,
             generation=self.token,
             work="",
             goal=PROMPT,
             template=PROMPT,
-            script="cat" if takes_script else None,
+            script="cat" if adapter.runs_scripts else None,
             adapter=adapter.name,
             timeout=LIMIT,
             stall_timeout=LIMIT,

@@ -12,7 +12,7 @@ from reconciler.core.runs.command import GROUPS, PLACEHOLDER, VALUES, check_adap
 from reconciler.core.runs.outcome import ADDED_UP, SIGNALS, TOTALS
 from reconciler.core.runs.prompt import try_template
 from reconciler.core.runs.sandbox import needs_network
-from reconciler.specs.expressions import ONE_EVENT, check_expression, check_rule
+from reconciler.specs.expressions import ONE_EVENT, check_expression, check_rule, is_expression
 from reconciler.specs.rules import Mistake, template_mistake, tried
 from reconciler.specs.yaml import Path
 
@@ -140,12 +140,21 @@ def _text_rule(field: str, rule: str) -> Iterator[Mistake]:
         check_pattern(rule)
     except ValueError:
         return  # told by `check_adapter`
+    if _EVENTS.match(rule) and is_expression(rule):
+        message = (
+            "is a question to events (JMESPath), and rules of `format: text`, which is the default, are "
+            "regular expressions; say `format: json_lines` or `format: json`"
+        )
+        yield Mistake(("output", field), message)
+        return
     yield from tried(("output", field), check_line_pattern, rule)
     constant = constant_of(rule)
     if field in _NUMBERS and constant is not None and not any(map(str.isdigit, constant)):
         yield Mistake(("output", field), f"finds {constant!r}, and never a number; put (…) around the number")
 
 
+_EVENTS = re.compile(r"\s*(?:\w+\(\s*)?\[(?:\?|\*\]|-?\d*\])")
+"""How JMESPath of a list begins."""
 _NUMBERS = frozenset({"error_status", "input_tokens", "output_tokens", "cached_tokens", "cost_usd", "turns"})
 
 

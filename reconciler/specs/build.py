@@ -339,7 +339,7 @@ class Builder:
             yield Mistake(("review_by",), why, at_key="review_by" in own)
         other = fallback_task(task)
         adapter = shared.adapters.get(other.adapter) if other else None
-        takes_script = adapter and any("{script}" in argument for argument in adapter.command)
+        takes_script = adapter and adapter.runs_scripts
         if task.script is None and takes_script:
             message = (
                 f"adapter {task.fallback and task.fallback.adapter!r} runs a `script`, and there is none"
@@ -365,11 +365,18 @@ class Builder:
                 yield from shared.account_mistakes(variant.accounts, (*where, "accounts"), variant.adapter)
         if task.judge and not task.judge.is_person:
             yield from self._judge_mistakes(task.judge)
+        elif task.judge:
+            for field in sorted(task.judge.model_fields_set - {"adapter"}):
+                yield Mistake(("judge", field), "is for an agent, and here a person chooses", at_key=True)
 
     def _judge_mistakes(self, judge: Judge) -> Iterator[Mistake]:
         shared = self._shared
         if judge.adapter not in shared.adapters:
             yield Mistake(("judge",), *shared.missing("adapter", judge.adapter, shared.adapters))
+        elif shared.adapters[judge.adapter].runs_scripts:
+            yield Mistake(
+                ("judge",), f"adapter {judge.adapter!r} runs the task's own `script`, and chooses nothing"
+            )
         elif judge.account:
             yield from shared.account_mistakes((judge.account,), ("judge", "account"), judge.adapter)
 
@@ -540,11 +547,10 @@ _SHOWN = 8
 
 
 def _script_mistakes(task: Task, adapter: Adapter) -> Iterator[Mistake]:
-    takes_script = any("{script}" in argument for argument in adapter.command)
-    if task.script is not None and not takes_script:
+    if task.script is not None and not adapter.runs_scripts:
         message = f"adapter {task.adapter!r} takes no script; say in `goal` what is to be done"
         yield Mistake(("script",), message, at_key=True)
-    elif task.script is None and takes_script and task.execution_mode is ExecutionMode.SSH_CLI:
+    elif task.script is None and adapter.runs_scripts and task.execution_mode is ExecutionMode.SSH_CLI:
         message = (
             f"is missing: adapter {task.adapter!r} runs it; or name an agent's adapter, such as "
             "`adapter: claude-code`, here or for all tasks in specs/fleet.yaml"

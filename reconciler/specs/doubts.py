@@ -28,6 +28,7 @@ from reconciler.core.model.specs import (
 from reconciler.core.prices import price_of, reports_money
 from reconciler.core.runs.accounts import fallback_task
 from reconciler.core.text import one_line
+from reconciler.core.variants import judging, variants_of
 from reconciler.specs.parse import nearest
 from reconciler.specs.rules import Mistake
 from reconciler.specs.shared import SharedSpecs
@@ -274,7 +275,7 @@ def doubts_of_task(
     if is_pulled:
         yield from _nobody(task, shared)
     else:
-        yield from _no_host(task, shared)
+        yield from _nowhere(task, shared)
         yield from _no_model(task, shared)
         yield from _no_price(task, shared)
     for preference in task.prefer:
@@ -372,9 +373,28 @@ def _nobody(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
             yield Mistake(("requires", at), f"no agent has the label {label!r}")
 
 
+def _nowhere(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
+    """Yield why no host can ever take a task, one of its variants, or the judge of these."""
+    if not task.variants:
+        yield from _no_host(task, shared)
+        return
+    seen = dict[Mistake, None]()
+    for number, variant in enumerate(variants_of(task)):
+        is_own = variant.adapter != task.adapter
+        for each in _no_host(variant, shared):
+            seen[
+                replace(each, path=("variants", number)) if is_own and each.path == ("adapter",) else each
+            ] = None
+    if task.judge and not task.judge.is_person:
+        seen |= {replace(each, path=("judge",)): None for each in _no_host(judging(task), shared)}
+    yield from seen
+
+
 def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
     """Yield why no host can ever take a task: the first requirement that no host meets, or not together."""
     hosts = list(shared.hosts.values())
+    if not hosts:
+        return  # none of them can be read, and that is told
     wanted = {*task.requires}
     if any(wanted <= _labels(host.capabilities, host.name) and _fits(host, task) for host in hosts):
         return
@@ -387,6 +407,7 @@ def _no_host(task: Task, shared: SharedSpecs) -> Iterator[Mistake]:
         ("requires", "no host has all of these labels", lambda _: True),
         ("adapter", f"no host that fits offers the adapter {task.adapter!r}", lambda h: _offers(h, task)),
         ("repo", f"no host that fits may work on the repo {task.repo!r}", lambda h: _may_work_on(h, task)),
+        ("review_by", "no host that fits offers the adapter of the review", lambda h: _reviews(h, task)),
         ("slots", f"no host that fits has {task.slots} slots", lambda host: host.slots >= task.slots),
     ):
         fitting = [host for host in fitting if fits(host)]
@@ -439,11 +460,17 @@ def _limits_money(task: Task, shared: SharedSpecs) -> bool:
 
 
 def _fits(host: Host, task: Task) -> bool:
-    return _offers(host, task) and _may_work_on(host, task) and host.slots >= task.slots
+    is_able = _offers(host, task) and _may_work_on(host, task) and _reviews(host, task)
+    return is_able and host.slots >= task.slots
 
 
 def _offers(host: Host, task: Task) -> bool:
     return host.adapters is None or task.adapter in host.adapters
+
+
+def _reviews(host: Host, task: Task) -> bool:
+    is_reviewed = task.review_by is not None and task.repo is not None
+    return not is_reviewed or host.adapters is None or task.review_by.adapter in host.adapters
 
 
 def _may_work_on(host: Host, task: Task) -> bool:

@@ -31,6 +31,15 @@ _ARRAYS: Kinds = frozenset({"array", "events"})
 _ANY: Kinds = frozenset({"null", "boolean", "number", "string", "object"}) | _ARRAYS
 
 
+def is_expression(text: str) -> bool:
+    """Return whether a text is JMESPath."""
+    try:
+        jmespath.compile(text)
+    except JMESPathError:
+        return False
+    return True
+
+
 def check_rule(field: str, text: str) -> None:
     """Raise ValueError unless an expression can find what a rule of an adapter's output is for."""
     check_expression(text)

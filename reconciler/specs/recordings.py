@@ -40,8 +40,11 @@ def read_recordings(
 ) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
     """Return the recordings of a fleet that can be judged, and what is wrong with the others."""
     cases, problems = list[Case](), list[Problem]()
+    broken = {problem.path for problem in desired.problems}
     for path in sorted(filter(is_recording, files)):
         place = _PLACE.fullmatch(path)
+        if place is not None and f"{ROOT}/adapters/{place['adapter']}.yaml" in broken:
+            continue  # that is told; its recordings wait until it is mended
         if wrong := _misplaced(path, place, files, desired):
             problems.append(Problem(path, 1, 1, wrong))
         elif place is not None and place["ending"] == "yaml":

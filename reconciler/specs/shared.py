@@ -94,7 +94,7 @@ class SharedSpecs:
         adapter, where = self.adapters.get(reviewer.adapter), ("review_by", "adapter")
         if adapter is None:
             yield Mistake(where, *self.missing("adapter", reviewer.adapter, self.adapters))
-        elif any("{script}" in argument for argument in adapter.command):
+        elif adapter.runs_scripts:
             yield Mistake(where, f"adapter {reviewer.adapter!r} runs the task's own `script`, and no review")
         if reviewer.account is not None:
             accounts = self.account_mistakes([reviewer.account], (), reviewer.adapter)

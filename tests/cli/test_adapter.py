@@ -368,6 +368,15 @@ def test_what_is_wrong_with_a_recording_is_told_where_it_is(parrot, path, conten
     assert message in told.stdout
 
 
+def test_of_an_adapter_with_a_mistake_nothing_is_said_of_its_recordings(parrot):
+    parrot.write("specs/adapters/parrot.yaml", PARROT + "comand: [x]\n")
+
+    told = parrot.run("validate")
+
+    assert "specs/adapters/parrot.yaml" in told.stdout
+    assert "recordings" not in told.stdout
+
+
 def test_recordings_change_nothing_of_what_runs(parrot):
     parrot.write(f"{RECORDINGS}/notes.txt", "")
     parrot.commit()

@@ -6,10 +6,12 @@ import pytest
 
 from reconciler.controller.ports import subject
 from reconciler.core.errors import Conflict, SpecError, Unavailable
-from reconciler.core.events import Assigned, RunEnded, RunSeen
+from reconciler.core.events import Assigned, RunEnded, RunSeen, VariantChosen
+from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import Declaration, FailureClass, Report, Verdict
-from reconciler.core.model.specs import Host, Repo
+from reconciler.core.model.specs import Host, Repo, Variant
 from reconciler.core.model.status import Phase, Reason
+from reconciler.core.variants import variants_of
 from tests.fakes import FAILURE, RED, SUCCESS, FakeDispatch, FakeState, make_desired, make_task
 
 
@@ -341,6 +343,30 @@ async def test_a_cancelled_task_is_stopped_and_stays_cancelled(stage):
 
     assert stage.state.phases("a") == ["created", "assigned", "running", "cancelled"]
     assert [run for run, _ in stage.dispatch.stopped] == [f"a.g{task.generation[:8]}.a1"]
+
+
+async def test_a_run_whose_end_has_arrived_is_not_stopped_which_would_deliver_it_once_more(stage):
+    class Late(FakeState):
+        async def commit(self, steps):
+            await super().commit(steps)
+            if any(isinstance(step, Transition) and isinstance(step.event, VariantChosen) for step in steps):
+                stage.dispatch.finish(second, SUCCESS)
+
+    stage.state = Late()
+    stage.dispatch.hold = True
+    task = make_task("a", repo="shop", variants=(Variant(), Variant()))
+    shop = {"shop": Repo(name="shop", url="/srv/shop.git")}
+    stage.specs.push(make_desired(task, *variants_of(task), repos=shop))
+    loop = stage.loop()
+    await loop.run("started")
+    first, second = (order for order in stage.dispatch.started.values())
+
+    stage.dispatch.finish(first, SUCCESS)
+    await loop.run("idle")
+
+    assert stage.state.statuses["a@1"].phase is Phase.COMPLETED
+    assert stage.state.statuses["a@2"].phase is Phase.CANCELLED
+    assert stage.dispatch.stopped == []
 
 
 async def test_a_suspended_task_is_stopped_and_resumes_as_a_new_attempt(stage):

@@ -9,8 +9,8 @@ import pytest
 
 from reconciler.core.adapter import Adapter, Budget, Secret, Usage
 from reconciler.core.events import Assigned, Origin, QuestionAnswered
-from reconciler.core.model.runs import FailureClass, Report, Verdict
-from reconciler.core.model.specs import Account, AccountSpec, Fallback, Host
+from reconciler.core.model.runs import FailureClass, Opinion, Report, Verdict
+from reconciler.core.model.specs import Account, AccountSpec, Fallback, Host, Repo
 from reconciler.core.model.status import OnHost, Phase, Reason
 from reconciler.core.runs.accounts import after_specs
 from reconciler.core.runs.command import build_run_request
@@ -302,6 +302,98 @@ def test_a_trial_proves_an_account_only_if_the_provider_served_it(kind, is_proof
     world.end("a", failed(kind))
 
     assert (world.accounts == {}) is is_proof
+
+
+REVIEWED = {"repo": "shop", "review": "pull_request", "validation": ("true",)}
+
+
+def reviewed(verdict: str = "failed", *, by: str | None = "team", **fields) -> Report:
+    """Return the end of a round whose work was delivered, whatever its review came to."""
+    opinion = Opinion(adapter="codex", account=by, commit="a" * 40, verdict=verdict, **fields)
+    return SUCCESS.model_copy(update={"opinion": opinion})
+
+
+@pytest.mark.parametrize("named", ["team", None], ids=["an account", "that which the adapter has"])
+def test_a_limit_that_a_review_meets_pauses_its_account_and_no_work_is_begun_that_it_would_review(named):
+    review_by = {"adapter": "codex", "account": named}
+    world = a_world(
+        *claude_tasks("a", "b", "c", review_by=review_by, **REVIEWED),
+        make_task(name="d", adapter="codex", accounts=("team",) if named else ()),
+        accounts=[account("one"), *([account(named, "codex")] if named else [])],
+        hosts={"local": 1},
+        repos={"shop": Repo(name="shop", url="/shop")},
+    )
+    paused = named or "adapter/codex/local"
+    world.look()
+
+    world.end("a", reviewed(by=named, kind=FailureClass.QUOTA, message="429", retry_at=LATER))
+    planned = world.look()
+
+    assert set(world.accounts) == {paused}
+    assert world.accounts[paused].until == LATER
+    waiting = waits(world)
+    assert {name: waiting[name].reason for name in "bcd"} == dict.fromkeys("bcd", Reason.QUOTA)
+    assert f"account {paused} is at its limit" in waiting["b"].message
+    assert planned.due == LATER
+
+
+def test_at_its_reset_one_work_has_the_account_of_reviews_tried_and_the_others_follow_once_it_approved():
+    world = a_world(
+        *claude_tasks("a", "b", "c", review_by={"adapter": "codex", "account": "team"}, **REVIEWED),
+        accounts=[account("one"), account("team", "codex")],
+        hosts={"local": 1},
+        repos={"shop": Repo(name="shop", url="/shop")},
+    )
+    world.look()
+    world.end("a", reviewed(kind=FailureClass.QUOTA, message="429", retry_at=LATER))
+    world.now = LATER
+    world.desired = replace(world.desired, hosts={"local": Host(name="local", slots=3)})
+
+    world.look()
+    live = [name for name in "bc" if world.statuses[name].phase.is_live]
+    world.end(*live, reviewed("approve"))
+    world.look()
+
+    assert live == ["b"]
+    assert world.accounts == {}
+    assert world.statuses["c"].phase.is_live
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"weekly_budget": Budget(cost_usd=1.0)}, {"desired": "suspended"}],
+    ids=["spent its week", "suspended"],
+)
+def test_no_work_is_begun_while_the_account_of_its_review_is_closed_by_its_spec(fields):
+    world = a_world(
+        *claude_tasks("a", review_by={"adapter": "codex", "account": "team"}, **REVIEWED),
+        accounts=[account("one"), account("team", "codex", max_running=1, **fields)],
+        repos={"shop": Repo(name="shop", url="/shop")},
+    )
+    world.week = {("account", "team"): Usage(cost_usd=2.0)}
+
+    world.look()
+
+    assert "account team" in waits(world)["a"].message
+    assert "(review_by)" in waits(world)["a"].message
+
+
+def test_a_reviewer_without_a_login_takes_down_no_more_than_three_tasks():
+    world = a_world(
+        *claude_tasks(*"abcd", review_by={"adapter": "codex", "account": "team"}, **REVIEWED),
+        accounts=[account("one"), account("team", "codex")],
+        hosts={"local": 1},
+        repos={"shop": Repo(name="shop", url="/shop")},
+    )
+    for name in "abc":
+        world.look()
+        refused = reviewed(kind=FailureClass.AUTH, message="no login", usage=Usage(seconds=1.0))
+        world.end(name, refused)
+
+    world.look()
+
+    assert world.accounts["team"].state == "failing"
+    assert waits(world)["d"].reason is Reason.CIRCUIT
 
 
 def test_an_account_is_used_on_its_hosts_only():

@@ -88,11 +88,19 @@ def test_findings_keep_their_places_and_are_bounded():
 
 
 def test_a_run_that_failed_gives_no_verdict_whatever_it_printed():
-    verdict = Verdict(outcome="failed", message="quota", text=form(), usage=Usage(cost_usd=1.0))
+    verdict = Verdict(
+        outcome="failed",
+        kind=FailureClass.QUOTA,
+        message="quota",
+        retry_at=NOW,
+        text=form(),
+        usage=Usage(cost_usd=1.0),
+    )
 
     opinion = read_opinion(REVIEWER, HEAD, verdict)
 
     assert (opinion.verdict, opinion.message, opinion.usage.cost_usd) == ("failed", "quota", 1.0)
+    assert (opinion.kind, opinion.retry_at) == (FailureClass.QUOTA, NOW)
 
 
 @pytest.mark.parametrize("verdict", ["approve", "changes", "failed"])

@@ -18,11 +18,14 @@ APP = "app: {id: 1, key: {env: K}}"
 GOOD = {
     "specs/hosts/near.yaml": "labels: [linux]\nslots: 2\n",
     "specs/repos/shop.yaml": "url: https://example.org/shop.git\n",
+    "specs/hosts/few.yaml": "adapters: {claude-code: {}}\nrepos: [few]\n",
+    "specs/repos/few.yaml": "url: https://example.org/few.git\nadapter: claude-code\n",
     "specs/agents/a.yaml": f"token_hash: {'a' * 64}\n",
     "specs/tasks/first.yaml": "goal: x\nscript: x\nrepo: shop\n",
     "specs/tasks/gone.yaml": "goal: x\nscript: x\nrepo: shop\ndesired: cancelled\n",
 }
 _WORK = "goal: x\nscript: x\n"
+_MANY = "goal: x\nrepo: few\nrequires: few\n"
 
 
 def built(files):
@@ -43,6 +46,14 @@ def key(kind, *fields):
 ED25519 = key("ssh-ed25519", b"k" * 32)
 
 CANNOT_WORK = [
+    (TASK, _MANY + "variants: 2\nschedule: '0 3 * * *'\n", "4:1: error: variants: and `schedule` exclude each other"),
+    (TASK, _MANY + "variants: 2\nexecution_mode: http_pull\n", "4:1: error: variants: are for runs on hosts"),
+    (TASK, _MANY + "variants: 2\nmode: plan\n", "4:1: error: variants: and `mode: plan` exclude each other"),
+    (TASK, _WORK + "variants: 2\n", "3:1: error: variants: need a `repo`"),
+    (TASK, _MANY + "variants: 2\njudge: script\n", "5:8: error: judge: adapter 'script' runs the task's own `script`"),
+    (TASK, _MANY + "variants: 2\njudge: {adapter: person, model: m}\n", "5:26: error: judge.model: is for an agent"),
+    (TASK, _MANY + "depends_on: ['first@1']\n", "4:14: error: depends_on.0: 'first@1' is a variant: name the task"),
+    (TASK, _MANY + "start_from: first@2\n", "4:13: error: start_from: 'first@2' is a variant: name the task"),
     (
         HOST,
         "address: a.example.org\nhost_key: nonsense\n",
@@ -225,6 +236,8 @@ CANNOT_WORK = [
         "error: '(.*)'": "10: error: output.error: fits an empty line",
         "error: 'a.b\\n'": "10: error: output.error: fits no line: each line is looked at by itself",
         "input_tokens: '(tokens)'": "17: error: output.input_tokens: finds 'tokens', and never a number",
+        "success: '[-1].ok'": "12: error: output.success: is a question to events (JMESPath), and rules of `format: text`",
+        "text: \"[?kind=='bye'] | [-1].words\"": "9: error: output.text: is a question to events (JMESPath)",
         "error_lines: [x]": "3: error: output.error_lines: has no effect with `format: text`",
     }.items()),
 ]  # fmt: skip
@@ -249,6 +262,8 @@ HAS_NO_EFFECT = [
     (TASK, _WORK + "requires: linx\n", "3:11: warning: requires: no host has the label 'linx' (did you mean 'linux'?)"),
     (TASK, _WORK + "prefer: fast\n", "3:9: warning: prefer: no host and no agent has"),
     (TASK, _WORK + "slots: 9\n", "3:8: warning: slots: no host that fits has 9 slots"),
+    (TASK, _MANY + "variants: [claude-code, codex]\n", "4:25: warning: variants.1: no host that fits offers the adapter 'codex'"),
+    (TASK, _MANY + "review_by: codex\n", "4:12: warning: review_by: no host that fits offers the adapter of the review"),
     (TASK, _WORK + "model: big\n", "3:1: warning: model: has no effect: adapter 'script' has no arguments"),
     (TASK, _WORK + "branch_name: b\n", "3:1: warning: branch_name: has no effect: it needs a `repo`"),
     (TASK, _WORK + "repo: shop\nvalidate_on: far\n", "4:14: warning: validate_on: no host 'far'"),
@@ -449,3 +464,23 @@ def test_a_template_that_comes_from_elsewhere_is_tried_for_each_task(files, mess
     problems = [each for each in map(str, built(files).problems) if each.startswith(TASK)]
 
     assert problems == [f"{TASK}:1:1: error: template: {message}"]
+
+
+def test_a_judge_whose_adapter_no_host_offers_is_told_once_and_at_its_place():
+    only = {f"specs/hosts/{name}.yaml": "adapters: {claude-code: {}}\n" for name in ("local", "near", "few")}
+    desired = built(only | {TASK: "goal: x\nrepo: few\nvariants: 3\njudge: codex\n"})
+
+    about = [str(each) for each in desired.warnings if each.path == TASK]
+    assert about == [f"{TASK}:4:8: warning: judge: no host that fits offers the adapter 'codex'"]
+
+
+def test_where_no_host_can_be_read_nothing_is_said_of_labels():
+    desired = built(
+        dict.fromkeys([f"specs/hosts/{name}.yaml" for name in ("local", "near", "few")], "slot: 1\n")
+    )
+
+    assert not any("labels" in each.message for each in desired.warnings)
+
+
+def test_a_class_of_characters_is_no_jmespath():
+    assert said(ADAPTER, "command: [x]\noutput: {success: '[?!]+ done', text: '[0-9]+ (.*) x'}\n") == []

@@ -128,6 +128,10 @@ class Opinion(Frozen):
     findings: tuple[ReviewNote, ...] = ()
     message: str = ""
     """Why it failed, in one line."""
+    kind: Annotated[FailureClass, Field(strict=False)] | None = None
+    """Failure class of its run; None if that succeeded."""
+    retry_at: Time | None = None
+    """When the quota that it met is full again, if its output says so."""
     usage: Usage = Usage.model_construct()
     """What it took; part of the usage of the round."""
 

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from reconciler.core.model.runs import read_run_key
 from reconciler.core.model.specs import Account, Desired, Task
-from reconciler.core.model.status import AccountStatus, Observed, Reason, Status
+from reconciler.core.model.status import AccountStatus, Observed, Reason, Run, Status
 from reconciler.core.planning.context import Wait
 from reconciler.core.planning.limits import next_midnight, next_monday, spent_in_week, spent_today
 from reconciler.core.planning.schedule import JUMP
-from reconciler.core.runs.accounts import accounts_for, own_account, run_account
+from reconciler.core.runs.accounts import accounts_for, own_account, review_account, run_account
 from reconciler.core.times import format_time
 
 PROOF = timedelta(minutes=5)
@@ -40,13 +41,26 @@ class AccountPool:
 
     def _count(self, status: Status) -> None:
         run = status.live_run
-        account = run_account(run, self._desired) if run else None
-        if account is None or status.waits_for_delivery:
+        if run is None or status.waits_for_delivery:
             return
-        self._live[account] += 1
-        limit = self._observed.accounts.get(account)
-        if limit and status.since >= limit.until:
-            self._tries[account] = min(self._tries.get(account, status.since), status.since)
+        account = run_account(run, self._desired)
+        self._live.update([account] if account else [])
+        for name in filter(None, (account, self._reviewing(run, status.assigned_host))):
+            limit = self._observed.accounts.get(name)
+            if limit and status.since >= limit.until:
+                self._tries[name] = min(self._tries.get(name, status.since), status.since)
+
+    def _reviewing(self, run: Run, host: str | None) -> str | None:
+        """Return the account with which the work of a live run is to be reviewed."""
+        key = read_run_key(run.key)
+        task = self._desired.tasks.get(key[0]) if key and self._observed.accounts else None
+        return self._reviewer(task, host) if task and host else None
+
+    def _reviewer(self, task: Task, host: str) -> str | None:
+        """Return the account with which the work of a task is reviewed on a host; None if with none."""
+        if task.review_by is None or task.repo is None:
+            return None
+        return review_account(task.review_by, host, self._desired)
 
     def names(self, task: Task, host: str) -> Sequence[str] | None:
         """Return the accounts that a task may use on a host, by preference; None: it needs none."""
@@ -77,7 +91,8 @@ class AccountPool:
         With `only`, no other will do. `model` is one that may be tried though another met the limit.
         """
         names = self.names(task, host)
-        return names is None or any(self._wait(each, model) is None for each in _among(names, only))
+        is_had = names is None or any(self._wait(each, model) is None for each in _among(names, only))
+        return is_had and self._review_wait(task, host) is None
 
     def choose(
         self,
@@ -89,15 +104,21 @@ class AccountPool:
         model: str | None = None,
     ) -> str | None:
         """Return the account of a new run, and give it out; None for the adapter's own."""
+        if reviewer := self._reviewer(task, host):
+            self._try(reviewer)
         names = _among(self.names(task, host) or (), only)
         able = [name for name in names if self._wait(name, model) is None]
         if not able:
             return None
         chosen = self._preferred(task, host, status, able)
         self._live[chosen] += 1
-        if chosen in self._observed.accounts:
-            self._tries.setdefault(chosen, self._now)
+        self._try(chosen)
         return chosen if chosen in self._desired.accounts else None
+
+    def _try(self, name: str) -> None:
+        """Note that a run which begins now finds out if an account is at its limit still."""
+        if name in self._observed.accounts:
+            self._tries.setdefault(name, self._now)
 
     def _preferred(self, task: Task, host: str, status: Status | None, able: Sequence[str]) -> str:
         """Return the account that holds the session; else the first one named, or the least busy."""
@@ -110,8 +131,12 @@ class AccountPool:
 
     def wait(self, task: Task, hosts: Iterable[str], *, only: str | None = None) -> Wait:
         """Return what a task waits for that can have no account on any of these hosts."""
+        hosts = list(hosts)
         names = dict.fromkeys(name for host in hosts for name in _among(self.names(task, host) or (), only))
         waits = [wait for name in names if (wait := self._wait(name, None))]
+        if len(waits) < len(names) or not names:  # one can be had: it is the review that cannot
+            reviews = (self._review_wait(task, host) for host in hosts)
+            waits = list(dict.fromkeys(wait for wait in reviews if wait)) or waits
         if not waits:
             return Wait(Reason.QUOTA, "no account can be had")
         reason = min((wait.reason for wait in waits), key=_ORDER.index)
@@ -134,6 +159,18 @@ class AccountPool:
             until = limit.until if limit.until > self._now else None
             return Wait(reason, f"{closed}; one run tries it {format_time(limit.until)}", until)
         return None if account is None else self._own_limit(account)
+
+    def _review_wait(self, task: Task, host: str) -> Wait | None:
+        """
+        Return what has to come first before the work of a task can be reviewed on a host; None: nothing.
+
+        How many runs an account has does not matter: a review takes no place among them.
+        """
+        name = self._reviewer(task, host)
+        wait = self._wait(name, None) if name else None
+        if wait is None or wait.reason is Reason.SLOT:
+            return None
+        return wait._replace(message=f"{wait.message} (review_by)")
 
     def _own_limit(self, account: Account) -> Wait | None:
         """Return which limit of its spec keeps an account from being had."""

@@ -66,7 +66,12 @@ def _scopes(context: PlanContext, spec: Task, hosts: Sequence[str]) -> Iterator[
 
 def _spent_in_week(context: PlanContext, spec: Task) -> Spending:
     spent, accounts = context.observed.spent_in_week or {}, context.desired.accounts
-    names = [name for name in accounts_for(spec, context.desired) if accounts[name].weekly_budget]
+    reviewers = (name for kind, name in reviewer_scopes(spec.review_by) if kind == "account")
+    names = [
+        name
+        for name in dict.fromkeys((*accounts_for(spec, context.desired), *reviewers))
+        if name in accounts and accounts[name].weekly_budget
+    ]
     return _named(
         {("account", name): spent[("account", name)] for name in names if ("account", name) in spent}
     )

@@ -4,13 +4,13 @@ Accounts: whose credential a run uses, and how the limit of one is met, tried ag
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from reconciler.core.adapter import Adapter
-from reconciler.core.model.runs import FailureClass, Verdict
-from reconciler.core.model.specs import Desired, Task
+from reconciler.core.model.runs import FailureClass, Opinion, Verdict
+from reconciler.core.model.specs import Desired, ReviewBy, Task
 from reconciler.core.model.status import AccountStatus, OnHost, Run, Status
 from reconciler.core.text import one_line
 from reconciler.core.times import format_time
@@ -73,7 +73,7 @@ def own_account(adapter: Adapter | None, host: str) -> str | None:
     With secrets of the reconciler it is the same on all hosts; else it is the login of the CLI there.
     None for an adapter that runs scripts: each may have another.
     """
-    if adapter is None or any("{script}" in argument for argument in adapter.command):
+    if adapter is None or adapter.runs_scripts:
         return None
     is_everywhere = adapter.secrets and all(secret.on == "reconciler" for secret in adapter.secrets.values())
     return f"{OWN}{adapter.name}" if is_everywhere else f"{OWN}{adapter.name}/{host}"
@@ -91,6 +91,33 @@ def run_account(run: Run, desired: Desired) -> str | None:
     if not isinstance(run.holder, OnHost) or run.adapter is None:
         return None
     return run.account or own_account(desired.adapters.get(run.adapter), run.holder.host)
+
+
+def review_account(review_by: ReviewBy, host: str, desired: Desired) -> str | None:
+    """Return the account of a review on a host; None for one that has none, as of a script."""
+    return review_by.account or own_account(desired.adapters.get(review_by.adapter), host)
+
+
+def account_rounds(status: Status, ended: "RunEnded") -> Sequence[tuple[Status, "RunEnded"]]:
+    """Return what the end of a round says of accounts: that of its agent, and that of its review, if any."""
+    opinion = ended.report.opinion
+    return [(status, ended), *([_review_round(status, ended, opinion)] if opinion else [])]
+
+
+def _review_round(status: Status, ended: "RunEnded", opinion: Opinion) -> tuple[Status, "RunEnded"]:
+    """Return a review as if it were a round of its own."""
+    run = status.last_run.model_copy(
+        update={"adapter": opinion.adapter, "model": opinion.model, "account": opinion.account}
+    )
+    verdict = Verdict(
+        outcome="failed" if opinion.kind else "success",
+        kind=opinion.kind,
+        message=opinion.message,
+        retry_at=opinion.retry_at,
+        usage=opinion.usage,
+    )
+    report = ended.report.model_copy(update={"verdict": verdict})
+    return status.model_copy(update={"run": run}), replace(ended, report=report)
 
 
 def fallback_task(task: Task) -> Task | None:

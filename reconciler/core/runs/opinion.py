@@ -75,7 +75,8 @@ def read_opinion(reviewer: Reviewer, commit: str, verdict: Verdict) -> Opinion:
         usage=verdict.usage,
     )
     if verdict.outcome == "failed":
-        return failed.model_copy(update={"message": verdict.message or "its run failed"})
+        changes = {"message": verdict.message or "its run failed", "kind": verdict.kind}
+        return failed.model_copy(update={**changes, "retry_at": verdict.retry_at})
     try:
         form = _form(verdict.text, commit)
         findings = tuple(_findings(form, reviewer.adapter.name))
