@@ -36,7 +36,6 @@ from reconciler.controller.ports import (
     PushRefusal,
     Step,
 )
-from reconciler.core.adapter import Usage
 from reconciler.core.counts import FleetCounts, fleet_counts
 from reconciler.core.lifecycle import TRANSITIONS as TRANSITIONS_TABLE
 from reconciler.core.lifecycle import Transition
@@ -344,9 +343,9 @@ class Metrics:
                 )
 
     def _spend(self, before: Status, after: Status) -> None:
-        usage = after.usage - before.usage
-        if usage == Usage():
+        if after.usage == before.usage:  # most steps: no difference is reckoned
             return
+        usage = after.usage - before.usage
         adapter = _adapter(after)
         kinds = {"input": usage.input_tokens, "output": usage.output_tokens, "cached": usage.cached_tokens}
         for kind, tokens in kinds.items():
