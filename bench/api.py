@@ -38,7 +38,7 @@ AIMS = {"heartbeat": "≤ 1.3", "dequeue, 204": "≤ 2"}
 RATES = {1: "≥ 200", 10: "≥ 800", 100: "≥ 1500"}
 BEHIND = {
     "heartbeat": "Token, body, lease and rate are checked for each.",
-    "dequeue, 204": "The loop looks once for each; what HTTP alone takes is in the row of the heartbeat.",
+    "dequeue, 204": "As for a heartbeat; the loop is not woken while nothing is on offer.",
 }
 SLOW = "Each waits for a commit that is synced to the disk, and the agents share the cores."
 WHO = {

@@ -37,7 +37,6 @@ from reconciler.controller.ports import (
     Step,
     ValidationOutcome,
 )
-from reconciler.core.adapter import Usage
 from reconciler.core.counts import FleetCounts, fleet_counts
 from reconciler.core.events import ChangesRequested, Completed, Escalated, Event
 from reconciler.core.forge.pull_request import QUEUE
@@ -380,9 +379,9 @@ class Metrics:
             self._histograms[MERGE_WAIT].labels(*labels).observe(seconds)
 
     def _spend(self, before: Status, after: Status) -> None:
-        usage = after.usage - before.usage
-        if usage == Usage():
+        if after.usage == before.usage:  # most steps: no difference is reckoned
             return
+        usage = after.usage - before.usage
         adapter = _adapter(after)
         kinds = {"input": usage.input_tokens, "output": usage.output_tokens, "cached": usage.cached_tokens}
         for kind, tokens in kinds.items():

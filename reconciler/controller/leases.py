@@ -83,6 +83,9 @@ class WorkerLeases:
         self._pending: list[PendingReport] = []
         self.leases: dict[str, datetime] = {}
         """End of each lease, by run key; only in memory: a restart renews them all."""
+        self._is_at_rest = False
+        """Whether the last look left nothing to do, so that without news another finds the same."""
+        self._rests_until: datetime | None = None
         self._watched: str | None = None
         """Commit of the record by which leases were last given."""
 
@@ -100,12 +103,18 @@ class WorkerLeases:
             why = "suspended in its spec" if agent else "not in specs/agents"
             raise Refused(f"agent {lease_request.agent} gets no task: it is {why}")
         self._require_open()
+        is_futile = self._is_futile(lease_request)
+        if is_futile and not wait:
+            return None
         waiter = self._waiters.setdefault(
             (lease_request.agent, lease_request.request_key), _Waiter(lease_request)
         )
         waiter.waiters += 1
         until = asyncio.get_running_loop().time() + wait.total_seconds()
-        self._inbox.wake()
+        if not is_futile:
+            self._inbox.wake()
+        elif not waiter.seen.done():
+            waiter.seen.set_result(None)
         try:
             looked, _ = await asyncio.wait(
                 (waiter.won, waiter.seen),
@@ -153,6 +162,28 @@ class WorkerLeases:
             raise Unavailable("the reconciler cannot record anything now; try again in a few seconds")
 
     # --- What the loop makes of it -----------------------------------------
+
+    def begin_look(self) -> None:
+        """Take no request for futile until the look is over."""
+        self._is_at_rest = False
+
+    def rest(self, until: datetime | None) -> None:
+        """Take note that a look left nothing to do, and when something changes by itself; None: never."""
+        self._is_at_rest, self._rests_until = True, until
+
+    def _is_futile(self, lease_request: LeaseRequest) -> bool:
+        """
+        Return whether a look would find no task for a request: nothing is new, and nothing is on offer.
+
+        Agents that ask again and again while there is no work cost no look each.
+        """
+        return (
+            self._is_at_rest
+            and not self._inbox.news.is_set()
+            and not self._cache.planner.has_offers
+            and (self._rests_until is None or self._clock() < self._rests_until)
+            and bool(open_requests([lease_request], held_tasks(self._cache, [lease_request])))
+        )
 
     def lease_requests(self) -> tuple[LeaseRequest, ...]:
         """Return the lease requests that wait, in the order in which they came."""

@@ -178,13 +178,15 @@ class Loop:
 
         After an outage the next look is delayed; hints do not shorten that.
         """
-        self.controllers.leases.follow_clock()  # first: all deadlines are judged by it
+        self.controllers.leases.begin_look()
+        self.controllers.leases.follow_clock()  # before all else: deadlines are judged by it
         if rest := self.backoff.remaining(self.ports.clock()):
             return rest
         began, outcome = self.ports.monotonic(), _FAULT
         try:
             await self._converge()
-            due = self._send_out(self.ports.clock())
+            now = self.ports.clock()
+            due = self._send_out(now)
         except Unavailable as error:
             outcome = "unavailable"
             if isinstance(error, Rewound) and not self._is_loaded and until != "stopped":
@@ -201,6 +203,7 @@ class Loop:
         self.has_looked = True
         self.backoff.succeed()
         self.controllers.leases.open()
+        self.controllers.leases.rest(now + due if due is not None else None)
         return due
 
     def _back_off(self, error: ReconcilerError) -> timedelta:

@@ -95,8 +95,9 @@ class FastImport:
 
     def seal(self) -> Sequence[str]:
         """Write everything out and move the ref, if that adds to it; return the ids since the last time."""
-        self._read_marks()
-        self._send("checkpoint\nprogress sealed\n")
+        unread = self._ask_marks()
+        self._send("checkpoint\nprogress sealed\n")  # with the questions: one round trip for both
+        self._ids += [self._read_answer() for _ in range(unread)]
         if self._read_answer() != "progress sealed":
             raise OSError("unexpected answer")
         ids, self._ids, self._written = self._ids, [], 0
@@ -136,10 +137,14 @@ class FastImport:
         return self._ids[index]
 
     def _read_marks(self) -> None:
-        """Ask for the ids that are not known yet: a mark is answered at once, without a checkpoint."""
+        """Get the ids that are not known yet: a mark is answered at once, without a checkpoint."""
+        self._ids += [self._read_answer() for _ in range(self._ask_marks())]
+
+    def _ask_marks(self) -> int:
+        """Ask for the ids that are not known yet; return how many answers there will be."""
         unknown = range(len(self._ids), self._written)
         self._send("".join(f"get-mark :{number + 1}\n" for number in unknown))
-        self._ids += [self._read_answer() for _ in unknown]
+        return len(unknown)
 
     def _file(self, path: str, content: bytes | None) -> None:
         if content is None:

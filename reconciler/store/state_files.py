@@ -32,7 +32,10 @@ class StateFiles:
 
     def blob(self, path: str) -> str | None:
         """Return the blob id of a file; None if it is not there."""
-        return self._blobs.get(path)
+        for blobs in self._blobs.maps:  # ChainMap.get looks each of them up twice
+            if path in blobs:
+                return blobs[path]
+        return None
 
     def put(self, path: str, blob: str | None) -> None:
         """Note the blob id that a file has now; None: it went."""

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from reconciler.controller import leases as agents
+from reconciler.controller.ports import NoMeter
 from reconciler.core.errors import LeaseLost, NotFound, NotNow, Problem, Refused, Unavailable
 from reconciler.core.events import Started, WorkerReport
 from reconciler.core.model.runs import Claim, FailureClass
@@ -53,10 +54,19 @@ class Office:
         return self.stage.state.phases(task)
 
 
+class Looks(NoMeter):
+    """Counts the looks of the loop."""
+
+    count = 0
+
+    def look(self, seconds, outcome):
+        self.count += 1
+
+
 @asynccontextmanager
-async def at_work(stage):
+async def at_work(stage, **others):
     """Serve the fleet while time stands still."""
-    loop = stage.loop(pause=lambda news, _longest: news.wait())
+    loop = stage.loop(pause=lambda news, _longest: news.wait(), **others)
     serving = asyncio.create_task(loop.run())
     try:
         yield Office(stage, loop)
@@ -175,6 +185,53 @@ async def test_a_long_poll_ends_with_the_task_that_comes(office):
     await office.push(pulled("a"))
 
     assert await asked == "a"
+
+
+async def test_who_asks_while_there_is_nothing_costs_no_look(stage):
+    looks = Looks()
+    async with at_work(stage, meter=looks) as office:
+        await office.push(make_task("on-a-host"), pulled("a"))
+        await office.acquire(key="a")
+        await office.look()
+        before = looks.count
+
+        answers = [await office.acquire(key=key) for key in "123"]
+
+        assert answers == [None] * 3
+        assert looks.count == before
+
+
+async def test_who_waits_while_there_is_nothing_costs_no_look_and_gets_what_comes(stage):
+    looks = Looks()
+    async with at_work(stage, meter=looks) as office:
+        await office.push()
+        before = looks.count
+
+        asked = asyncio.create_task(office.acquire(wait=LONG))
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+        assert looks.count == before
+        await office.push(pulled("a"))
+        assert await asked == "a"
+
+
+async def test_a_task_whose_time_came_is_had_though_nobody_said_so(office):
+    await office.push(pulled("a", not_before=office.stage.clock.time + timedelta(hours=1)))
+    assert await office.acquire(key="early") is None
+
+    office.stage.clock.time += timedelta(hours=1)
+
+    assert await office.acquire(key="late") == "a"
+
+
+async def test_a_task_that_is_news_already_is_had(office):
+    await office.push()
+    office.stage.specs.push(make_desired(pulled("a"), agents={"jeeves": Agent(name="jeeves")}))
+
+    office.loop.inbox.notify()
+
+    assert await office.acquire() == "a"
 
 
 async def test_two_that_ask_with_one_key_get_one_task(office):

@@ -36,6 +36,7 @@ from tests.strategies import (
 
 MORE = tuple(f"{name}{number}" for name in NAMES for number in "12")
 AGENTS = {name: Agent(name=name, slots=2, capabilities=("gpu",)) for name in ("hermes", "jeeves")}
+EVERYBODY = tuple(LeaseRequest(agent=name, request_key="more") for name in sorted(AGENTS))
 REVIEWERS = [
     None,
     ReviewBy(adapter="codex"),
@@ -264,6 +265,8 @@ class Twins(RuleBasedStateMachine):
         assert part.waiting.items() <= whole.waiting.items()
         for name in whole.waiting.keys() - part.waiting.keys():
             assert observed.statuses[name].waiting == whole.waiting[name]
+        if not self.planner.has_offers:
+            assert plan(desired, replace(observed, lease_requests=EVERYBODY), now).actions == whole.actions
         return part
 
     def notice(self, desired, statuses):

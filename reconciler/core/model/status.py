@@ -3,7 +3,7 @@ Observed state: where each task stands, what is known of each host.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -507,20 +507,22 @@ class Status(Frozen):
     @model_serializer(mode="wrap")
     def _spread(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         """Write the parts as the file has them; what a part does not have is a default, and null."""
-        values: dict[str, Any] = dump(self)
-        for part in reversed(FLAT):
-            values = dict(_spread_part(values, part, is_short=bool(info.exclude_defaults)))
-        return values
+        spread: dict[str, Any] = {}
+        for name, value in dump(self).items():
+            if name in FLAT:
+                _spread_part(spread, name, value or {}, is_short=bool(info.exclude_defaults))
+            else:
+                spread[name] = value
+        return spread
 
 
-def _spread_part(values: Mapping[str, Any], part: str, *, is_short: bool) -> Iterator[tuple[str, Any]]:
-    """Yield values with the fields of a part in its place."""
-    for name, value in values.items():
-        if name != part:
-            yield name, value
-            continue
-        given = value or {}
-        yield from ((key, given.get(own)) for own, key in FLAT[part].items() if own in given or not is_short)
+def _spread_part(spread: dict[str, Any], part: str, given: Mapping[str, Any], *, is_short: bool) -> None:
+    """Put the fields of a part among the others, and those of what is part of it."""
+    for own, key in FLAT[part].items():
+        if own in FLAT and (own in given or not is_short):
+            _spread_part(spread, own, given.get(own) or {}, is_short=is_short)
+        elif own in given or not is_short:
+            spread[key] = given.get(own)
 
 
 class HostCli(Frozen):

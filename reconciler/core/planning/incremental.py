@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from reconciler.core.lifecycle import old_name
-from reconciler.core.model.specs import Desired, Task
+from reconciler.core.model.specs import Desired, ExecutionMode, Task
 from reconciler.core.model.status import Observed, Phase, Status
 from reconciler.core.planning.backlog import Backlog, Parked, recorded_wait
 from reconciler.core.planning.liveness import deadline_end
@@ -33,6 +33,8 @@ class Planner:
         self._awake = set[str]()
         """Tasks to look at: what changed, what is live, and whatever else does not only wait."""
         self._now: datetime | None = None
+        self.has_offers = True
+        """Whether an agent that asked might have got a task from the last plan; else it asks in vain."""
 
     def notice(self, names: Iterable[str]) -> None:
         """Look at these tasks again: their specs or statuses have changed, or may have."""
@@ -52,7 +54,7 @@ class Planner:
             return Plan()
         if self._now is not None and now < self._now:  # somebody set the clock
             self.notice(list(self._backlog.names))
-        self._now = now
+        self._now, self.has_offers = now, True
         self.notice(self._backlog.take_due(now))
         self.notice(self._backlog.resting.roused(desired, observed, now))
         self.notice({*desired.broken, *observed.damaged, *observed.faults})
@@ -63,6 +65,8 @@ class Planner:
             self.notice(list(self._backlog.names))
             return plan(desired, observed, now)
         self._park(partial, desired, observed, now)
+        lanes = (*self._backlog.lanes, *(lane for lane, _ in partial.ready.values()))
+        self.has_offers = any(lane.execution_mode is ExecutionMode.HTTP_PULL for lane in lanes)
         return partial.plan
 
     def _park(self, partial: PartialPlan, desired: Desired, observed: Observed, now: datetime) -> None:

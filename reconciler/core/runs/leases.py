@@ -58,6 +58,7 @@ class LeaseQueue:
         ]
         self._refused: set[tuple[str, ...]] = set()
         self._is_possible: dict[tuple[str, ...], bool] = {}
+        self._labels_of: dict[LeaseRequest, AbstractSet[str]] = {}
 
     def take(self, task: Task, *, only: str | None = None) -> LeaseRequest | None:
         """
@@ -82,8 +83,11 @@ class LeaseQueue:
             fitting, key=lambda lease_request: len(self._labels(lease_request) & {*task.prefer})
         )
         self._held[lease_request.agent] += 1
+        has_room = self._has_room(lease_request)  # nobody else's changes
         self._lease_requests = [
-            other for other in self._lease_requests if other is not lease_request and self._has_room(other)
+            other
+            for other in self._lease_requests
+            if other is not lease_request and (has_room or other.agent != lease_request.agent)
         ]
         return lease_request
 
@@ -109,6 +113,12 @@ class LeaseQueue:
         )
 
     def _labels(self, lease_request: LeaseRequest) -> AbstractSet[str]:
+        """Return what an agent says it can do; made once, however many tasks are handed out."""
+        if lease_request not in self._labels_of:
+            self._labels_of[lease_request] = self._made_labels(lease_request)
+        return self._labels_of[lease_request]
+
+    def _made_labels(self, lease_request: LeaseRequest) -> AbstractSet[str]:
         labels = _labels(self._desired.agents[lease_request.agent])
         return (
             labels & {*lease_request.capabilities, lease_request.agent}
