@@ -18,6 +18,7 @@ from reconciler.controller.cache import FleetCache
 from reconciler.controller.loop import Loop
 from reconciler.controller.ports import (
     UNREAD_METER,
+    ArchivedTasks,
     ControllerSettings,
     Dispatch,
     Emit,
@@ -183,6 +184,7 @@ class FakeState:
 
     statuses: dict[str, Status] = field(default_factory=dict)
     hosts: dict[str, HostStatus] = field(default_factory=dict)
+    archive: dict[str, Status] = field(default_factory=dict)
     log: list[Transition] = field(default_factory=list)
     accounts: dict[str, AccountStatus] = field(default_factory=dict)
     host_log: list[HostChange] = field(default_factory=list)
@@ -219,12 +221,16 @@ class FakeState:
             self.account_log.append(news)
         for step in (step for step in steps if isinstance(step, Transition)):
             old = getattr(step.event, "old", step.task)
-            if self.statuses.get(old) != step.before:
+            if self.statuses.get(old, self.archive.get(old)) != step.before:
                 raise Conflict(f"{step.task} has moved on")
             self.statuses.pop(old, None)
+            self.archive.pop(old, None)
             if step.after is not None:
-                self.statuses[step.task] = step.after
+                (self.archive if step.after.archived else self.statuses)[step.task] = step.after
             self.log.append(step)
+
+    async def archived(self, names: Collection[str]) -> ArchivedTasks:
+        return ArchivedTasks({name: self.archive[name] for name in names if name in self.archive}, {})
 
     async def past_attempts(self, names: Collection[str]) -> Mapping[str, int]:
         keys = [read_run_key(step.event.run) for step in self.log if isinstance(step.event, Assigned)]

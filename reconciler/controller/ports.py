@@ -103,6 +103,15 @@ class Specs(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class ArchivedTasks:
+    """What the archive has of some tasks, by name."""
+
+    statuses: Mapping[str, Status]
+    damaged: Mapping[str, Problem]
+    """What is wrong with files that cannot be read."""
+
+
 class State(Protocol):
     """Observed state on record: the state branch, with one writer."""
 
@@ -134,6 +143,13 @@ class State(Protocol):
 
         Nothing of them is recorded if it raises: Conflict if somebody else
         wrote first (load and plan again), Unavailable.
+        """
+
+    async def archived(self, names: Collection[str]) -> ArchivedTasks:
+        """
+        Return those of these tasks that are in the archive.
+
+        Asked for new tasks: what was settled and comes back is not done again. Raises Unavailable.
         """
 
     async def past_attempts(self, names: Collection[str]) -> Mapping[str, int]:

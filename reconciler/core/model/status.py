@@ -403,6 +403,8 @@ class Status(Frozen):
     """Campaign that it is of; copied likewise."""
     removed: bool = False
     """Tombstone: the spec is gone; this file goes when everything is cleaned up."""
+    archived: bool = False
+    """It settled, and its spec is gone: the file is in the archive, by the month of `since`."""
 
     @property
     def run_key(self) -> str | None:
