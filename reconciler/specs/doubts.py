@@ -464,8 +464,9 @@ def _offers(host: Host, task: Task) -> bool:
 
 
 def _reviews(host: Host, task: Task) -> bool:
-    is_reviewed = task.review_by is not None and task.repo is not None
-    return not is_reviewed or host.adapters is None or task.review_by.adapter in host.adapters
+    if task.review_by is None or task.repo is None or host.adapters is None:
+        return True
+    return task.review_by.adapter in host.adapters
 
 
 def _may_work_on(host: Host, task: Task) -> bool:
