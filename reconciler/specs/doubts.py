@@ -179,14 +179,11 @@ def _settings(spec: TaskDefaults) -> Iterator[Mistake]:
         yield _no_effect(("stall_timeout",), "`timeout` ends the agent before")
     if spec.template is not None and "{" not in spec.template:
         yield Mistake(("template",), "is the same for every task: it has no `{{ task.goal }}`")
-    values = vars(spec)
     for field in sorted(spec.model_fields_set - {"template"}):
-        if type(values[field]) in _TEXTS:  # the common case is another; a generator for each takes far longer
-            yield from _variables((field,), values[field])
+        yield from _variables((field,), getattr(spec, field))
     yield from _budgets(spec)
 
 
-_TEXTS = frozenset({str, tuple})
 _VARIABLE = re.compile(r"\{\{-?\s*([A-Za-z_]\w*)[^{}]*\}\}")
 
 
@@ -194,8 +191,7 @@ def _variables(path: Path, value: object) -> Iterator[Mistake]:
     """Yield the texts with a variable of templates, which nothing fills in where it stands."""
     if isinstance(value, tuple):
         for at, each in enumerate(value):
-            if type(each) is not str or "{{" in each:
-                yield from _variables((*path, at), each)
+            yield from _variables((*path, at), each)
     elif isinstance(value, str) and "{{" in value:
         from reconciler.core.runs.prompt import VARIABLES  # noqa: PLC0415 - few texts need it
 
@@ -205,11 +201,10 @@ def _variables(path: Path, value: object) -> Iterator[Mistake]:
 
 
 def _budgets(spec: Frozen) -> Iterator[Mistake]:
-    values = vars(spec)
-    if values.get("max_running") == 0:
+    if getattr(spec, "max_running", None) == 0:
         yield Mistake(("max_running",), "is 0: no run starts as long as it is")
     for field in ("budget", "daily_budget", "weekly_budget"):
-        if (budget := values.get(field)) is not None and budget == Budget():
+        if getattr(spec, field, None) == Budget():
             yield Mistake((field,), "limits nothing: give it `cost_usd` or `tokens`")
 
 
@@ -469,9 +464,9 @@ def _offers(host: Host, task: Task) -> bool:
 
 
 def _reviews(host: Host, task: Task) -> bool:
-    if task.review_by is None or task.repo is None:
+    if task.review_by is None or task.repo is None or host.adapters is None:
         return True
-    return host.adapters is None or task.review_by.adapter in host.adapters
+    return task.review_by.adapter in host.adapters
 
 
 def _may_work_on(host: Host, task: Task) -> bool:
