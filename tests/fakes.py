@@ -18,7 +18,6 @@ from reconciler.controller.cache import FleetCache
 from reconciler.controller.loop import Loop
 from reconciler.controller.ports import (
     UNREAD_METER,
-    ArchivedTasks,
     ControllerSettings,
     Dispatch,
     Emit,
@@ -60,7 +59,14 @@ from reconciler.core.model.runs import (
     read_run_key,
 )
 from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task, TaskSpec, work_id
-from reconciler.core.model.status import AccountStatus, BudgetScope, HostCli, HostStatus, Status
+from reconciler.core.model.status import (
+    AccountStatus,
+    ArchivedTasks,
+    BudgetScope,
+    HostCli,
+    HostStatus,
+    Status,
+)
 from reconciler.core.notifications.messages import Message
 from reconciler.core.planning.limits import with_expenses
 from reconciler.core.runs.accounts import AccountChange

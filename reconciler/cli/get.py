@@ -151,7 +151,7 @@ async def _listed(
         look = None if outages else snapshot.load()
         if look and not look.summary.is_settled:
             await say_if_unserved(fleet, await fleet.state_branch(), clock.now())
-        if look and (picked := _pick_of_look(look, args, is_one=is_one)):
+        if look and (picked := await _pick_of_look(fleet, look, args, is_one=is_one)):
             kind, things = picked
             if not (_has_causes(kind, args, is_one=is_one) and any(map(_has_cause, things))):
                 return kind, things
@@ -167,12 +167,16 @@ async def _listed(
         return await _picked(fleet, model, args, is_one=is_one)
 
 
-def _pick_of_look(look: "Look", args: Sequence[str], *, is_one: bool) -> "tuple[ShownKind, list[Any]] | None":
-    """Return what args pick of the last look; None if it does not have all: the archive is not in it."""
+async def _pick_of_look(
+    fleet: "FleetSession", look: "Look", args: Sequence[str], *, is_one: bool
+) -> "tuple[ShownKind, list[Any]] | None":
+    """Return what args pick of the last look; None if some of it is in the archive, which no look has."""
     try:
         return _pick(look.kinds, look, args, is_one=is_one)
     except NotFound:
-        return None
+        if await fleet.is_archived(args):
+            return None
+        raise
 
 
 async def _read(fleet: "FleetSession", args: Sequence[str], *, is_quiet: bool) -> "ReadModel":

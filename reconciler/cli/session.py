@@ -161,6 +161,15 @@ class FleetSession:
         statuses, hosts = await record.load(named_tasks(args))
         return observed_on_record(statuses, hosts, record.damaged, record.accounts, record.shards)
 
+    async def is_archived(self, args: Sequence[str]) -> bool:
+        """Return whether arguments name a task of the archive; no status is read for that."""
+        from reconciler.store.archive_paths import archived_paths
+
+        refs = [self.repository.ref(branch) for branch in (await self.record_branches()).values()]
+        heads = filter(None, map(self.repository.read_ref, refs))
+        names = named_tasks(args)
+        return any([await archived_paths(self.repository, head, name) for head in heads for name in names])
+
     async def record(self) -> "StateReader":
         """Return the reader of the record, for repeated reads."""
         from reconciler.store.reader import StateReader

@@ -39,7 +39,15 @@ from reconciler.core.model.forge import (
 )
 from reconciler.core.model.runs import Assignment, Check, Claim, Report, RunRequest, ValidationRequest
 from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task
-from reconciler.core.model.status import AccountStatus, BudgetScope, HostStatus, LeaseRequest, Status, Waiting
+from reconciler.core.model.status import (
+    AccountStatus,
+    ArchivedTasks,
+    BudgetScope,
+    HostStatus,
+    LeaseRequest,
+    Status,
+    Waiting,
+)
 from reconciler.core.notifications.book import Book
 from reconciler.core.notifications.messages import Message
 from reconciler.core.outages import ForgeOutage
@@ -101,15 +109,6 @@ class Specs(Protocol):
         A live run goes on by the spec it was assigned with. None if that
         generation is not in the repository any more.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivedTasks:
-    """What the archive has of some tasks, by name."""
-
-    statuses: Mapping[str, Status]
-    damaged: Mapping[str, Problem]
-    """What is wrong with files that cannot be read."""
 
 
 class State(Protocol):

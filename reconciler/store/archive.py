@@ -4,9 +4,8 @@ Archive: the statuses of tasks that settled and whose specs are gone.
 
 from collections.abc import Collection
 
-from reconciler.controller.ports import ArchivedTasks
 from reconciler.core.errors import Problem, SpecError
-from reconciler.core.model.status import Status
+from reconciler.core.model.status import ArchivedTasks, Status
 from reconciler.git.objects import present
 from reconciler.git.repository import Repository
 from reconciler.store import statuses

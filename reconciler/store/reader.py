@@ -6,9 +6,8 @@ from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
-from reconciler.controller.ports import ArchivedTasks
 from reconciler.core.errors import Problem
-from reconciler.core.model.status import AccountStatus, HostStatus, Status
+from reconciler.core.model.status import AccountStatus, ArchivedTasks, HostStatus, Status
 from reconciler.core.names import DEFAULT_SHARD
 from reconciler.git.repository import Repository
 from reconciler.store.archive import read_archived

@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from reconciler.controller.ports import UNREAD_METER, ArchivedTasks, Meter, Step
+from reconciler.controller.ports import UNREAD_METER, Meter, Step
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import Conflict, Problem, Refused, Unavailable
 from reconciler.core.events import Assigned
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import read_run_key
-from reconciler.core.model.status import AccountStatus, BudgetScope, Status
+from reconciler.core.model.status import AccountStatus, ArchivedTasks, BudgetScope, Status
 from reconciler.core.planning.limits import budget_scopes
 from reconciler.core.runs.accounts import AccountChange
 from reconciler.git.fastimport import Change

@@ -539,6 +539,15 @@ class HostCli(Frozen):
     """What was found and what was asked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class ArchivedTasks:
+    """What the archive has of some tasks, by name."""
+
+    statuses: Mapping[str, Status]
+    damaged: Mapping[str, Problem]
+    """What is wrong with files that cannot be read."""
+
+
 class HostStatus(Frozen):
     """What is known of a host: one file under `fleet-state/hosts/`."""
 
