@@ -59,7 +59,14 @@ from reconciler.core.model.runs import (
     read_run_key,
 )
 from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task, TaskSpec, work_id
-from reconciler.core.model.status import AccountStatus, BudgetScope, HostCli, HostStatus, Status
+from reconciler.core.model.status import (
+    AccountStatus,
+    ArchivedTasks,
+    BudgetScope,
+    HostCli,
+    HostStatus,
+    Status,
+)
 from reconciler.core.notifications.messages import Message
 from reconciler.core.planning.limits import with_expenses
 from reconciler.core.runs.accounts import AccountChange
@@ -183,6 +190,7 @@ class FakeState:
 
     statuses: dict[str, Status] = field(default_factory=dict)
     hosts: dict[str, HostStatus] = field(default_factory=dict)
+    archive: dict[str, Status] = field(default_factory=dict)
     log: list[Transition] = field(default_factory=list)
     accounts: dict[str, AccountStatus] = field(default_factory=dict)
     host_log: list[HostChange] = field(default_factory=list)
@@ -219,12 +227,16 @@ class FakeState:
             self.account_log.append(news)
         for step in (step for step in steps if isinstance(step, Transition)):
             old = getattr(step.event, "old", step.task)
-            if self.statuses.get(old) != step.before:
+            if self.statuses.get(old, self.archive.get(old)) != step.before:
                 raise Conflict(f"{step.task} has moved on")
             self.statuses.pop(old, None)
+            self.archive.pop(old, None)
             if step.after is not None:
-                self.statuses[step.task] = step.after
+                (self.archive if step.after.archived else self.statuses)[step.task] = step.after
             self.log.append(step)
+
+    async def archived(self, names: Collection[str]) -> ArchivedTasks:
+        return ArchivedTasks({name: self.archive[name] for name in names if name in self.archive}, {})
 
     async def past_attempts(self, names: Collection[str]) -> Mapping[str, int]:
         keys = [read_run_key(step.event.run) for step in self.log if isinstance(step.event, Assigned)]

@@ -17,6 +17,7 @@ from reconciler.core.adapter import Adapter, Budget, Usage, Version
 from reconciler.core.audit import RecordCommit
 from reconciler.core.errors import Problem
 from reconciler.core.events import (
+    Archived,
     Assigned,
     BranchPushed,
     BranchTouched,
@@ -471,6 +472,12 @@ class World:
         keys = [read_run_key(step.event.run) for step in self.history if isinstance(step.event, Assigned)]
         return {key[0]: key[1] for key in keys if key}
 
+    @property
+    def archive(self) -> Mapping[str, Status]:
+        """Return the tasks of the archive."""
+        last = {step.task: step.after for step in self.history}
+        return {name: after for name, after in last.items() if after and after.archived}
+
     def take(self, *events: Event) -> None:
         """Put events on record."""
         self.statuses, steps = fold(self.statuses, events)
@@ -529,6 +536,8 @@ class World:
     def push(self, desired: Desired) -> None:
         """Let people push another revision."""
         self.desired = replace(desired, revision=blob(self.desired.revision))
+        back = {name: status for name, status in self.archive.items() if name in desired.tasks}
+        self.statuses = {**back, **self.statuses}
 
 
 def recorded(history: Sequence[Transition]) -> Sequence[RecordCommit]:
@@ -598,6 +607,7 @@ def sample_events(task: str, status: Status | None) -> Mapping[type[Event], Even
         Renamed(**head, old=task),
         SpecRemoved(**head),
         Restored(**head),
+        Archived(**head),
         Removed(**head),
     )
     return {type(event): event for event in events}

@@ -68,6 +68,8 @@ class ReadOperations:
     async def task(self, call: Call) -> TaskBody:
         """Return a task; to a token of scope `agent`, one that it was given."""
         model = replace(read_model(self.view), live=self.figures)
+        if not model.has(call.name) and (status := await self.record.archived(call.name)):
+            model = model.with_archived(call.name, status)
         view = model.task(call.name)
         if view.assigned_agent != call.caller.agent and not call.caller.may("read"):
             raise Refused("a token of scope `agent` reads the tasks that it was given; `read` reads all")

@@ -9,6 +9,7 @@ from typing import Protocol
 from reconciler.api.pages.services import PageServices
 from reconciler.controller.ports import Hooks
 from reconciler.core.figures import FiguresOf
+from reconciler.core.model.status import Status
 from reconciler.core.transitions import HistoryFilter, TransitionRecord
 from reconciler.wire import Proposal, ProposalRequest
 
@@ -32,6 +33,9 @@ class HistorySource(Protocol):
 
         Raises NotFound if that commit is not in the history, Unavailable.
         """
+
+    async def archived(self, task: str) -> Status | None:
+        """Return the status of a task in the archive; None if it is not there. Raises Unavailable."""
 
     async def search(
         self, wanted: HistoryFilter, commit: str | None, limit: int

@@ -35,7 +35,7 @@ from reconciler.core.names import DEFAULT_SHARD
 from reconciler.core.times import age_at
 
 if TYPE_CHECKING:
-    from reconciler.cli.looks import ShownThing
+    from reconciler.cli.looks import Look, ShownThing
     from reconciler.cli.session import FleetSession
     from reconciler.cli.shapes import ExplainShape, WaitsForShape
     from reconciler.cli.shown import ShownKind
@@ -151,29 +151,44 @@ async def _listed(
         look = None if outages else snapshot.load()
         if look and not look.summary.is_settled:
             await say_if_unserved(fleet, await fleet.state_branch(), clock.now())
-        if look:
-            kind, things = _pick(look.kinds, look, args, is_one=is_one)
+        if look and (picked := await _pick_of_look(fleet, look, args, is_one=is_one)):
+            kind, things = picked
             if not (_has_causes(kind, args, is_one=is_one) and any(map(_has_cause, things))):
                 return kind, things
-        model = await _read(fleet, is_quiet=look is not None)
+        model = await _read(fleet, args, is_quiet=look is not None)
         if outages:
             from reconciler.core.views import forge_waits
 
             waits = forge_waits(model.desired, model.observed.statuses, outages)
             faults = {repo: outage.why for repo, outage in outages.items()}
             model = replace(model, unrecorded=waits, forge_faults=faults)
-        picked = await _picked(fleet, model, args, is_one=is_one)
         if look is None and not outages:
             await save_look(fleet, snapshot, model)
-        return picked
+        return await _picked(fleet, model, args, is_one=is_one)
 
 
-async def _read(fleet: "FleetSession", *, is_quiet: bool) -> "ReadModel":
-    """Return the read model, from the specs and the record; say that nobody serves, unless quiet."""
+async def _pick_of_look(
+    fleet: "FleetSession", look: "Look", args: Sequence[str], *, is_one: bool
+) -> "tuple[ShownKind, list[Any]] | None":
+    """Return what args pick of the last look; None if some of it is in the archive, which no look has."""
+    try:
+        return _pick(look.kinds, look, args, is_one=is_one)
+    except NotFound:
+        if await fleet.is_archived(args):
+            return None
+        raise
+
+
+async def _read(fleet: "FleetSession", args: Sequence[str], *, is_quiet: bool) -> "ReadModel":
+    """
+    Return the read model, from the specs and the record, with tasks of the archive that args name.
+
+    Says that nobody serves, unless quiet.
+    """
     from reconciler.cli.serving import figures_in
     from reconciler.core.views import ReadModel
 
-    desired, observed = await fleet.recorded()
+    desired, observed = await fleet.recorded(args)
     if not is_quiet:
         await say_if_nobody_serves(fleet, desired.fleet.state_branch, observed.statuses, clock.now())
     return ReadModel(desired, observed, live=figures_in(fleet.context.data_dir))
@@ -359,10 +374,12 @@ async def _explained(
 
     async with open_fleet(context) as fleet:
         revision, files = await fleet.files(rev)
-        observed = await fleet.observed()
+        observed = await fleet.observed(args)
         outages = await forge_outages(fleet, await fleet.state_branch())
         desired = await fleet.in_force(revision, files)
-    name = task_name(args, desired.tasks.keys() | desired.broken.keys())
+    name = task_name(args, desired.tasks.keys() | desired.broken.keys() | observed.statuses.keys())
+    if name not in desired.tasks and (archived := observed.statuses.get(name)) and archived.archived:
+        raise NotFound(f"{name} is archived: no spec asks for it; `reconciler describe {name}` shows it")
     fields = explain_fields(files, name)
     parts = shard_parts(desired, observed)
     shard, desired, observed = next(part for part in parts if name in {*part[1].tasks, *part[1].broken})

@@ -128,7 +128,7 @@ def logs(context: Context, args: tuple[str, ...], follow: bool, attempt: int | N
 async def _logs(
     context: Context, args: Sequence[str], attempt: int | None, printer: "_Printer", *, is_followed: bool
 ) -> ExitCode:
-    from reconciler.cli.session import open_fleet
+    from reconciler.cli.session import named_tasks, open_fleet
     from reconciler.dispatch.logs import LogFolder
 
     async with open_fleet(context) as fleet:
@@ -137,7 +137,7 @@ async def _logs(
             _print_log(context.data_of(shard), good_run, printer)
             return ExitCode.OK
         record = await fleet.record()
-        task = task_name(args, (await record.load())[0])
+        task = task_name(args, (await record.load(named_tasks(args)))[0])
         status = await _status(fleet, record, task)
         shard = record.shards.get(task, DEFAULT_SHARD)
         data = context.data_of(shard)
@@ -210,7 +210,7 @@ async def _why(fleet: "FleetSession", task: str, status: "Status", data: Path) -
 
 
 async def _status(fleet: "FleetSession", record: "StateReader", task: str) -> "Status":
-    statuses, _ = await record.load()
+    statuses, _ = await record.load([task])
     status = statuses.get(task)
     if task in record.damaged:
         raise SpecError([record.damaged[task]])

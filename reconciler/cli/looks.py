@@ -157,7 +157,8 @@ async def look_snapshot(fleet: "FleetSession") -> LookSnapshot:
 async def save_look(fleet: "FleetSession", seen: LookSnapshot, model: "ReadModel") -> None:
     """Save what was read, unless the fleet is large, at work or damaged, or has moved on meanwhile."""
     observed, desired = model.observed, model.desired
-    is_quiet = not observed.damaged and not any(each.phase.is_live for each in observed.statuses.values())
+    passing = (each.phase.is_live or each.archived for each in observed.statuses.values())
+    is_quiet = not observed.damaged and not any(passing)
     if is_quiet and len(model.names()) <= MOST_TASKS and (await look_snapshot(fleet)) == seen:
         closed = await fleet.closed_since(
             host.name for host in desired.hosts.values() if host.cordon or host.drain

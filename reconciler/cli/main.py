@@ -149,6 +149,9 @@ COMMANDS: Mapping[str, Mapping[str, CommandEntry]] = {
             "reconciler.cli.attach:release", "Give a task that was taken over back to its agent."
         ),
         "retry": CommandEntry("reconciler.cli.task_commands:retry", "Retry settled tasks: run them again."),
+        "archive": CommandEntry(
+            "reconciler.cli.archive:archive", "Archive tasks that were done long ago: remove their specs."
+        ),
         "approve-prune": CommandEntry(
             "reconciler.cli.task_commands:approve_prune",
             "Approve a large removal of tasks that waits for it.",

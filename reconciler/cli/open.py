@@ -47,7 +47,7 @@ async def _address(context: Context, args: Sequence[str], *, is_page: bool) -> s
     from reconciler.cli.session import open_fleet
 
     async with open_fleet(context) as fleet:
-        statuses = (await fleet.observed()).statuses
+        statuses = (await fleet.observed(args)).statuses
         name = task_name(args, statuses.keys() | await fleet.names("task"))
         status = statuses.get(name)
         if status is None:

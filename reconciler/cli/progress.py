@@ -21,7 +21,8 @@ from reconciler.dispatch.failures import describe_failure
 
 def is_bad_end(step: Step) -> bool:
     """Return whether a task ended in a phase that needs a person's attention."""
-    return isinstance(step, Transition) and step.after is not None and step.after.phase in BAD_ENDS
+    after = step.after if isinstance(step, Transition) else None
+    return after is not None and after.phase in BAD_ENDS and not after.archived
 
 
 def line(step: Step) -> str:

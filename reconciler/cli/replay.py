@@ -79,6 +79,7 @@ async def _step(
     from reconciler.core.planning.replay import RecordedStep
     from reconciler.core.views import observed_on_record
     from reconciler.git.provenance import is_ancestor
+    from reconciler.store.archive import read_archived
     from reconciler.store.messages import parse_message
     from reconciler.store.records import Records
 
@@ -92,10 +93,13 @@ async def _step(
     parent = await repository.git.line("rev-parse", "-q", "--verify", f"{commit}^", codes=(0, 1))
     records = Records(repository, branch)
     statuses, hosts = await records.read(parent or None)
+    names = [record.task] if record.task else []
+    left, entered = [await read_archived(repository, each, names) for each in (parent, commit)]
+    statuses = {**statuses, **left.statuses}
     observed = observed_on_record(statuses, hosts, dict(records.damaged), dict(records.accounts))
     if record.task is None:
         return record, None, observed
-    after, _ = await records.read(commit)
+    after = {**(await records.read(commit))[0], **entered.statuses}
     before = statuses.get(record.renamed_from or record.task)
     return record, RecordedStep(record=record, before=before, after=after.get(record.task)), observed
 

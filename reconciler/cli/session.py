@@ -16,8 +16,8 @@ from reconciler.cli.notices import fetched_notice, say, unfetched_notice
 from reconciler.cli.pager import busy
 from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import NotFound, SpecError, UsageError
-from reconciler.core.names import DEFAULT_SHARD, owners_branch_of, spec_owner, state_branch_of
-from reconciler.core.references import no_such
+from reconciler.core.names import DEFAULT_SHARD, is_task_name, owners_branch_of, spec_owner, state_branch_of
+from reconciler.core.references import no_such, split
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.specs.snapshot import SpecsSnapshot
@@ -55,6 +55,12 @@ def spec_folder(kind: "Kind") -> str:
 def spec_path(kind: "Kind", name: str) -> str:
     """Return the path of an object's spec."""
     return f"{spec_folder(kind)}{spec_owner(name) if kind == 'task' else name}{SPEC_ENDING}"
+
+
+def named_tasks(args: Sequence[str]) -> Sequence[str]:
+    """Return the tasks that arguments may name, as names or as references."""
+    names = {name for each in args for name in (each, split(each)[1])}
+    return sorted(filter(is_task_name, names))
 
 
 @asynccontextmanager
@@ -125,10 +131,10 @@ class FleetSession:
     notices: set[str] = field(default_factory=set)
     """Notices that were printed on stderr, or what they were about."""
 
-    async def recorded(self) -> "tuple[Desired, Observed]":
-        """Return the desired state of the newest committed specs, and the observed state on record."""
+    async def recorded(self, args: Sequence[str] = ()) -> "tuple[Desired, Observed]":
+        """Return the desired state of the newest committed specs, and what `observed` returns."""
         with busy("reading the record"):
-            observed = await self.observed()
+            observed = await self.observed(args)
         tree = self.guarded_tree()
         desired = self.snapshot("specs").load(await tree.head(), observed.statuses)
         if desired is None:
@@ -147,13 +153,22 @@ class FleetSession:
         """Return where commands keep what was parsed: all specs by their commit, fleet.yaml by its blob."""
         return SpecsSnapshot(fleet_file(self.repository, self.branch, self.context.data_dir / "parsed", what))
 
-    async def observed(self) -> "Observed":
-        """Return the observed state on record."""
+    async def observed(self, args: Sequence[str] = ()) -> "Observed":
+        """Return the observed state on record, with the tasks of the archive that arguments name."""
         from reconciler.core.views import observed_on_record
 
         record = await self.record()
-        statuses, hosts = await record.load()
+        statuses, hosts = await record.load(named_tasks(args))
         return observed_on_record(statuses, hosts, record.damaged, record.accounts, record.shards)
+
+    async def is_archived(self, args: Sequence[str]) -> bool:
+        """Return whether arguments name a task of the archive; no status is read for that."""
+        from reconciler.store.archive_paths import archived_paths
+
+        refs = [self.repository.ref(branch) for branch in (await self.record_branches()).values()]
+        heads = filter(None, map(self.repository.read_ref, refs))
+        names = named_tasks(args)
+        return any([await archived_paths(self.repository, head, name) for head in heads for name in names])
 
     async def record(self) -> "StateReader":
         """Return the reader of the record, for repeated reads."""
@@ -341,6 +356,13 @@ class FleetSession:
 
         with busy(f"committing {path}", may_ask=True):
             await commit_file(self.repository, self.branch, path, text, message, push=True)
+
+    async def remove(self, paths: Sequence[str], message: str) -> None:
+        """Commit the removal of files in the person's name, and push where there is a remote."""
+        from reconciler.store.user_commits import remove_files
+
+        with busy(f"removing {len(paths)} files", may_ask=True):
+            await remove_files(self.repository, self.branch, paths, message, push=True)
 
     async def resolve(self, rev: str) -> str:
         """Return the commit that a revision names. Raises NotFound."""

@@ -138,7 +138,7 @@ async def _trace(context: Context, what: str) -> Sequence[RunTrace]:
 
 async def traces(fleet: "FleetSession", what: str) -> Sequence[RunTrace]:
     """Return the runs that a commit, run, branch, pull request or task names or led to. Raises NotFound."""
-    statuses = (await fleet.observed()).statuses
+    statuses = (await fleet.observed([what])).statuses
     with busy("reading the history"):
         runs = runs_on_record(await fleet.history(None, None))
         commit = await _revision(fleet, what)
@@ -211,7 +211,9 @@ def _spec_files(specs: "FileHistory", run: RunSteps) -> frozenset[str]:
 
 
 def _traced(specs: "FileHistory", run: RunSteps, status: "Status | None") -> RunTrace:
-    last, first = run.steps[-1], run.steps[0]
+    # What only changes what is asked for, such as that the spec is gone, is no end of a run.
+    last = next((each for each in reversed(run.steps) if each.before != each.after), run.steps[-1])
+    first = run.steps[0]
     revision = first.revision or ""
     files = _spec_files(specs, run)
     spec = specs.changes(files, [revision])
@@ -324,7 +326,7 @@ async def _diff(context: Context, args: Sequence[str], options: Sequence[str]) -
     from reconciler.git.process import Git
 
     async with open_fleet(context) as fleet:
-        desired, observed = await fleet.recorded()
+        desired, observed = await fleet.recorded(args)
         name = task_name(args, observed.statuses.keys() | desired.tasks.keys())
         status = observed.statuses.get(name)
         if status is None:

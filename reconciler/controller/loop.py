@@ -6,10 +6,10 @@ awaited here: their followers send facts to the inbox.
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from reconciler import log_fields
 from reconciler.controller.act import Actuator
@@ -35,6 +35,8 @@ from reconciler.core.model.specs import LOCAL
 from reconciler.core.model.status import HostStatus, LeaseRequest, Observed, Phase, Reason, Status
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _FAULT: LookOutcome = "fault"
 
@@ -255,6 +257,17 @@ class Loop:
             await self._load()
         if self.inbox.is_notified:
             await self._read_specs()
+        await self._read_archive()
+
+    async def _read_archive(self) -> None:
+        """Take back from the archive what is on record of tasks whose specs came, or came back."""
+        cache, faults = self.cache, self.stages.quarantine.faults
+        names = [name for name in cache.groups.names("new") if name not in faults]
+        for archived in await self._asked_apart(self.ports.state.archived, names) if names else ():
+            if taken := archived.statuses.keys() | archived.damaged.keys():
+                cache.statuses = {**cache.statuses, **archived.statuses}
+                cache.damaged = {**cache.damaged, **archived.damaged}
+                self._notice(taken)
 
     async def _load(self) -> None:
         """Load the record, and drop state that was only in memory."""
@@ -408,22 +421,30 @@ class Loop:
     async def _past_attempts(self, statuses: Mapping[str, Status]) -> Mapping[str, int]:
         """Return the last attempts, by name, of new tasks whose name was in use before."""
         names = [name for name in self.cache.groups.names("new") if name not in statuses]
-        return await self._past_attempts_apart(names) if names else {}
+        parts = await self._asked_apart(self.ports.state.past_attempts, names) if names else ()
+        return {name: attempt for part in parts for name, attempt in part.items()}
 
-    async def _past_attempts_apart(self, names: Sequence[str]) -> Mapping[str, int]:
-        """Return the last attempts; a task of which a bug keeps them from being read is set aside."""
+    async def _asked_apart(
+        self, ask: Callable[[Sequence[str]], Awaitable[T]], names: Sequence[str]
+    ) -> Sequence[T]:
+        """
+        Return what is on record of tasks from before they were new.
+
+        A task of which a bug keeps that from being read is set aside.
+        """
         try:
-            return await self.ports.state.past_attempts(names)
+            return [await ask(names)]
         except ReconcilerError:
             raise
         except Exception as error:
-            log.exception("past attempts cannot be read of %s; others go on", ", ".join(names))
+            log.exception("what is on record of %s cannot be read; others go on", ", ".join(names))
             if len(names) == 1:
                 self.stages.quarantine.add(names[0], error)
-                return {}
+                return []
         middle = len(names) // 2
-        first, second = [await self._past_attempts_apart(half) for half in (names[:middle], names[middle:])]
-        return {**first, **second}
+        return [
+            part for half in (names[:middle], names[middle:]) for part in await self._asked_apart(ask, half)
+        ]
 
     def _followed(self) -> frozenset[tuple[str, int]]:
         """Return the rounds that need no new follower: they have one, or their end waits to be recorded."""

@@ -39,7 +39,15 @@ from reconciler.core.model.forge import (
 )
 from reconciler.core.model.runs import Assignment, Check, Claim, Report, RunRequest, ValidationRequest
 from reconciler.core.model.specs import Desired, Forge, Host, Repo, Task
-from reconciler.core.model.status import AccountStatus, BudgetScope, HostStatus, LeaseRequest, Status, Waiting
+from reconciler.core.model.status import (
+    AccountStatus,
+    ArchivedTasks,
+    BudgetScope,
+    HostStatus,
+    LeaseRequest,
+    Status,
+    Waiting,
+)
 from reconciler.core.notifications.book import Book
 from reconciler.core.notifications.messages import Message
 from reconciler.core.outages import ForgeOutage
@@ -134,6 +142,13 @@ class State(Protocol):
 
         Nothing of them is recorded if it raises: Conflict if somebody else
         wrote first (load and plan again), Unavailable.
+        """
+
+    async def archived(self, names: Collection[str]) -> ArchivedTasks:
+        """
+        Return those of these tasks that are in the archive.
+
+        Asked for new tasks: what was settled and comes back is not done again. Raises Unavailable.
         """
 
     async def past_attempts(self, names: Collection[str]) -> Mapping[str, int]:

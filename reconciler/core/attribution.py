@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from reconciler.core.events import (
     ITSELF,
+    Archived,
     Cancelled,
     Created,
     Event,
@@ -27,7 +28,7 @@ from reconciler.core.model.status import Reason
 from reconciler.core.text import one_line, visible
 
 _ANSWERS = (
-    *(Created, Cancelled, QuestionAnswered, Released, Removed),
+    *(Archived, Created, Cancelled, QuestionAnswered, Released, Removed),
     *(Renamed, Renewed, Restored, SpecChanged, SpecRemoved),
 )
 """Events caused by a commit to the specs; all others have causes of their own."""

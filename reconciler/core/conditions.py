@@ -81,7 +81,8 @@ def _word(phase: Phase) -> str:
 
 def _sentence(task: Task | None, status: Status) -> str:
     if status.removed:
-        return "the spec was removed; cleaning up"
+        end = f"{status.phase}, and archived" if status.archived else "cleaning up"
+        return f"the spec was removed; {end}"
     if status.phase in {Phase.FAILED, Phase.ESCALATED} and status.failure:
         return status.failure.message
     if status.phase.is_live:

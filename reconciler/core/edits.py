@@ -32,6 +32,11 @@ def removal_subject(count: int) -> str:
     return f"Allow the removal of {count} task{'s' * (count != 1)}"
 
 
+def archive_subject(count: int) -> str:
+    """Return the first line of the commit that removes the specs of so many tasks that are done."""
+    return f"Archive {count} task{'s' * (count != 1)}"
+
+
 # --- Tasks -----------------------------------------------------------------
 
 

@@ -472,7 +472,12 @@ class SpecRemoved(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored(Event):
-    """The spec file came back before the tombstone was gone."""
+    """The spec file came back: before the tombstone was gone, or to a task of the archive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archived(Event):
+    """The spec file of a settled task is gone: its status is kept in the archive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

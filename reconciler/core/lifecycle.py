@@ -12,6 +12,7 @@ from typing import Any
 
 from reconciler.core.errors import IllegalTransition
 from reconciler.core.events import (
+    Archived,
     Assigned,
     BranchPushed,
     BranchTouched,
@@ -76,7 +77,8 @@ Row = Mapping[type[Event], Phase | None]
 def _anywhere(phase: Phase) -> Row:
     """Return the events that are legal in every phase: they keep it, or remove the task."""
     same = dict.fromkeys((WaitingChanged, BranchPushed, Renamed, SpecRemoved, Restored), phase)
-    return {**same, Removed: None}
+    settled: Row = {Archived: phase} if phase.is_settled else {}
+    return {**same, **settled, Removed: None}
 
 
 _ENDS: Row = {
@@ -212,7 +214,8 @@ def step(statuses: Mapping[str, Status], event: Event) -> Transition | None:
     Raises IllegalTransition if it cannot happen.
     """
     old = old_name(event)
-    if old != event.task and event.task in statuses:
+    there = statuses.get(event.task)
+    if old != event.task and there is not None and not there.archived:
         raise IllegalTransition(f"task {old} cannot be renamed: there is a status of {event.task}")
     before = statuses.get(old)
     after = transition(before, event)
@@ -222,9 +225,9 @@ def step(statuses: Mapping[str, Status], event: Event) -> Transition | None:
 
 
 def apply(statuses: MutableMapping[str, Status], taken: Transition) -> None:
-    """Apply a step to the statuses, in place: the old name is removed, the new status set."""
+    """Apply a step to the statuses, in place: the old name is removed, the new status set; none archived."""
     statuses.pop(taken.old, None)
-    if taken.after is not None:
+    if taken.after is not None and not taken.after.archived:
         statuses[taken.task] = taken.after
 
 
@@ -266,13 +269,20 @@ def _refusal(status: Status, event: Event) -> str | None:
         return f"it is about run {event.run}, but the last run is {status.run_key}"
     if isinstance(event, Reported) and not isinstance(status.holder, AtWorker):
         return "no worker has it"
+    if why := _removal_refusal(status, event):
+        return why
+    if _needs_pull(status, event) and status.review.pull_request is None:
+        return "it has no pull request"
+    return _stale_answer(status, event) if isinstance(event, QuestionAnswered) else None
+
+
+def _removal_refusal(status: Status, event: Event) -> str | None:
+    """Return that an event cannot happen as the spec is gone, or is not; None if it can."""
     if isinstance(event, Removed) and not status.removed:
         return "its spec was not recorded as removed"
     if isinstance(event, Assigned | Renewed | Scheduled) and status.removed:
         return "its spec is removed"
-    if _needs_pull(status, event) and status.review.pull_request is None:
-        return "it has no pull request"
-    return _stale_answer(status, event) if isinstance(event, QuestionAnswered) else None
+    return "it is in the archive" if status.archived and not isinstance(event, Restored) else None
 
 
 def _stale_answer(status: Status, event: QuestionAnswered) -> str | None:
@@ -752,7 +762,12 @@ def _spec_removed(event: SpecRemoved, status: Status) -> StatusChanges:  # noqa:
 
 @_changes.register
 def _restored(event: Restored, status: Status) -> StatusChanges:  # noqa: ARG001 - all changes have one signature
-    return {"removed": False}
+    return {"removed": False, "archived": False}
+
+
+@_changes.register
+def _archived(event: Archived, status: Status) -> StatusChanges:  # noqa: ARG001 - all changes have one signature
+    return {"removed": True, "archived": True, "waiting": None}
 
 
 # --- The picture -----------------------------------------------------------

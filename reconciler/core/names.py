@@ -118,6 +118,14 @@ def check_task_name(name: str) -> str:
     return name
 
 
+def is_task_name(name: str) -> bool:
+    """Return whether a task, or a variant of one, can have a name."""
+    try:
+        return bool(check_task_name(name))
+    except ValueError:
+        return False
+
+
 def task_spec_file(task: str, campaign: str | None) -> str:
     """Return where the spec of a task is: in a file of its own, or in that of its campaign."""
     return f"specs/campaigns/{campaign}.yaml" if campaign else f"specs/tasks/{spec_owner(task)}.yaml"

@@ -8,7 +8,7 @@ them, so that they cannot disagree.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -42,6 +42,7 @@ from reconciler.core.model.status import (
 )
 from reconciler.core.needs import Need
 from reconciler.core.outages import ForgeOutage
+from reconciler.core.overlay import Overlay
 from reconciler.core.planning.placement import reachable_runs, slots_in_use
 from reconciler.core.runs.accounts import run_account, serves
 from reconciler.core.runs.failure import FailureSummary, failure_line, summarize_failure
@@ -102,7 +103,8 @@ class TaskView:
         """The phase in a word for people, or why there is none yet: new, broken, removed."""
         if self.status is None:
             return "broken" if self.problems else "new"
-        return "removed" if self.status.removed else self.status.phase.value
+        is_tombstone = self.status.removed and not self.status.archived
+        return "removed" if is_tombstone else self.status.phase.value
 
     @property
     def since(self) -> datetime | None:
@@ -453,6 +455,12 @@ class ReadModel:
         """Return whether a task is asked for or on record."""
         mappings = (self.observed.statuses, self.desired.tasks, self.desired.broken, self.observed.damaged)
         return any(name in tasks for tasks in mappings)
+
+    def with_archived(self, name: str, status: Status) -> "ReadModel":
+        """Return the fleet with a task of the archive beside the others."""
+        statuses = Overlay(self.observed.statuses)
+        statuses[name] = status
+        return replace(self, observed=replace(self.observed, statuses=statuses))
 
     def task(self, name: str) -> TaskView:
         """Return a task as it stands; of a name that is none, one that nothing is known of."""

@@ -90,9 +90,10 @@ class Checkout:
             return False
         return True
 
-    def is_touched(self, path: str) -> bool:
+    def is_touched(self, *paths: str) -> bool:
         """Return whether a file differs from the commit: staged, changed, ignored or not known to git."""
-        return bool(self._do("status", "--porcelain", "-z", "--ignored", "--untracked-files=all", "--", path))
+        args = ("status", "--porcelain", "-z", "--ignored", "--untracked-files=all")
+        return bool(self._do(*args, "--", *paths))
 
     def stage(self, *paths: str) -> None:
         """Put files in the index, as they are."""
@@ -109,6 +110,10 @@ class Checkout:
     def remove(self, *paths: str) -> None:
         """Take files out of the index and the folder, and folders that are empty then."""
         self._do("rm", "--quiet", "--force", "--ignore-unmatch", "--", *paths)
+
+    def restore(self, *paths: str) -> None:
+        """Put files in the index and the folder as they are in the commit."""
+        self._do("checkout", "--quiet", "HEAD", "--", *paths)
 
     def diff(self, old: str, new: str) -> str:
         """Return which files differ between two commits, and by how much, as people read it."""

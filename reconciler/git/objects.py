@@ -33,8 +33,13 @@ class GitTree:
 
     async def entry(self, commit: str, path: str) -> TreeEntry | None:
         """Return one file of a commit; None if it is not there."""
-        listed = await self._repository.git.run("ls-tree", "-z", "--full-tree", commit, "--", path)
-        return next((_entry(meta) for meta, _ in _pairs(listed, b"\t")), None)
+        return (await self.entries(commit, [path]))[path]
+
+    async def entries(self, commit: str, paths: Collection[str]) -> Mapping[str, TreeEntry | None]:
+        """Return files of a commit, by path; None for one that is not there."""
+        listed = await self._repository.git.run("ls-tree", "-z", "--full-tree", commit, "--", *paths)
+        there = {_path(path): _entry(meta) for meta, path in _pairs(listed, b"\t")}
+        return {path: there.get(path) for path in paths}
 
     async def changed(self, old: str, new: str, under: str) -> Mapping[str, TreeEntry | None]:
         """Return the files under a folder that differ between two commits; None for one that is gone."""

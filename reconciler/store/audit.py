@@ -18,11 +18,20 @@ from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.batch_signatures import RecordSignatures, record_signatures
 from reconciler.store.high_water import APPROVAL
-from reconciler.store.layout import ACCOUNTS, HOSTS, IDENTITY_FILE, STATE_ROOT, TASKS, name_under
+from reconciler.store.layout import (
+    ACCOUNTS,
+    ARCHIVE_ROOT,
+    HOSTS,
+    IDENTITY_FILE,
+    STATE_ROOT,
+    name_under,
+    recorded_task,
+)
 from reconciler.store.messages import parse_message, trailers_of
 
 _BATCH = 500
 """Commits whose files are in memory at once."""
+_ROOTS = (f"{STATE_ROOT}/", f"{ARCHIVE_ROOT}/")
 _PARENT = re.compile(r"^parent ([0-9a-f]+)$", re.MULTILINE)
 _AUTHOR = re.compile(r"^author (.*) \d+ [+-]\d{4}$", re.MULTILINE)
 _DIFF = (
@@ -180,12 +189,12 @@ def _commit(
     content = contents[commit] or b""
     headers, _, message = content.decode("utf-8", "replace").partition("\n\n")
     author = _AUTHOR.search(headers)
-    of_record = {path: blob for path, blob in files.items() if path.startswith(f"{STATE_ROOT}/")}
+    of_record = {path: blob for path, blob in files.items() if path.startswith(_ROOTS)}
     of_record = dict(sorted(of_record.items(), key=lambda each: each[1] is not None))  # what is there wins
-    tasks = {name: path for path in of_record if (name := name_under(TASKS, path))}
+    tasks = {name: path for path in of_record if (name := recorded_task(path))}
     hosts = {name: path for path in of_record if (name := name_under(HOSTS, path))}
     accounts = {name: path for path in of_record if (name := name_under(ACCOUNTS, path))}
-    ours = {*tasks.values(), *hosts.values(), *accounts.values(), IDENTITY_FILE}
+    ours = {*hosts.values(), *accounts.values(), IDENTITY_FILE}
     return RecordCommit(
         record=parse_message(commit, content),
         author=author[1] if author else "",
@@ -193,7 +202,7 @@ def _commit(
         tasks={name: _status(path, of_record[path], contents) for name, path in tasks.items()},
         hosts=frozenset(hosts),
         accounts=frozenset(accounts),
-        others=tuple(sorted(path for path in of_record if path not in ours)),
+        others=tuple(sorted(path for path in of_record if path not in ours and not recorded_task(path))),
         is_founding=IDENTITY_FILE in of_record,
         is_approval=APPROVAL in trailers_of(message),
     )

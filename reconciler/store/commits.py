@@ -67,7 +67,7 @@ async def commit_files(
     tree = GitTree(repository, branch)
     was = repository.read_ref(repository.ref(branch))
     head = was or begin_at or await tree.head()
-    before = {path: await tree.entry(made_from or head, path) for path in files}
+    before = await tree.entries(made_from or head, files)
     wanted = {path: await _entry(repository, path, before[path], text) for path, text in files.items()}
     for _ in range(_REDO):
         changes = await _changes(tree, head, before, wanted)
@@ -95,7 +95,7 @@ async def _changes(
     tree: GitTree, head: str, before: Mapping[str, TreeEntry | None], wanted: Mapping[str, TreeEntry | None]
 ) -> Mapping[str, TreeEntry | None]:
     """Return the changes still to be made. Raises Conflict for a file that somebody else changed."""
-    now = {path: await tree.entry(head, path) for path in wanted}
+    now = await tree.entries(head, wanted)
     changes = {path: entry for path, entry in wanted.items() if now[path] != entry}
     for path in changes:
         if now[path] != before[path]:

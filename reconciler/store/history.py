@@ -8,13 +8,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import merge
 from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 from reconciler.core.errors import NotFound, Unavailable
+from reconciler.core.names import is_task_name
 from reconciler.core.times import time_at
 from reconciler.core.transitions import HistoryFilter, TransitionRecord
 from reconciler.git.repository import Repository
+from reconciler.store.archive_paths import archived_paths
 from reconciler.store.layout import status_paths
 from reconciler.store.messages import parse_message
+
+if TYPE_CHECKING:  # who reads what happened needs none of the models
+    from reconciler.core.model.status import Status
 
 _OF_TASKS = "--grep=^Task: "
 _OF_FLEET = (_OF_TASKS, "--grep=^Host: ", "--grep=^Account: ")
@@ -86,6 +92,14 @@ class HistoryReader:
             return await _read(self._repository, listed)
         return await _walk(self._repository, await self._last(task, head, commit), limit)
 
+    async def archived(self, task: str) -> "Status | None":
+        """Return the status of a task in the archive; None if it is not there. Raises Unavailable."""
+        from reconciler.store.archive import read_archived
+
+        is_name = is_task_name(task)
+        archived = await read_archived(self._repository, self.head(), [task]) if is_name else None
+        return archived.statuses.get(task) if archived else None
+
     async def search(
         self, wanted: HistoryFilter, commit: str | None, limit: int
     ) -> Sequence[TransitionRecord]:
@@ -109,7 +123,7 @@ class HistoryReader:
             [entry] = await _read(self._repository, [commit])
             if entry.task == task:
                 return entry.previous
-        last = await self._newest(status_paths(task), head)
+        last = await self._newest(task, head)
         if commit is None or last is None:
             return last
         life = await _walk(self._repository, last, None)  # it may have had other names by then
@@ -117,14 +131,15 @@ class HistoryReader:
         earlier, mine = await self._touching(sorted(paths), f"{commit}^@"), {entry.commit for entry in life}
         return next((candidate for candidate in earlier if candidate in mine), None)
 
-    async def _newest(self, paths: Sequence[str], head: str) -> str | None:
+    async def _newest(self, task: str, head: str) -> str | None:
         """
-        Return the newest transition that touched one of the files.
+        Return the newest transition that touched the status file of a task.
 
         Git's filters in the commit graph answer for one path at a time.
         """
+        paths = status_paths(task)
         listed = await self._repository.git.run("ls-tree", "-z", "--name-only", head, "--", *paths)
-        there = listed.decode().split("\0")[:-1]
+        there = listed.decode().split("\0")[:-1] or await archived_paths(self._repository, head, task)
         touching = [await self._touching([path], "--max-count=1", head) for path in there or paths]
         commits: Sequence[str] = list(chain(*touching))
         if len(commits) > 1:  # it came back after it had been removed

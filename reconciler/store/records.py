@@ -10,7 +10,7 @@ from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Gone, Problem, SpecError, Unavailable
 from reconciler.core.fields import Frozen
 from reconciler.core.model.status import AccountStatus, HostStatus, Status
-from reconciler.core.names import check_task_name
+from reconciler.core.names import is_task_name
 from reconciler.git.objects import GitTree
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
@@ -169,14 +169,7 @@ class Records:
 
 def _kind(path: str) -> str:
     """Return the folder of statuses that a file belongs to; empty if it is none, nor could be by its name."""
-    return next((folder for folder in _KINDS if _is_name(name_under(folder, path))), "")
-
-
-def _is_name(name: str | None) -> bool:
-    try:
-        return name is not None and bool(check_task_name(name))
-    except ValueError:
-        return False
+    return next((folder for folder in _KINDS if is_task_name(name_under(folder, path) or "")), "")
 
 
 def _not_a_file(path: str, entry: TreeEntry) -> Problem | None:

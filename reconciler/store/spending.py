@@ -19,7 +19,7 @@ from reconciler.core.names import variant_of
 from reconciler.core.times import time_at
 from reconciler.git.repository import Repository
 from reconciler.store import statuses
-from reconciler.store.layout import TASKS, name_under
+from reconciler.store.layout import recorded_task
 
 _ACCOUNT = re.compile(
     rb"^(?:phase|assigned_host|adapter|account|model|repo|usage|opinion):.*\n(?: .*\n)*", re.MULTILINE
@@ -98,7 +98,7 @@ def _changes(listed: bytes) -> Iterator[_Change]:
             at = time_at(int(field or 0))
             continue
         _, _, before, after, _ = field.split(" ")
-        task = name_under(TASKS, next(fields))
+        task = recorded_task(next(fields))
         if task is None:
             continue
         if not after.strip("0"):

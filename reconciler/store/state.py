@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,16 +20,24 @@ from reconciler.core.events import Assigned
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.runs import read_run_key
-from reconciler.core.model.status import AccountStatus, BudgetScope
+from reconciler.core.model.status import AccountStatus, ArchivedTasks, BudgetScope, Status
 from reconciler.core.planning.limits import budget_scopes
 from reconciler.core.runs.accounts import AccountChange
 from reconciler.git.fastimport import Change
 from reconciler.git.remote import push
 from reconciler.git.repository import Repository
 from reconciler.store import messages, statuses
+from reconciler.store.archive import read_archived
 from reconciler.store.high_water import HighWaterMarks
 from reconciler.store.history import LastTransitions, last_transitions
-from reconciler.store.layout import IDENTITY_FILE, account_paths, host_paths, status_paths
+from reconciler.store.layout import (
+    IDENTITY_FILE,
+    account_paths,
+    archive_month,
+    archive_path,
+    host_paths,
+    status_paths,
+)
 from reconciler.store.records import FleetIdentity, Records, Statuses
 from reconciler.store.spending import spending
 from reconciler.store.state_files import StateFiles
@@ -178,6 +187,18 @@ class StateBranch:
         others = await self._elsewhere(names) if self._elsewhere else {}
         attempts = {name: max(own.get(name, 0), others.get(name, 0)) for name in names}
         return {name: attempt for name, attempt in attempts.items() if attempt}
+
+    async def archived(self, names: Collection[str]) -> ArchivedTasks:
+        """Return what is in the archive of these tasks; see `controller.ports.State.archived`."""
+        async with self._turn:
+            archived = await read_archived(self._repository, self._head, names)
+            past = (await self._recall()).attempts if archived.statuses else {}
+        # Past attempts may be later ones: a rewind that was approved names those that were lost.
+        statuses_now = {
+            name: status.model_copy(update={"attempt": max(status.attempt, past.get(name, 0))})
+            for name, status in archived.statuses.items()
+        }
+        return replace(archived, statuses=statuses_now)
 
     async def last_commits(self) -> Mapping[str, str]:
         """Return the commit of the last transition of every task; no commit under way is waited for."""
@@ -364,13 +385,13 @@ class StateBranch:
         paths = _paths_of(step)
         old = status_paths(step.old) if isinstance(step, Transition) and step.old != step.task else ()
         wanted: dict[str, bytes | None] = dict.fromkeys(files.places([*old, *paths]))
-        if step.after:
+        if step.after and not _is_archived(step.after):
             wanted[files.place(paths)] = statuses.dump_status(step.after)
         blobs = {path: self._blob(content) for path, content in wanted.items()}
         changed = {path: content for path, content in wanted.items() if blobs[path] != files.blob(path)}
         for path in changed:
             files.put(path, blobs[path])
-        return changed
+        return {**changed, **_archive_changes(step)}
 
     def _blob(self, content: bytes | None) -> str | None:
         return None if content is None else self._repository.blob_id(content)
@@ -415,6 +436,26 @@ def _paths_of(step: Step) -> Sequence[str]:
     if isinstance(step, Transition):
         return status_paths(step.task)
     return host_paths(step.host) if isinstance(step, HostChange) else account_paths(step.account)
+
+
+def _is_archived(after: object) -> bool:
+    return isinstance(after, Status) and after.archived
+
+
+def _archive_changes(step: Step) -> Mapping[str, bytes | None]:
+    """Return the files of the archive that a step changes: of a task that enters it, or leaves it."""
+    if not isinstance(step, Transition):
+        return {}
+    before, after = step.before, step.after
+    left = {_archive_path(step.old, before): None} if before and before.archived else {}
+    entered = (
+        {_archive_path(step.task, after): statuses.dump_status(after)} if after and after.archived else {}
+    )
+    return {**left, **entered}
+
+
+def _archive_path(task: str, status: Status) -> str:
+    return archive_path(task, archive_month(status.since))
 
 
 def _attempts(steps: Iterable[Step]) -> Mapping[str, int]:

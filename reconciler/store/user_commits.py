@@ -1,9 +1,9 @@
 """
-Commits on a person's behalf: one file, in that person's name.
+Commits on a person's behalf, in that person's name.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -35,7 +35,19 @@ async def commit_file(
     folder = None if repository.address else await repository.checkout_of(branch)
     if folder is not None:
         return await asyncio.to_thread(_in_checkout, folder, branch, path, text, message, push=push)
-    return await _in_objects(repository, branch, path, text, message, push=push)
+    return await _in_objects(repository, branch, {path: text}, message, push=push)
+
+
+async def remove_files(
+    repository: Repository, branch: str, paths: Sequence[str], message: str, *, push: bool
+) -> str:
+    """Commit that files are removed from a branch, and return the commit; see `commit_file`."""
+    for path in paths:
+        require_inside(path)
+    folder = None if repository.address else await repository.checkout_of(branch)
+    if folder is not None:
+        return await asyncio.to_thread(_removed_in_checkout, folder, branch, paths, message, push=push)
+    return await _in_objects(repository, branch, dict.fromkeys(paths), message, push=push)
 
 
 # --- Where the branch is checked out ---------------------------------------
@@ -51,6 +63,29 @@ def _in_checkout(folder: Path, branch: str, path: str, text: str | None, message
     content = None if text is None else text.encode()
     if content != _read(folder / path):
         _change(checkout, folder / path, path, content, message)
+    return _pushed(checkout, folder, branch, push=push)
+
+
+def _removed_in_checkout(folder: Path, branch: str, paths: Sequence[str], message: str, *, push: bool) -> str:
+    checkout = Checkout(folder)
+    if not checkout.has_identity():
+        raise UsageError(NOBODY)
+    if checkout.is_touched(*paths):
+        raise UsageError(
+            f"some of these files have changes in {folder} that are not committed: `git status` tells "
+            "which; commit or undo them first"
+        )
+    checkout.remove(*paths)
+    try:
+        checkout.commit(message, *paths)
+    except BaseException:
+        checkout.restore(*paths)
+        raise
+    return _pushed(checkout, folder, branch, push=push)
+
+
+def _pushed(checkout: Checkout, folder: Path, branch: str, *, push: bool) -> str:
+    """Return the newest commit; with `push` it is at the upstream too, if there is one."""
     commit = checkout.head()
     if push and (upstream := upstream_of(folder, branch)):
         with _pushing(upstream, commit):
@@ -88,11 +123,11 @@ def _write(file: Path, content: bytes | None) -> None:
 
 
 async def _in_objects(
-    repository: Repository, branch: str, path: str, text: str | None, message: str, *, push: bool
+    repository: Repository, branch: str, files: Mapping[str, str | None], message: str, *, push: bool
 ) -> str:
     person = Git.personal(repository.git_dir)
     await require_identity(person)
-    commit = await commit_files(repository, person, branch, {path: text}, message)
+    commit = await commit_files(repository, person, branch, files, message)
     if not push or repository.address:
         return commit
     if upstream := await asyncio.to_thread(upstream_of, repository.git_dir, branch):

@@ -23,6 +23,8 @@ from reconciler.git.upkeep import MOST_PACKS, count_packs, is_crowded, keep_up, 
 from reconciler.store.batch_signatures import BatchSignatures
 from reconciler.store.locks import acquire, lock_file
 
+_COMMITS_PER_PACK = 100
+"""A large batch calls for upkeep like so many small ones: the commit graph lacks all of it."""
 _COMMITS_PER_PROCESS = 5000
 """fast-import never forgets a commit: about 4 KB each."""
 _PATIENCE = 0.05
@@ -102,7 +104,7 @@ class Writer:
             # Looked at afterwards: fast-import only warns when it could not move the ref.
             if self.head != ids[-1]:
                 await self._explain(head, ids)
-        self._packs += 1
+        self._packs += max(1, len(changes) // _COMMITS_PER_PACK)
         if self._packs > MOST_PACKS and (self._upkeep is None or self._upkeep.done()):
             self._upkeep = asyncio.create_task(self.tidy())
         return ids

@@ -76,6 +76,7 @@ class FakeRecord:
     entries: list[TransitionRecord] = field(default_factory=list)
     statuses: dict[str, Status] = field(default_factory=dict)
     """Of tasks, after the commits."""
+    archive: dict[str, Status] = field(default_factory=dict)
     reads: int = 0
 
     def add(self, step: Transition | HostChange) -> None:
@@ -91,6 +92,9 @@ class FakeRecord:
     async def since(self, commit: str, limit: int) -> Sequence[TransitionRecord]:
         self.reads += 1
         return self.entries[self._after(commit) :][:limit] if commit else self.entries[:limit]
+
+    async def archived(self, task: str) -> Status | None:
+        return self.archive.get(task)
 
     async def before(self, commit: str | None, task: str | None, limit: int) -> Sequence[TransitionRecord]:
         entries = self.entries[: self._after(commit) - 1] if commit else self.entries

@@ -9,7 +9,18 @@ import pytest
 
 from reconciler.core.adapter import Usage
 from reconciler.core.errors import Unavailable
-from reconciler.core.events import Assigned, Created, Origin, Removed, Renamed, SpecRemoved, Started
+from reconciler.core.events import (
+    Archived,
+    Assigned,
+    Completed,
+    Created,
+    Origin,
+    Removed,
+    Renamed,
+    Restored,
+    SpecRemoved,
+    Started,
+)
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import fold
 from reconciler.core.model.runs import Assignment, Claim, FailureClass, run_key
@@ -125,6 +136,28 @@ async def test_a_removed_task_is_gone_but_its_attempts_are_remembered(states):
 
     assert dict(loaded) == {}
     assert dict(past) == {"web/fix": 1}
+
+
+async def test_a_task_in_the_archive_is_no_more_loaded_and_there_when_its_spec_comes_back(states):
+    ended = [*LIFE, Completed(**HEAD)]
+    before, steps = fold({}, ended)
+    left, archiving = fold(before, [Archived(**HEAD)])
+
+    async with states() as state:
+        await state.commit([*steps, *archiving])
+    async with states() as state:
+        loaded, _ = await state.load()
+        archived = await state.archived(["web/fix", "web/other"])
+        back, restoring = fold(archived.statuses, [Restored(**HEAD)])
+        await state.commit(restoring)
+    async with states() as state:
+        again, _ = await state.load()
+        still = await state.archived(["web/fix"])
+
+    assert dict(loaded) == dict(left) == {}
+    assert archived.statuses == {"web/fix": archiving[0].after}
+    assert dict(again) == dict(back) == dict(before)
+    assert not still.statuses
 
 
 # --- Dispatch --------------------------------------------------------------

@@ -15,7 +15,7 @@ from tests.fakes import FAILURE, RED, START, SUCCESS, FakeDispatch, make_desired
 # --- Names -----------------------------------------------------------------
 
 
-async def test_a_task_that_was_removed_and_comes_back_runs_under_a_new_key(stage):
+async def test_a_task_that_was_removed_and_comes_back_is_done_and_new_work_runs_under_a_new_key(stage):
     tasks = [make_task(name) for name in ("a", "b", "c")]
     stage.specs.push(make_desired(*tasks))
     await stage.run()
@@ -26,7 +26,12 @@ async def test_a_task_that_was_removed_and_comes_back_runs_under_a_new_key(stage
     stage.dispatch.reports["a"] = [FAILURE]
     stage.specs.push(make_desired(*tasks, revision="3" * 40))
     await stage.run()
+    same = stage.state.statuses["a"]
+    changed = make_task("a", goal="Something else.", generation="9" * 40)
+    stage.specs.push(make_desired(changed, *tasks[1:], revision="4" * 40))
+    await stage.run()
 
+    assert (same.phase, same.attempt, same.archived) == (Phase.COMPLETED, 1, False)
     assigned = [step for step in stage.state.log if isinstance(step.event, Assigned)]
     runs = [step.event.run for step in assigned if step.task == "a"]
     assert gone

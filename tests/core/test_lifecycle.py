@@ -530,6 +530,15 @@ def test_nothing_new_begins_on_a_tombstone(kind):
         transition(tombstone, sample_events("web/a", tombstone)[kind])
 
 
+@pytest.mark.parametrize("kind", [kind for kind in TRANSITIONS[Phase.COMPLETED] if kind is not Restored])
+def test_in_the_archive_nothing_happens_but_that_the_spec_comes_back(kind):
+    archived = status_in(Phase.COMPLETED, removed=True, archived=True)
+
+    with pytest.raises(IllegalTransition):
+        transition(archived, sample_events("web/a", archived)[kind])
+    assert transition(archived, Restored(**head())) == status_in(Phase.COMPLETED)
+
+
 def test_a_status_whose_spec_is_there_is_not_removed():
     with pytest.raises(IllegalTransition, match="not recorded as removed"):
         transition(status_in(Phase.COMPLETED), Removed(**head()))

@@ -6,6 +6,7 @@ import pytest
 from reconciler.core.adapter import Budget, Usage
 from reconciler.core.errors import Problem
 from reconciler.core.events import (
+    Archived,
     Cancelled,
     Created,
     Escalated,
@@ -17,6 +18,7 @@ from reconciler.core.events import (
     SpecRemoved,
     WaitingChanged,
 )
+from reconciler.core.lifecycle import fold
 from reconciler.core.model.runs import FailureClass, Report, run_key
 from reconciler.core.model.specs import Agent, Desired, DesiredState, ExecutionMode, FleetSpec, Host, Task
 from reconciler.core.model.status import Failure, Observed, Phase, Reason, Waiting
@@ -374,13 +376,66 @@ def test_a_removed_task_that_waits_is_removed():
 
 
 @pytest.mark.parametrize("phase", [Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED, Phase.ESCALATED])
-def test_a_settled_task_is_removed_without_anybodys_approval(phase):
+def test_a_settled_task_whose_spec_is_gone_is_archived_without_anybodys_approval(phase):
     other = make_task("other")
     statuses = {"a": settled("a", phase), "other": settled("other", Phase.COMPLETED, work=other.work)}
 
     planned = plan(make_desired(other), Observed(statuses), NOW)
+    left, [step] = fold(statuses, planned.events)
 
-    assert kinds(planned) == [SpecRemoved, Removed]
+    assert kinds(planned) == [Archived]
+    assert left == {"other": statuses["other"]}
+    assert step.after == statuses["a"].model_copy(update={"removed": True, "archived": True})
+
+
+@pytest.mark.parametrize(
+    ("phase", "end"),
+    [(Phase.COMPLETED, Archived), (Phase.FAILED, Archived), (Phase.CANCELLED, Removed)],
+)
+def test_what_its_removal_cancelled_is_forgotten_and_any_other_end_archived(phase, end):
+    planned = removal_of(settled("a", phase, removed=True))
+
+    assert kinds(planned) == [end]
+
+
+@pytest.mark.parametrize("phase", [Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED, Phase.ESCALATED])
+def test_an_archived_task_whose_spec_comes_back_is_as_it_was_and_not_done_again(phase):
+    task = make_task("a")
+    before = settled("a", phase, generation=task.generation, work=task.work)
+    archived = before.model_copy(update={"removed": True, "archived": True})
+
+    planned = plan(make_desired(task), Observed({"a": archived}), NOW)
+
+    assert kinds(planned) == [Restored]
+    assert fold({"a": archived}, planned.events)[0] == {"a": before}
+
+
+def test_new_work_under_the_name_of_an_archived_task_is_done():
+    task = make_task("a", work="other work", generation=blob("other"))
+    archived = settled("a", Phase.COMPLETED, attempt=3, removed=True, archived=True)
+
+    planned = plan(make_desired(task), Observed({"a": archived}), NOW)
+
+    assert kinds(planned) == [Restored, Renewed, StartRun]
+    assert planned.actions[-1].event.run.endswith(".a4")
+
+
+def test_a_file_that_moves_to_the_name_of_an_archived_task_is_a_rename_and_goes_on_counting():
+    task = make_task("a", work="moved", generation=blob("moved"))
+    archived = settled("a", Phase.COMPLETED, attempt=3, removed=True, archived=True)
+    done = settled("b", Phase.COMPLETED, work=task.work, generation=task.generation)
+
+    planned = plan(make_desired(task), Observed({"a": archived, "b": done}), NOW)
+    left, _ = fold({"a": archived, "b": done}, planned.events)
+
+    assert kinds(planned) == [Renamed]
+    assert left == {"a": done.model_copy(update={"attempt": 3})}
+
+
+def test_nothing_is_planned_of_what_is_in_the_archive():
+    planned = removal_of(settled("a", Phase.COMPLETED, removed=True, archived=True))
+
+    assert kinds(planned) == []
 
 
 @pytest.mark.parametrize(
@@ -522,7 +577,7 @@ def test_two_files_of_the_same_content_are_no_rename():
     planned = planned_for(*twins, statuses={"a": settled("a", Phase.COMPLETED)})
 
     assert Renamed not in kinds(planned)
-    assert {SpecRemoved, Created} <= set(kinds(planned))
+    assert {Archived, Created} <= set(kinds(planned))
 
 
 def test_a_removed_dependency_counts_as_completed_no_more():

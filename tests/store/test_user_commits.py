@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from reconciler.core.errors import Conflict, Refused, Unavailable, UsageError
-from reconciler.store.user_commits import commit_file
+from reconciler.store.user_commits import commit_file, remove_files
 from tests.store.world import commit, git
 
 PATH = "specs/tasks/a.yaml"
@@ -41,6 +41,48 @@ async def test_a_file_is_made_and_removed_in_a_checkout(open_repository, checkou
     await commit_file(repository, "main", PATH, None, "Remove a", push=False)
 
     assert git(checkout, "ls-tree", "-r", "--name-only", "main") == "specs/tasks/new/b.yaml"
+    assert git(checkout, "status", "--porcelain") == ""
+
+
+async def test_many_files_are_removed_in_one_commit_and_nothing_else(open_repository, checkout):
+    other = "specs/tasks/web/b.yaml"
+    commit(checkout, other, "goal: b\n")
+    (checkout / "draft").write_text("mine\n")
+    git(checkout, "add", "draft")
+
+    made = await remove_files(await open_repository(checkout), "main", [PATH, other], "Archive", push=False)
+
+    assert git(checkout, "diff", "--name-status", f"{made}^", made).split() == ["D", PATH, "D", other]
+    assert git(checkout, "status", "--porcelain") == "A  draft"
+
+
+async def test_files_are_removed_where_nothing_is_checked_out(open_repository, bare):
+    made = await remove_files(await open_repository(bare), "main", [PATH], "Archive", push=False)
+
+    assert git(bare, "ls-tree", "-r", "--name-only", made) == ""
+
+
+async def test_of_files_of_which_one_is_being_edited_none_is_removed(open_repository, checkout):
+    commit(checkout, "specs/tasks/b.yaml", "goal: b\n")
+    (checkout / PATH).write_text("goal: half a thought\n")
+
+    with pytest.raises(UsageError, match="not committed"):
+        await remove_files(
+            await open_repository(checkout), "main", [PATH, "specs/tasks/b.yaml"], "Archive", push=False
+        )
+
+    assert git(checkout, "status", "--porcelain").split() == ["M", PATH]
+
+
+async def test_a_hook_that_forbids_a_removal_leaves_the_files_there(open_repository, checkout):
+    hook = checkout / ".git/hooks/pre-commit"
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+
+    with pytest.raises(Unavailable):
+        await remove_files(await open_repository(checkout), "main", [PATH], "Archive", push=False)
+
+    assert (checkout / PATH).exists()
     assert git(checkout, "status", "--porcelain") == ""
 
 

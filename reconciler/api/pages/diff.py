@@ -46,7 +46,7 @@ def _first(files: Sequence[DiffFile], budget: int) -> set[str]:
 
 async def diff_page(visit: Visit) -> View:
     """Show what a task's branch changes."""
-    model = visit.fleet.snapshot().model
+    model = await visit.fleet.model_with(visit.name)
     view = model.task(visit.name)
     if not model.has(visit.name):
         raise NotFound(f"no task {visit.name}; /tasks lists them")

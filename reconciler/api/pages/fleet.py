@@ -92,6 +92,13 @@ class Fleet:
             self._snapshot, self._version = Snapshot(model), version
         return self._snapshot
 
+    async def model_with(self, task: str) -> ReadModel:
+        """Return the fleet as it is now, with a task of the archive if this is one."""
+        model = self.snapshot().model
+        if model.has(task) or (status := await self.record.archived(task)) is None:
+            return model
+        return model.with_archived(task, status)
+
     async def spent_today(self) -> Mapping[BudgetScope, Usage]:
         """Return what was spent since midnight (UTC), by whose money; read again as soon as it may differ."""
         version = self.version()

@@ -46,7 +46,7 @@ class LogSegment(NamedTuple):
 
 async def log_page(visit: Visit) -> View:
     """Show a log of a task's run: the one that is asked for, or the last."""
-    view = task_of(visit)
+    view = await task_of(visit)
     run = requested_run(visit, view)
     logs = visit.fleet.services.logs
     parts = logs.parts(run) if run else ()
@@ -85,9 +85,9 @@ async def log_page(visit: Visit) -> View:
     return View("log.html", f"Log of {visit.name}", values)
 
 
-def task_of(visit: Visit) -> TaskView:
+async def task_of(visit: Visit) -> TaskView:
     """Return the task that an address names. Raises NotFound."""
-    model = visit.fleet.snapshot().model
+    model = await visit.fleet.model_with(visit.name)
     if not model.has(visit.name):
         raise NotFound(f"no task {visit.name}; /tasks lists them")
     return model.task(visit.name)
@@ -177,7 +177,7 @@ async def follow_log(visit: Visit, last_id: str) -> AsyncGenerator[str, None]:
 
     The id of each is the byte after it: who comes back with it has missed nothing.
     """
-    run, label = requested_run(visit, task_of(visit)), visit.query.get("part", "")
+    run, label = requested_run(visit, await task_of(visit)), visit.query.get("part", "")
     terminal, is_raw = Terminal(), "raw" in visit.query
     at = int(last_id) if last_id.isdecimal() else visit.number("from")
     while run:

@@ -73,7 +73,7 @@ class RoundView:
 async def task_page(visit: Visit) -> View:
     """Show a task."""
     fleet, name = visit.fleet, visit.name
-    model = fleet.snapshot().model
+    model = await fleet.model_with(name)
     if not model.has(name):
         return await _gone(visit)
     view = await _with_cause(fleet, model.task(name))

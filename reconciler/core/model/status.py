@@ -403,6 +403,8 @@ class Status(Frozen):
     """Campaign that it is of; copied likewise."""
     removed: bool = False
     """Tombstone: the spec is gone; this file goes when everything is cleaned up."""
+    archived: bool = False
+    """It settled, and its spec is gone: the file is in the archive, by the month of `since`."""
 
     @property
     def run_key(self) -> str | None:
@@ -533,6 +535,15 @@ class HostCli(Frozen):
     """Whether it is there, in the required range."""
     message: str = ""
     """What was found and what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedTasks:
+    """What the archive has of some tasks, by name."""
+
+    statuses: Mapping[str, Status]
+    damaged: Mapping[str, Problem]
+    """What is wrong with files that cannot be read."""
 
 
 class HostStatus(Frozen):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from reconciler.core.adapter import Usage, overspent
 from reconciler.core.attribution import attribute
 from reconciler.core.events import (
+    Archived,
     Assigned,
     Cancelled,
     Cause,
@@ -347,10 +348,17 @@ def _renames(
         for name, status in statuses.items()
         if name in names and not status.removed and not has_spec(desired, name, status)
     }
-    new = {n: desired.tasks[n] for n in names if n in desired.tasks and n not in statuses}
+    new = {n: desired.tasks[n] for n in names if n in desired.tasks and _is_new(desired.tasks[n], statuses)}
     for old, name in renames(gone, new):
-        past = observed.past.get(name, 0)
+        before = statuses.get(name)
+        past = max(observed.past.get(name, 0), before.attempt if before else 0)
         yield Renamed(task=name, old=old, origin=Origin(now, f"the spec moved from {old}"), attempt=past)
+
+
+def _is_new(spec: Task, statuses: Mapping[str, Status]) -> bool:
+    """Return whether nothing is on record of a task but, in the archive, other work of the same name."""
+    status = statuses.get(spec.name)
+    return status is None or (status.archived and status.work != spec.work)
 
 
 def _held(desired: Desired, statuses: Mapping[str, Status], more: int) -> frozenset[str]:
@@ -511,6 +519,11 @@ def _question_answered(spec: Task, status: Status, now: datetime) -> Event | Non
 
 def _removal(context: PlanContext, name: str, status: Status) -> Event | None:
     now = context.now
+    if status.archived:
+        return None
+    # What the removal itself cancelled is forgotten: should the spec come back, it begins anew.
+    if status.phase.is_settled and not (status.removed and status.phase is Phase.CANCELLED):
+        return Archived(task=name, origin=Origin(now, "the spec was removed: settled, so it is archived"))
     if not status.removed:
         return SpecRemoved(task=name, origin=Origin(now, "the spec was removed"))
     if status.on_delete == "orphan" and status.phase.is_live:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from reconciler.core.errors import Problem
 from reconciler.core.events import (
+    Archived,
     Cancelled,
     Escalated,
     Event,
@@ -39,6 +40,7 @@ VERBS: Mapping[type[Event], str] = {
     Renamed: "rename",
     SpecRemoved: "remove",
     Removed: "forget",
+    Archived: "archive",
     Cancelled: "cancel",
 }
 """What goes on record without a run. A new task is not among them: its line says `start` or `wait`."""
