@@ -165,25 +165,34 @@ def test_killed_again_and_again_every_task_completes_and_nothing_runs_twice(play
         assert playground.sh(f"git show {branch}:file{number}", cwd=playground.code) == f"{number}\n"
 
 
-def test_a_task_that_is_removed_and_comes_back_is_done_again(playground):
+def test_a_task_that_was_archived_comes_back_done_and_is_done_again_if_it_asks_for_other_work(playground):
     text = f"goal: Count.\nscript: echo again >> {playground.root / 'counted'}\n"
     playground.task("a", text)
-    playground.task("b", "goal: Stay.\nscript: echo hi\n")
+    playground.task("b", "goal: Fail, and stay.\nscript: exit 1\nretries: 0\n")
     playground.commit()
-    playground.reconciler("run", "--until-idle")
+    playground.reconciler("run", "--until-idle", code=5)
 
-    playground.sh("git rm -q specs/tasks/a.yaml && git commit -qm 'Remove a'")
+    while not (asked := playground.reconciler("archive", "--done-for", "1s", "--yes")):
+        pass  # it has not been done for a second yet
     playground.reconciler("run", "--until-idle")
-    gone = playground.phases()
-    playground.task("a", text)
-    playground.commit("Bring a back")
+    gone, shown = playground.phases(), playground.reconciler("get", "a")
+    playground.sh("git revert --no-edit HEAD")
+    playground.reconciler("run", "--until-idle")
+    back, counted = playground.phases(), (playground.root / "counted").read_text()
+    playground.task("a", f"{text}rerun: 1\n")
+    playground.commit("Ask for it again")
     playground.reconciler("run", "--until-idle")
 
     runs = playground.sh("git log --reverse --format='%(trailers:key=Run,valueonly,separator=)' fleet-state")
     attempts = dict.fromkeys(run.rpartition(".")[2] for run in runs.splitlines() if run.startswith("a."))
-    assert gone == {"b": "completed"}
+    assert asked == "a\n"
+    assert gone == {"b": "failed"}
+    assert "completed" in shown
+    assert back == {"a": "completed", "b": "failed"}
+    assert counted == "again\n"
     assert list(attempts) == ["a1", "a2"]
     assert (playground.root / "counted").read_text() == "again\nagain\n"
+    playground.reconciler("verify")
 
 
 PLANNING = """\
