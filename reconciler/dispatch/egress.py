@@ -21,7 +21,7 @@ _PORTS = "RECONCILER_EGRESS_PORTS"
 _PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 
 
-def main(args: list[str]) -> None:
+def become(args: list[str]) -> None:
     """Become bubblewrap, or inside of it the command."""
     if args[0] == "--inside":
         enter(args[1:])
@@ -66,4 +66,4 @@ def enter(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    become(sys.argv[1:])

@@ -46,7 +46,7 @@ class DeniedError(Exception):
     """A destination may not be reached."""
 
 
-def main(args: Sequence[str]) -> None:
+def serve_sandbox(args: Sequence[str]) -> None:
     """Serve one sandbox until it ends."""
     channel, parent = socket.socket(fileno=int(args[0])), int(args[1])
     _stand_apart()
@@ -271,4 +271,4 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    serve_sandbox(sys.argv[1:])

@@ -36,6 +36,7 @@ GROWING = {
     "controller/pull_requests.py _visited": "by repos that the specs name",
     "dispatch/dispatcher.py _repositories": "by repos that the specs name; each has locks",
     "dispatch/dispatcher.py _sites": "by hosts that the specs name",
+    "dispatch/egress_proxy.py _denied": "`MOST_DENIED` of them",
     "dispatch/event_buffer.py _first": "bounded where it is added to",
     "dispatch/event_buffer.py _latest": "by the conditions of an adapter",
     "dispatch/live.py _offsets": "two at most",
