@@ -309,7 +309,7 @@ def test_a_task_that_moves_to_a_name_of_before_goes_on_counting_where_that_ended
     assert renamed.attempt == 4
 
 
-def test_a_removed_task_whose_file_comes_back_runs_under_a_new_key():
+def test_a_removed_task_that_comes_back_rests_and_other_work_of_its_name_runs_under_a_new_key():
     world = World(make_desired(make_task(), make_task(name="b")))
     world.run()
 
@@ -318,13 +318,22 @@ def test_a_removed_task_whose_file_comes_back_runs_under_a_new_key():
     gone = "a" not in world.statuses
     world.push(make_desired(make_task(), make_task(name="b")))
     world.run()
+    before = runs_of(world, "a")
+    world.push(make_desired(make_task(generation=blob("c"), work="other work"), make_task(name="b")))
+    world.run()
 
-    runs = [step.event.run for step in world.history if isinstance(step.event, Assigned) and step.task == "a"]
     assert gone
-    assert runs == [run_key("a", blob("a"), 1), run_key("a", blob("a"), 2)]
+    assert before == [run_key("a", blob("a"), 1)]
+    assert runs_of(world, "a") == [*before, run_key("a", blob("c"), 2)]
 
 
 # --- Words -----------------------------------------------------------------
+
+
+def runs_of(world, name):
+    return [
+        step.event.run for step in world.history if isinstance(step.event, Assigned) and step.task == name
+    ]
 
 
 def make_task(**fields):

@@ -64,7 +64,7 @@ def test_a_campaign_waits_for_its_pilot_keeps_its_width_and_is_stopped_by_a_reve
         playground.sh("git revert --no-edit HEAD~2..HEAD")
         gone = set()
         for line in seen:
-            if "→ ·" in line:
+            if "→ ·" in line or "it is archived" in line:
                 gone.add(line.split()[1])
             if len(gone) == len(REPOS):
                 break
