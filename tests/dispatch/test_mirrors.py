@@ -550,3 +550,35 @@ async def test_a_mirror_on_a_host_is_tidied_and_goes_once_nobody_borrows_from_it
 
     assert (packs < 10, kept >= 51, is_left, is_fresh, is_gone) == (True, True, False, True, True)
     assert report.verdict.outcome == "success"
+
+
+async def test_a_start_and_a_delivery_ask_a_repository_once_each_unless_its_base_branch_moved(
+    world, monkeypatch
+):
+    repository, asked = repository_of(world), []
+    run_network = repository._run_network
+
+    async def noted(*args, **options):
+        asked.append(args[0])
+        return await run_network(*args, **options)
+
+    monkeypatch.setattr(repository, "_run_network", noted)
+    monkeypatch.setattr("reconciler.dispatch.repos._MOMENT", 3600.0)  # a slow machine changes nothing
+
+    async def starts(branch):
+        asked.clear()
+        await repository.see_way_back(branch, None)
+        return await repository.newest(), list(asked)
+
+    await starts("task/first")
+    base, at_rest = await starts("task/a")
+    asked.clear()
+    delivered = await repository.deliver(base, "task/a", None)
+    delivering = list(asked)
+    moved = move(world)
+    newest, after_a_move = await starts("task/b")
+
+    assert at_rest == ["ls-remote"]
+    assert delivering == ["ls-remote", "push"]
+    assert delivered == base
+    assert (newest, after_a_move) == (moved, ["ls-remote", "fetch"])
