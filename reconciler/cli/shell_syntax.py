@@ -82,7 +82,9 @@ def _of_campaigns(files: Mapping[str, File], desired: Desired) -> Iterator[tuple
         data = files[path].data
         places = key_positions(decode(data, path))
         for cell in read_cells(data, path):
-            for field, command in _own_commands(cell.task.get("validation", ()), cell.task.get("script")):
+            validation = cell.task.get("validation", ())
+            commands = (validation,) if isinstance(validation, str) else validation
+            for field, command in _own_commands(commands, cell.task.get("script")):
                 yield path, cell.place(field, places), command
 
 
@@ -106,7 +108,7 @@ def _can_read(bash: str, script: str) -> bool:
 
 def _why_unreadable(bash: str, command: str) -> str:
     """Return why a shell cannot read a command; empty if it can. Nothing of it is run."""
-    args = [bash, "--norc", "-n", "-c", command]
+    args = [bash, "--norc", "-n", "-c", "--", command]
     done = subprocess.run(args, capture_output=True, check=False, env={"LC_ALL": "C"})
     message = done.stderr.decode(errors="replace").strip().splitlines()
     return one_line(message[0].partition(": ")[2].removeprefix("-c: ")) if done.returncode and message else ""

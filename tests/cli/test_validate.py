@@ -201,7 +201,8 @@ def test_a_command_that_no_shell_can_read_is_warned_of(folder):
     (folder / "specs/repos/shop.yaml").write_text("url: https://example.org/shop\nvalidation: ['(make']\n")
     (folder / "specs/campaigns").mkdir()
     (folder / "specs/campaigns/many.yaml").write_text(
-        "matrix: {part: [a, b]}\ntask: {goal: x, adapter: script, script: 'if {{part}}; then'}\n"
+        "matrix: {part: [a, b]}\ntask: {goal: x, adapter: script, script: 'if {{part}}; then',\n"
+        "  validation: 'grep -q {{part}} x'}\n"
         "tasks:\n  b:\n    validation: ['(']\n"
     )
 
@@ -211,7 +212,7 @@ def test_a_command_that_no_shell_can_read_is_warned_of(folder):
     places = [line.partition(": no shell can read it (line ")[0] for line in done.stdout.splitlines()]
     assert places == [
         "specs/campaigns/many.yaml:2:42: warning: task.script",
-        "specs/campaigns/many.yaml:5:18: warning: tasks.b.validation.0",
+        "specs/campaigns/many.yaml:6:18: warning: tasks.b.validation.0",
         "specs/repos/shop.yaml:2:14: warning: validation.0",
         "specs/tasks/good.yaml:2:9: warning: script",
         "specs/tasks/good.yaml:6:5: warning: validation.0",
