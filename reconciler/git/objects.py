@@ -9,6 +9,7 @@ from reconciler.controller.tree import TreeEntry
 from reconciler.core.errors import Unavailable
 from reconciler.core.requesters import Requester
 from reconciler.git.repository import Repository
+from reconciler.git.trees import few_differences, first_parent
 
 
 class GitTree:
@@ -43,6 +44,9 @@ class GitTree:
 
     async def changed(self, old: str, new: str, under: str) -> Mapping[str, TreeEntry | None]:
         """Return the files under a folder that differ between two commits; None for one that is gone."""
+        few = await few_differences(self._repository.objects, old, new, under)
+        if few is not None:
+            return few
         args = ("diff-tree", "-r", "-z", "--no-renames", "--no-abbrev", old, new)
         listed = await self._repository.git.run(*args, *_only(under))
         fields = listed.decode("utf-8", "surrogateescape").split("\0")
@@ -74,6 +78,25 @@ class GitTree:
         Follows the first parents, so that a merge is attributed to the person who merged.
         What was not touched in the last few hundred commits is left out.
         """
+        newest = await self._touched_last(commit, paths, under)
+        if newest is None:
+            newest = await self._touched_before(commit, paths, under)
+        askers: dict[str, Requester] = {}
+        commits = list(dict.fromkeys(newest.values()))
+        await self._repository.objects.read(commits, lambda name, data: askers.update({name: _asker(data)}))
+        return {path: askers[commit] for path, commit in newest.items()}
+
+    async def _touched_last(
+        self, commit: str, paths: Collection[str], under: str
+    ) -> Mapping[str, str] | None:
+        """Return the commit by path if it touched all of them itself, as after most pushes; else None."""
+        objects = self._repository.objects
+        parent = await first_parent(objects, commit)
+        changed = await few_differences(objects, parent, commit, under) if parent else None
+        return dict.fromkeys(paths, commit) if changed is not None and changed.keys() >= set(paths) else None
+
+    async def _touched_before(self, commit: str, paths: Collection[str], under: str) -> Mapping[str, str]:
+        """Return the commits that touched them last, by path."""
         args = ("log", "--first-parent", "-m", "--format=%H", "--name-only", "-z", "--no-renames")
         listed = await self._repository.git.run(*args, f"--max-count={_FAR}", commit, *_only(under))
         newest: dict[str, str] = {}
@@ -84,10 +107,7 @@ class GitTree:
                 last = name
             elif name in paths:
                 newest.setdefault(name, last)
-        askers: dict[str, Requester] = {}
-        commits = list(dict.fromkeys(newest.values()))
-        await self._repository.objects.read(commits, lambda name, data: askers.update({name: _asker(data)}))
-        return {path: askers[commit] for path, commit in newest.items()}
+        return newest
 
 
 async def present(repository: Repository, names: Sequence[str]) -> Mapping[str, bytes | None]:

@@ -143,6 +143,8 @@ class HighWaterMarks:
         """What the machine remembers of a fleet with this id, wherever its repository is."""
         self._passed: dict[tuple[LineKind, str], str | None] = {}
         """Commit at which each line was last found intact."""
+        self._descends: dict[tuple[LineKind, str], tuple[str, frozenset[str]]] = {}
+        """The last commit of each line that descends from these marks, as was found."""
         self._waiting: set[tuple[LineKind, str]] = set()
         """Refs that are behind the data folder."""
         self._publishing: asyncio.Task[None] | None = None
@@ -172,16 +174,25 @@ class HighWaterMarks:
         marks = self.marks(kind, branch)
         if not marks or marks == {head} or (head and self._passed.get((kind, branch)) == head):
             return ()
-        missing = await self._missing(marks, head)
+        missing = await self._missing(await self._unproven(kind, branch, marks, head), head)
         if missing and await self._is_of_another_fleet():
             for file in self._of_place:
                 file.forget()
             missing = await self._missing(self.marks(kind, branch), head)
+        if head is not None and not missing:
+            self._descends[kind, branch] = (head, frozenset(marks))
         now = self._read_ref(self._repository.ref(branch))
         if missing and now != head and (head is None or await self._goes_on(now, head)):
             missing = await self._missing(set(missing), now)  # it went on while the marks were read
         mine = self.acted_on(kind, branch)
         return sorted(missing, key=lambda mark: mark != mine)
+
+    async def _unproven(self, kind: LineKind, branch: str, marks: set[str], head: str | None) -> set[str]:
+        """Return the marks of which a commit before this one has not shown that the line descends from them."""
+        before, shown = self._descends.get((kind, branch), ("", frozenset()))
+        if before and head and (before == head or await self._is_parent(before, head)):
+            return marks - shown - {before}
+        return marks
 
     async def _missing(self, marks: set[str], head: str | None) -> Sequence[str]:
         return [mark for mark in sorted(marks - {head}) if not await self._goes_on(head, mark)]

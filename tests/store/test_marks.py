@@ -152,6 +152,26 @@ async def test_a_commit_on_top_of_a_mark_takes_no_process_to_believe(
     assert started == []
 
 
+async def test_marks_that_the_commit_before_has_shown_take_no_process_to_believe(
+    bare, open_repository, data, remember, monkeypatch
+):
+    made = line(bare, 5)
+    put(bare, made[1])
+    await remember(bare, made[1], "specs")
+    repository = await open_repository(bare)
+    marks = HighWaterMarks(repository, data)
+    put(bare, made[3])
+    assert await marks.rewind("specs", BRANCH, made[3]) is None  # by a walk: there is one between them
+    started, attempt = [], Git.attempt
+    monkeypatch.setattr(Git, "attempt", lambda *args, **more: started.append(args) or attempt(*args, **more))
+    put(bare, made[4])
+
+    assert await marks.rewind("specs", BRANCH, made[4]) is None
+    assert started == []
+    put(bare, made[0])
+    assert (await marks.rewind("specs", BRANCH, made[0])).was == made[1]
+
+
 async def test_marks_keep_what_they_name_from_being_collected(place, remember, look, data):
     name, there = place
     made = line(there, 5)
