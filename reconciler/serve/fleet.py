@@ -238,7 +238,7 @@ async def _open_place(stack: AsyncExitStack, settings: Settings) -> _Place:
     stack.push_async_callback(marks.close)
     signed = SignedSpecs(repository, settings.allowed_signers) if settings.allowed_signers else None
     tree = GuardedTree(repository, branch, marks, signed=signed)
-    specs = SpecSource(tree, tree.touched, objection=partial(_objection, tree))
+    specs = SpecSource(tree, tree.touched, objection=partial(_objection, tree), act_on=tree.act_on)
     desired = await specs.read({})
     environ.take(secret_variables(desired))  # before any process is started that could read it
     registry = OwnersBranch(

@@ -32,6 +32,10 @@ BATCH = 200
 """Blobs read at once: as large as they may be, they fit into memory, and others get their turn."""
 
 
+async def _by_nobody(_: str) -> None:
+    """Act on no commit: it is only looked at."""
+
+
 class SpecSource:
     """The specs of a branch, for the loop: `controller.ports.Specs`."""
 
@@ -41,16 +45,19 @@ class SpecSource:
         touched: LastRequesters | None = None,
         *,
         objection: Callable[[], Problem | None] = lambda: None,
+        act_on: Callable[[str], Awaitable[None]] = _by_nobody,
     ) -> None:
         """
         Read a branch.
 
         `touched` tells who changed a file; without it nobody is named.
         `objection` tells what is wrong with the branch itself, after each read.
+        `act_on` is told of the commit before anybody gets what was read of it.
         """
         self._tree = tree
         self._touched = touched
         self._objection = objection
+        self._act_on = act_on
         self._parser = Parser()
         self._builder = Builder()
         self._built = ""
@@ -66,6 +73,14 @@ class SpecSource:
     async def read(self, statuses: Mapping[str, Status]) -> Desired:
         """Return the desired state of the newest revision; see `controller.ports.Specs.read`."""
         head = await self._tree.head()
+        # Beside the reading: to remember a commit takes the disk about as long.
+        remembered = asyncio.ensure_future(self._act_on(head))
+        try:
+            return await self._read(head, statuses)
+        finally:
+            await remembered
+
+    async def _read(self, head: str, statuses: Mapping[str, Status]) -> Desired:
         objection = self._objection()
         if head != self._seen:
             await self._load(head, statuses)

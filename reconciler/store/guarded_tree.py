@@ -55,9 +55,12 @@ class GuardedTree(GitTree):
             return self.rewind.was
         if self._signed is not None:
             head = await self._signed_head(self._signed, head)
-        if self.is_acted_on:
-            await self._marks.advance("specs", self._branch, head)
         return head
+
+    async def act_on(self, commit: str) -> None:
+        """Remember that a commit is acted on, if it is; durable when it returns. Raises Unavailable."""
+        if self.is_acted_on and self.rewind is None:
+            await self._marks.advance("specs", self._branch, commit)
 
     async def _signed_head(self, signed: SignedSpecs, head: str) -> str:
         """Return the newest commit that is signed. Only what this machine remembers says where to begin."""

@@ -188,7 +188,7 @@ class HighWaterMarks:
         return sorted(missing, key=lambda mark: mark != mine)
 
     async def _unproven(self, kind: LineKind, branch: str, marks: set[str], head: str | None) -> set[str]:
-        """Return the marks of which a commit before this one has not shown that the line descends from them."""
+        """Return the marks that were not found with the commit before, or with this one."""
         before, shown = self._descends.get((kind, branch), ("", frozenset()))
         if before and head and (before == head or await self._is_parent(before, head)):
             return marks - shown - {before}

@@ -1,5 +1,6 @@
 """The specs of a branch, from real git: read as a whole or not at all, and only what changed."""
 
+import asyncio
 import os
 import subprocess
 from datetime import UTC, datetime
@@ -316,3 +317,34 @@ async def test_a_history_that_cannot_be_read_hides_no_specs(fleet, tree):
 
     assert set(desired.tasks) == {"a", "b"}
     assert desired.askers == {}
+
+
+async def test_a_commit_is_acted_on_before_anybody_gets_what_was_read_of_it(fleet, tree):
+    acted_on, may_end = [], asyncio.Event()
+
+    async def act_on(commit):
+        acted_on.append(commit)
+        await may_end.wait()
+
+    reading = asyncio.create_task(SpecSource(tree, act_on=act_on).read({}))
+
+    done, _ = await asyncio.wait([reading], timeout=0.2)
+    assert not done
+    may_end.set()
+    assert (await reading).revision == acted_on[0]
+
+
+async def test_a_commit_that_cannot_be_remembered_is_not_read_until_it_is(fleet, tree):
+    refused = [Unavailable("the disk is full")]
+
+    async def act_on(_):
+        if refused:
+            raise refused[0]
+
+    source = SpecSource(tree, act_on=act_on)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="full"):
+            await source.read({})
+    refused.clear()
+
+    assert set((await source.read({})).tasks) == {"a", "b"}

@@ -51,6 +51,7 @@ async def look(open_repository, checkout, signers, tmp_path):
         tree = GuardedTree(repository, "main", marks, signed=SignedSpecs(repository, signers))
         tree.is_acted_on = True
         head = await tree.head()
+        await tree.act_on(head)
         await marks.close()
         return head, tree.unsigned
 
