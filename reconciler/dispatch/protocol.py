@@ -224,7 +224,7 @@ def agent_job(
     if confinement:  # no program that the PATH of the specs names is run outside of it
         lines = [*look_up(confinement), *make, *keep, MAKE_TEMPORARY, *setting]
     else:
-        lines = [*setting, *make, "sh -c : >/dev/null 2>&1 || give_up shell"]
+        lines = [*setting, *make, "command -v sh >/dev/null || give_up shell"]
     lines += ["await_cell", f"program={shlex.quote(argv[0])}"]
     if path:
         at = shlex.quote(path)

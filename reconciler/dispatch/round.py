@@ -62,6 +62,7 @@ from reconciler.dispatch.retrying import StepFailed, retry_until_reachable
 from reconciler.dispatch.runs import DECLARED_BYTES, GAVE_UP, QUEUE, Bounds, RunEnding
 from reconciler.dispatch.sandbox import Confinement, denied_egress
 from reconciler.dispatch.schedulers.base import Scheduler
+from reconciler.dispatch.scripts import Following
 from reconciler.dispatch.secret_gate import LeaksFound
 from reconciler.dispatch.secrets import WITHHELD, InjectedSecrets, find_known, find_secrets
 from reconciler.dispatch.session import HostSession
@@ -274,8 +275,10 @@ class Round:
         was not started may we say after a while that it cannot be.
         """
         workspaces = self.host_session.workspaces
-        look = partial(self.host_session.runs.install_scripts_then_stat, self._agent)
-        was_changed, state = await retry_until_reachable(look)
+        runs, preparation = self.host_session.runs, self._preparation
+        was_changed, state, answer = await retry_until_reachable(
+            lambda: runs.install_scripts_then_stat(self._agent, preparation)
+        )
         self._note_scripts("before the start", was_changed=was_changed)
         if state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
             await self._require_own_start(state)
@@ -284,25 +287,37 @@ class Round:
         if delivers and self.repository is not None and self.order.round == 1:  # before an agent is paid
             way_back = partial(self.repository.see_way_back, self.order.branch, self.order.expected_head)
             await retry_until_reachable(way_back, patience=self.patience, doing=_waits_for(self.repository))
-        prepared = await self._prepare()
+        # Beside each other: the one waits for the disk here, the other for the host.
+        prepared, _ = await asyncio.gather(
+            self._prepare(workspaces.read_prepared(answer)), runs.draw_seal(self._agent)
+        )
         await self._before_run(prepared)
         stdin = b"" if self.order.adapter.prompt == "argument" else self.order.prompt.encode()
         return prepared, await self._start_agent(await self._agent_job(prepared), stdin)
 
-    async def _prepare(self) -> Prepared:
+    @property
+    def _preparation(self) -> Following | None:
+        """What the host goes on to if the agent was not started: where nothing is to be known before."""
+        if self.repository is not None or self._before:
+            return None
+        lines = [f"{self._agent} {stage}" for stage in (Stage.ABSENT, Stage.UNSTARTED)]
+        return self.host_session.workspaces.preparation(self.order, lines)
+
+    async def _prepare(self, made: Prepared | None) -> Prepared:
         """Make the workspace, or clean it; one in which hooks were begun is left as it is."""
         workspaces, hook = self.host_session.workspaces, self._hook("b")
         state = await self._stat(hook) if self._before else None
         if state and state.stage not in {Stage.ABSENT, Stage.UNSTARTED}:
             await self._require_own_record(hook, state)
             return await retry_until_reachable(lambda: workspaces.find(self.order))
-        prepared = await retry_until_reachable(
-            lambda: workspaces.prepare(self.order, self.repository),
-            patience=self.patience,
-            doing=self._works_on(f"prepares the workspace{self._from_repo()}"),
-        )
-        await self._write_files(prepared)
-        return prepared
+        if made is None:
+            made = await retry_until_reachable(
+                lambda: workspaces.prepare(self.order, self.repository),
+                patience=self.patience,
+                doing=self._works_on(f"prepares the workspace{self._from_repo()}"),
+            )
+        await self._write_files(made)
+        return made
 
     async def _write_files(self, prepared: Prepared) -> None:
         """Write the files of the round; their secrets are remembered for masking."""

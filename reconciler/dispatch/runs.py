@@ -8,7 +8,7 @@ silence, and output without end.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,7 +31,7 @@ from reconciler.dispatch.protocol import (
     parse_states,
     payload,
 )
-from reconciler.dispatch.scripts import CALL_TIMEOUT, Scripts
+from reconciler.dispatch.scripts import CALL_TIMEOUT, Following, Scripts
 from reconciler.dispatch.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -175,12 +175,26 @@ class Runs:
         """Reinstall our scripts on the host; return whether they had been changed."""
         return await self._scripts.install_all()
 
-    async def install_scripts_then_stat(self, run_id: str) -> tuple[bool, RunState]:
-        """Do both at once; return what `install_scripts` returns, and the state of the run."""
+    async def install_scripts_then_stat(
+        self, run_id: str, following: Following | None = None
+    ) -> tuple[bool, RunState, bytes]:
+        """
+        Do both at once; return what `install_scripts` returns, and the state of the run.
+
+        The host goes on to the call `following` by itself if the run was not started; what that
+        answered comes last.
+        """
         args = ("wrapper", "stat", self._root, run_id)
-        was_changed, answer = await self._scripts.install_all_then_call(*args)
+        was_changed, answer = await self._scripts.install_all_then_call(*args, following=following)
+        lines = answer.split(b"\n", 2)
         with self._naming_the_host():
-            return was_changed, parse_stat(answer.decode()).states[run_id]
+            state = parse_stat(b"\n".join(lines[:2]).decode()).states[run_id]
+        return was_changed, state, b"".join(lines[2:])
+
+    async def draw_seal(self, run_id: str) -> None:
+        """Draw the seal of a run whose start follows, which then need not wait for the disk here."""
+        with suppress(Unavailable):  # then it is said at the start
+            await asyncio.to_thread(self.proofs.draw, run_id)
 
     async def declared(self, run_id: str) -> Declaration | None:
         """Return what the agent of a run that is over declared by a file; None if nothing."""

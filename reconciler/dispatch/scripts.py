@@ -5,7 +5,7 @@ Scripts on a host: installed once per version, then called by name.
 import hashlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,6 +21,9 @@ SCRIPTS = ("wrapper", "workspace")
 _SCHEDULER = b"#SCHEDULER\n"
 """Line of the wrapper that the functions of another scheduler take the place of."""
 _BROUGHT = b"S brought "
+_IN_PLACE = b"S brought same"
+_END = "end: of the input"
+"""Line that no input has."""
 CALL_TIMEOUT = 60.0
 """Seconds; for all that needs no grace and moves no repository."""
 
@@ -31,7 +34,13 @@ class Script:
 
     name: str
     source: bytes
-    digest: str
+    hash: str
+    """SHA-256, in hex."""
+
+    @property
+    def digest(self) -> str:
+        """The beginning of its hash, by which versions are told apart."""
+        return self.hash[:12]
 
 
 def script_file(name: str) -> Path:
@@ -42,8 +51,19 @@ def script_file(name: str) -> Path:
 @cache
 def script(name: str, scheduler: str = "") -> Script:
     """Return a script by its name; the wrapper with the functions of a scheduler in place of its own."""
-    source = script_file(name).read_bytes().replace(_SCHEDULER, scheduler.encode())
-    return Script(name, source, hashlib.sha256(source).hexdigest()[:12])
+    source = script_file(name).read_bytes().replace(_SCHEDULER, scheduler.encode()).rstrip() + b"\n"
+    return Script(name, source, hashlib.sha256(source).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """A call that a host goes on to by itself, if the answer of one before ends in one of these lines."""
+
+    lines: Sequence[str]
+    name: str
+    args: Sequence[str]
+    stdin: bytes
+    """A few lines."""
 
 
 class Scripts:
@@ -61,6 +81,8 @@ class Scripts:
         self.host = host
         self.shell = shell
         self.workdir = workdir
+        self._has_sums = True
+        """Whether the host can tell the hash of a file, as far as is known."""
 
     async def call(self, name: str, *args: str, stdin: bytes = b"", timeout: float = CALL_TIMEOUT) -> bytes:
         """
@@ -103,16 +125,63 @@ class Scripts:
         Refused and Unavailable, both `on_host`.
         """
         with _on_host():
-            return _was_other(await self._bring(*map(self._script, SCRIPTS)))
+            return _was_other(await self._ensure())
 
-    async def install_all_then_call(self, name: str, *args: str) -> tuple[bool, bytes]:
-        """Do both at once, as a start needs both: a call without stdin follows. Return what they return."""
-        command = (self.shell, self._place(self._script(name)), *args)
-        then = "exec " + " ".join(f'"{word}"' for word in command) + " </dev/null\n"
+    async def install_all_then_call(
+        self, name: str, *args: str, following: Following | None = None
+    ) -> tuple[bool, bytes]:
+        """
+        Do both at once, as a start needs both: a call without stdin follows. Return what they return.
+
+        Whatever a further call answers is at the end of that.
+        """
+        then = f"exec {self._words(name, *args)} </dev/null\n"
+        if following:
+            then = f"answer=$({self._words(name, *args)} </dev/null)\n" + self._case(following)
         with _on_host():
-            answer = await self._bring(*map(self._script, SCRIPTS), then=then)
+            answer = await self._ensure(then)
             called = answer.stdout.partition(_BROUGHT)[2].partition(b"\n")[2]
             return _was_other(answer), self._answer(f"{name} {args[0]}", replace(answer, stdout=called))
+
+    def _words(self, name: str, *args: str) -> str:
+        command = (self.shell, self._place(self._script(name)), *args)
+        return " ".join(f'"{word}"' for word in command)
+
+    def _case(self, following: Following) -> str:
+        """Return shell text that prints `$answer`, and goes on if it ends as it must."""
+        patterns = "|".join(f'*"\n{line}"' for line in following.lines)
+        return (
+            'printf "%s\\n" "$answer"\n'
+            f"case $answer in {patterns})\n"
+            f"exec {self._words(following.name, *following.args)} <<'{_END}'\n"
+            f"{following.stdin.decode()}{_END}\n"
+            ";; esac\n"
+        )
+
+    async def _ensure(self, then: str = "") -> CommandResult:
+        """See to it that every script is in its place, then run more shell text."""
+        if answer := await self._see_sums(then):
+            return answer
+        answer = await self._bring(*map(self._script, SCRIPTS), then=then)
+        self._has_sums &= _IN_PLACE not in answer.stdout  # else they would have been seen
+        return answer
+
+    async def _see_sums(self, then: str) -> CommandResult | None:
+        """
+        Run shell text if every script is in its place, by their hashes; return None if that is not seen.
+
+        One program is started for that, and the scripts are not sent.
+        """
+        if not self._has_sums:
+            return None
+        scripts = [self._script(name) for name in SCRIPTS]
+        places = [f'"{self._place(each)}"' for each in scripts]
+        sums = "\n".join(f"{each.hash}  {self._place(each)}" for each in scripts)
+        tests = [f"[ -f {place} ] && [ ! -h {place} ]" for place in places]
+        tests.append(f'[ "$(sha256sum {" ".join(places)} 2>/dev/null)" = "{sums}" ]')
+        text = f"umask 077\nif {' && '.join(tests)}; then\necho '{_IN_PLACE.decode()}'\n{then}fi\n"
+        answer = await self._transport.call((self.shell,), text.encode(), timeout=CALL_TIMEOUT)
+        return answer if _BROUGHT in answer.stdout else None
 
     def _script(self, name: str) -> Script:
         return script(name, self._scheduler)
@@ -141,13 +210,13 @@ class Scripts:
         return answer
 
     def _install_command(self, wanted: Script) -> str:
-        """Return shell text that installs a script and reports whether another file was in its place."""
+        """Return shell text that installs a script, and tells whether the same, another or none was there."""
         return (
             f"ours={shlex.quote(wanted.source.decode().rstrip())}\n"
             f'at="{self._place(wanted)}"\n'
             # A correct file is not rewritten, so that it works on a full disk.
             'if [ ! -f "$at" ] || [ -h "$at" ] || [ "$(cat "$at")" != "$ours" ]; then\n'
-            '  [ ! -e "$at" ] && [ ! -h "$at" ] || was=other\n'
+            '  if [ -e "$at" ] || [ -h "$at" ]; then was=other; else was=${was%same}; was=${was:-new}; fi\n'
             '  mkdir -p "${at%/*}" && rm -rf "$at.$$" && printf "%s\\n" "$ours" >"$at.$$" ||'
             ' { rm -f "$at.$$"; exit 1; }\n'
             '  [ ! -d "$at" ] || rm -rf "$at"\n'

@@ -5,7 +5,8 @@ Workspaces on a host: where agents work, and from where their work is fetched.
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from reconciler.core.errors import Refused, Unavailable
@@ -15,7 +16,7 @@ from reconciler.core.text import both_ends, one_line, without_credentials
 from reconciler.dispatch.protocol import agent_id, batches, folder_name
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed
-from reconciler.dispatch.scripts import Scripts
+from reconciler.dispatch.scripts import Following, Scripts
 
 _LONG = 1800.0
 """Seconds; for a step that writes or reads a whole repository."""
@@ -102,7 +103,7 @@ class Workspaces:
         """
         keep = "keep" if order.keeps_work else ""
         if repository is None:
-            lines = _lines(order.adapter.name, "", "", "", "", "", keep, order.mode)
+            lines = _without_repo(order)
             return self._prepared((await self._call("prepare", *_names(order), stdin=lines)).decode())
         newest = await repository.newest()
         commit = newest if order.start_from is None else await repository.starting_point(order.start_from)
@@ -114,6 +115,17 @@ class Workspaces:
                 "prepare", *_names(order), stdin=lines, repository=repository, commits=commits
             )
         )
+
+    def preparation(self, order: RunRequest, lines: Sequence[str]) -> Following:
+        """Return the call that prepares a workspace without a repo, after an answer with such a last line."""
+        args = ("prepare", self._fleet, *_names(order))
+        return Following(lines, "workspace", args, _without_repo(order))
+
+    def read_prepared(self, answer: bytes) -> Prepared | None:
+        """Return the workspace that such a call has made; None if it did not, or was not made."""
+        with suppress(Unavailable, KeyError, ValueError):
+            return self._prepared(answer.decode())
+        return None
 
     async def write(self, order: RunRequest, files: Mapping[str, str]) -> None:
         """
@@ -292,6 +304,11 @@ class Workspaces:
             f"host {self._scripts.host}: it answered {answer[:200]!r} where {expected} was expected; "
             "see whether its disk is full, and which git it has"
         )
+
+
+def _without_repo(order: RunRequest) -> bytes:
+    keep = "keep" if order.keeps_work else ""
+    return _lines(order.adapter.name, "", "", "", "", "", keep, order.mode)
 
 
 def _lines(*fields: str) -> bytes:

@@ -100,16 +100,20 @@ remove() { # paths...: also what an agent closed against us
   rm -rf "$@" 2>/dev/null || { chmod -R u+rwx "$@" && rm -rf "$@"; }
 }
 
-begin_step() { # nobody may be left who asked for the one before, or for this one: it ends when the next begins, or in time
+begin_step() { # nobody may be left who asked for the one before: it ends when this one begins
   step=$fleet/steps/${work##*/} scratch=$fleet/scratch/${work##*/}
   make_folders "$fleet/steps" "$fleet/scratch"
   [ ! -f "$step" ] || [ -h "$step" ] || end_step
   find_start $$
   clear_away "$step"
   printf '%s %s\n' $$ "$started" >"$step" || refuse "cannot write $step; $room"
-  clear_away "$scratch" && mkdir -m 700 "$scratch" || refuse "cannot make the folder $scratch; $room"
+  trap 'rm -rf "$step"' EXIT
   RECONCILER_STEP=$work
   export RECONCILER_STEP
+}
+
+guard_step() { # that may take long: it ends in time, and has a folder for what it has on its way
+  clear_away "$scratch" && mkdir -m 700 "$scratch" || refuse "cannot make the folder $scratch; $room"
   (
     trap 'kill -KILL $!; exit' TERM # one that does not sleep yet would swallow another signal
     sleep "${RECONCILER_STEP_LIMIT:-1860}" & # somewhat longer than its caller waits
@@ -674,6 +678,7 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
     [ -d "$work" ] || mkdir -p "$work" || refuse "cannot make the folder $work; $room"
     answer_ready -
   fi
+  guard_step
   need_git
   case $4 in *.r1) clear_away "$work" ;; esac # before the first round nothing of it is ours but what is cut off
   case $mirror in /*) ;; *) mirror=$fleet/$mirror ;; esac
@@ -694,6 +699,7 @@ prepare) # FLEET KEY ID; stdin: name of the agent, repository ("" for none), bra
 undo) # FLEET KEY ID; stdin: name of the agent, repository, branch, a line each
   enter "$2" "$3" "$4"
   begin_step
+  guard_step
   for field in name mirror branch; do IFS= read -r "$field" || refuse 'short'; done
   if [ -f "$run/began" ] && IFS= read -r commit <"$run/began"; then
     take_back
@@ -705,6 +711,7 @@ undo) # FLEET KEY ID; stdin: name of the agent, repository, branch, a line each
 write) # FLEET KEY ID; stdin: for each file a line "LINES PATH", then its lines; a path with {files}/ is not in the workspace
   enter "$2" "$3" "$4"
   begin_step
+  guard_step
   umask 077
   mkdir -p "$run/files" || refuse "cannot make the folder $run; $room"
   while IFS=' ' read -r lines path; do write_file "$lines" "$path"; done
@@ -722,6 +729,7 @@ discard) # FLEET ID...; no stdin
 take) # FLEET KEY ID; stdin: name of the agent, repository, number of paths to leave out, those paths, a line each; the message
   enter "$2" "$3" "$4"
   begin_step
+  guard_step
   IFS= read -r name && IFS= read -r mirror && IFS= read -r count || refuse 'short'
   set --
   while [ "$count" -gt 0 ] && IFS= read -r path; do
@@ -767,6 +775,7 @@ take) # FLEET KEY ID; stdin: name of the agent, repository, number of paths to l
 bundle) # FLEET KEY ID BASE; stdin: repository, a line
   enter "$2" "$3" "$4"
   begin_step
+  guard_step
   IFS= read -r mirror || refuse 'short'
   name=agent
   take_back # the validation ran the code of the branch
@@ -779,6 +788,7 @@ bundle) # FLEET KEY ID BASE; stdin: repository, a line
 push) # FLEET KEY ID COMMIT; stdin: repository, URL, ref, commit that it holds now ("" for none), a line each; a bundle
   enter "$2" "$3" "$4"
   begin_step
+  guard_step
   for field in mirror url ref expected; do IFS= read -r "$field" || refuse 'short'; done
   own_git || fault "$gone"
   remove_odd

@@ -134,6 +134,16 @@ put() { # folder name words...
   printf '%s ok\n' "$*" >"$put_by" && mv -f "$put_by" "$put_to"
 }
 
+put_new() { # folder name words... where nothing has that name; until it is whole it counts as not there
+  put_to=$1/$2
+  shift 2
+  set -C # never through a link that somebody left, nor into what is there
+  { printf '%s ok\n' "$*" >"$put_to"; } 2>/dev/null
+  made=$?
+  set +C
+  return $made
+}
+
 find_state() { # folder -> $state
   if [ ! -d "$1" ]; then
     state=absent
@@ -316,7 +326,7 @@ enter_cell() { # cell or nothing; beside what else this process does, as the ker
   entering=$!
 }
 
-await_cell() { [ -z "$entering" ] || wait "$entering"; } # for jobs: before anything is started that is not ours
+await_cell() { wait $entering $removing; } # for jobs: before anything is started that is not ours
 
 find_cell() { # folder -> $cell, if its run has one; in its supervisor it is known
   [ -z "$reaper" ] || return 0
@@ -457,13 +467,14 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
   [ "$magic" = run1 ] || refuse 'not a header'
   full=
   {
-    printf 'rm -f -- "$mine.job" "$mine.in"\n' || full=yes # neither has a name while the agent runs
+    printf 'rm -f -- "$mine.job" "$mine.in" & removing=$!\n' || full=yes # neither has a name while the agent runs
     while [ "$lines" -gt 0 ] && IFS= read -r line; do
       printf '%s\n' "$line" || full=yes
       lines=$((lines - 1))
     done
   } >"$mine.job" || full=yes
-  if [ -n "$full" ] || ! cat >"$mine.in"; then
+  if [ "$bytes" = 0 ]; then printf '' >"$mine.in"; else cat >"$mine.in"; fi || full=yes
+  if [ -n "$full" ]; then
     rm -f "$mine".*
     refuse "cannot write down the job; $room"
   fi
@@ -547,7 +558,7 @@ _become) # RUN MINE CELL UMASK LC_SET LC_WAS
   run=$2 mine=$3
   enter_cell "$4"
   find_process $$
-  put "$run" pid $$ "$started" "$group"
+  put_new "$run" pid $$ "$started" "$group" || put "$run" pid $$ "$started" "$group"
   [ -f "$run/cancel" ] && exit 143
   umask "$5"
   if [ -n "$6" ]; then LC_ALL=$7; else unset LC_ALL; fi
