@@ -156,5 +156,8 @@ async def _watch(fleet: ServedFleet) -> None:
     if repository.address is None:
         async with aclosing(ref_changes(repository, (specs, fleet.state.ref))) as changes:
             async for _ in changes:
-                if fleet.state.has_moved() or repository.read_ref(specs) != fleet.cache.desired.revision:
+                if (
+                    repository.read_ref(specs) != fleet.cache.desired.revision
+                    or await fleet.state.was_moved()
+                ):
                     fleet.loop.inbox.notify()

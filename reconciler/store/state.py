@@ -172,6 +172,11 @@ class StateBranch:
         """Return whether the branch moved since our last commit, according to the last fetch."""
         return self._repository.read_ref(self._repository.ref(self._branch)) != self._head
 
+    async def was_moved(self) -> bool:
+        """Return the same, once what is being written is on record: that is nobody else's."""
+        async with self._turn:
+            return self.has_moved()
+
     async def commit(self, steps: Sequence[Step]) -> None:
         """
         Put the steps on record, in order, a commit each; durable when it returns.

@@ -19,6 +19,7 @@ from reconciler.git.upkeep import keep_up, lacks_graph
 from reconciler.store import statuses
 from reconciler.store.history import last_transitions, read_history
 from reconciler.store.reader import StateReader
+from reconciler.store.writer import Writer
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, spec, start, started, status
 
 
@@ -163,6 +164,25 @@ async def test_a_caller_that_gives_up_leaves_the_others_in_peace(open_state, bar
     await patient
 
     assert "b" in (await state.load())[0]
+
+
+async def test_a_branch_that_we_are_moving_was_moved_by_nobody_else(open_state, bare, monkeypatch):
+    state = await open_state(bare)
+    write, asked = Writer.write, []
+
+    async def write_and_be_asked(*args):
+        ids = await write(*args)
+        assert state.has_moved()  # as far as the ref tells
+        asked.append(asyncio.ensure_future(state.was_moved()))
+        await asyncio.sleep(0)
+        return ids
+
+    monkeypatch.setattr(Writer, "write", write_and_be_asked)
+    await state.commit([created("a")])
+    assert await asked[0] is False
+
+    (bare / "refs" / "heads" / BRANCH).write_text(f"{'12' * 20}\n")
+    assert await state.was_moved() is True
 
 
 async def test_somebody_elses_commit_is_a_conflict_and_nothing_of_the_batch_is_recorded(
