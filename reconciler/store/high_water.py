@@ -27,6 +27,7 @@ from reconciler.git.process import printable_error
 from reconciler.git.remote import push_ref
 from reconciler.git.repository import Repository
 from reconciler.store.layout import IDENTITY_FILE
+from reconciler.store.slots import read_slots, write_slot
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,11 @@ class Rewind:
 
 
 class MarkFile:
-    """High-water marks in a JSON file: the commit of each line, by `<kind>/<branch>`."""
+    """
+    High-water marks in a file: the commit of each line, by `<kind>/<branch>`, in JSON.
+
+    A durable one is a slot file, as it is written with each commit.
+    """
 
     def __init__(self, path: Path, *, is_durable: bool = False) -> None:
         self._path = path
@@ -102,7 +107,8 @@ class MarkFile:
         if self._stored is None:
             try:
                 # Opening something other than a file may block.
-                read = parse_json(self._path.read_bytes()) if self._path.is_file() else {}
+                content = self._path.read_bytes() if self._path.is_file() else b"{}"
+                read = parse_json(content if (value := read_slots(content)) is None else value)
             except (OSError, ValueError):
                 read = {}
             marks = read.items() if isinstance(read, dict) else ()
@@ -387,13 +393,20 @@ def pause_after(took: float) -> float:
 
 
 def _replace(path: Path, content: bytes, *, is_durable: bool) -> None:
-    """Replace a file; a folder in its place goes aside. Raises Unavailable if it has to be durable."""
+    """Replace what a file holds; a folder there goes aside. Raises Unavailable if it has to be durable."""
     try:
         make_folder(path.parent)
         if path.is_dir():
             path.rename(path.with_suffix(f".damaged-{os.getpid()}"))
-        (replace_durably if is_durable else replace_atomically)(path, content)
+        (_replace_durably if is_durable else replace_atomically)(path, content)
     except OSError as error:
         if is_durable:
             raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
         log.debug("%s cannot be written: %s", path, error.strerror)  # one of several places
+
+
+def _replace_durably(path: Path, content: bytes) -> None:
+    try:
+        write_slot(path, content)
+    except ValueError:  # too many branches for a slot
+        replace_durably(path, content)

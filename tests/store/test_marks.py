@@ -6,7 +6,7 @@ import pytest
 
 from reconciler.core.errors import Rewound, Unavailable
 from reconciler.git.process import Git
-from reconciler.store.high_water import HighWaterMarks, pause_after
+from reconciler.store.high_water import HighWaterMarks, MarkFile, pause_after
 from reconciler.store.state import StateBranch
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, start
 
@@ -366,7 +366,7 @@ async def test_marks_are_for_nobody_else_and_hold_no_more_than_commits(bare, rem
 
     (file,) = (data / "marks").iterdir()
     assert file.parent.stat().st_mode & 0o77 == 0
-    assert json.loads(file.read_text()) == {f"record/{BRANCH}": made[-1]}
+    assert MarkFile(file).marks == {f"record/{BRANCH}": made[-1]}
 
 
 async def test_a_shallow_clone_is_told_how_to_become_whole(tmp_path, checkout, open_repository, data):
