@@ -22,19 +22,20 @@ async def ref_changes(repository: Repository, refs: Iterable[str]) -> AsyncGener
     }
     folders = {_existing(path.parent) for path in files}
     async with aclosing(folder_changes(folders) if has_inotify() else _polled(folders)) as changes:
-        async for paths in changes:
-            if not paths or not of_interest.isdisjoint(paths):
+        async for path in changes:
+            if path is None or path in of_interest:
                 yield
 
 
-async def _polled(folders: Collection[Path]) -> AsyncGenerator[frozenset[str], None]:
-    """Yield the paths that changed in folders, as `folder_changes` does."""
+async def _polled(folders: Collection[Path]) -> AsyncGenerator[str, None]:
+    """Yield each path that changed in folders, as `folder_changes` does."""
     from watchfiles import awatch  # noqa: PLC0415  its libraries take memory, and few need them
 
     looking = awatch(*folders, watch_filter=None, step=_STEP, debounce=_DEBOUNCE, recursive=False)
     async with aclosing(looking) as changes:
         async for some in changes:
-            yield frozenset(path for _, path in some)
+            for _, path in some:
+                yield path
 
 
 def _existing(folder: Path) -> Path:
