@@ -365,6 +365,10 @@ class CodeRepository:
         """
         if branch == self.repo.base:
             raise self._onto_base(branch)
+        # Git holds a push to what the branch is expected to hold: only why it refuses has to be looked at.
+        is_ready = self.repo.base_moved == "leave" and push is None
+        if is_ready and not await self._push(head, f"refs/heads/{branch}", expected):
+            return head
         there = await self._look_for(branch)
         if there is not None and there != expected:
             if await self._is_ours(head, branch, there):
