@@ -4,14 +4,14 @@ Pull request controller: reads pull requests into facts, and shows the status of
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from reconciler.controller.hints import Hints
 from reconciler.controller.inbox import Inbox
 from reconciler.controller.merge_queue import MergeQueues
-from reconciler.controller.merge_turns import MergeTurns
+from reconciler.controller.merge_turns import MERGE_TURN, MergeTurns
 from reconciler.controller.poller import Latch, Poller
 from reconciler.controller.ports import Clock, Dispatch, FleetView, Forges, Meter
 from reconciler.core.errors import Unavailable
@@ -35,6 +35,41 @@ SHOW_TURN = timedelta(seconds=10)
 
 SOON = timedelta(seconds=5)
 """First delay before a merge is retried that the forge was not ready for; doubles each time."""
+
+SETTLES = timedelta(seconds=5)
+"""Delay of the look after a deed of our own account: what it did is known, and mostly not the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MergeTurn:
+    """Merges that a repo is in the middle of: its forge computes before it takes the next one."""
+
+    repo: Repo
+    pulls: Mapping[str, PullRequestSnapshot | Unavailable | None]
+    bot: str
+    began: datetime
+    at: datetime
+    """When the forge is asked again."""
+
+    def lasts(self, now: datetime) -> bool:
+        """Return whether nothing else is done in the repo now."""
+        return self.began <= now < self.until
+
+    @property
+    def until(self) -> datetime:
+        """When other things have their turn."""
+        return self.began + MERGE_TURN
+
+
+@dataclass(frozen=True, slots=True)
+class _Showing:
+    """What the parts of a visit share that show tasks."""
+
+    first: Collection[str]
+    """Tasks that the last visit had no time for."""
+    left: set[str] = field(default_factory=set)
+    """Tasks that this one has no time for."""
+    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
 
 class PullRequestController:
@@ -82,6 +117,10 @@ class PullRequestController:
         """Tasks that the last visit had no time to show, by repo."""
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
         self._turns = MergeTurns(clock, lambda: view.desired.fleet.forge_interval)
+        self._merging: dict[str, _MergeTurn] = {}
+        """Turns under way, by repo."""
+        self._hinted: set[str] = set()
+        """Repos in which somebody else did something that nobody has looked at yet."""
         self._queues = MergeQueues(
             dispatch, view, inbox, clock, lambda repo: self.poller.notify([repo]), meter=meter
         )
@@ -108,10 +147,15 @@ class PullRequestController:
 
         `latch` is held until that was done.
         """
-        for repo in self._view.desired.repos.keys() & hint.repos:
+        repos = self._view.desired.repos.keys() & hint.repos
+        for repo in repos:
             for number in self._named_by(hint, repo):
                 self._hints.add(repo, number, hint.delivery)
-        self.poller.notify(hint.repos, latch=latch)
+        # Of a commit CI may speak in our name.
+        is_known = hint.sender in self.accounts and hint.commit is None
+        if not is_known:
+            self._hinted |= repos
+        self.poller.notify(hint.repos, at=self._clock() + SETTLES if is_known else None, latch=latch)
         self._inbox.wake()
 
     def _named_by(self, hint: Hint, repo: str) -> Iterable[int]:
@@ -180,6 +224,11 @@ class PullRequestController:
         return {name: repos[name] for name, tasks in self._watched.items() if tasks and name in repos}
 
     async def _poll(self, repo: Repo) -> None:
+        turn = self._merging.pop(repo.name, None)
+        if turn and turn.repo == repo and turn.lasts(self._clock()) and repo.name not in self._hinted:
+            await self._go_on(turn)
+            return
+        self._hinted.discard(repo.name)  # before the look: what comes during it is news for the next
         with self._hints.taken(repo.name) as hints:
             await self._read_and_show(repo, hints)
 
@@ -199,57 +248,92 @@ class PullRequestController:
             if isinstance(pull, PullRequestSnapshot):
                 delivery = hints.get(pull.number)
                 self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
-        await self._inbox.wait_recorded(by_task)
-        await self._queues.visit(repo, by_task, bot)
-        await self._inbox.wait_recorded(by_task)
-        await self._show_all(repo, repo.forge, {name: by_task.get(name) for name in names}, bot)
+        showing = _Showing(self._left.get(repo.name, frozenset()))
+        unread = {name: None for name in names if name not in by_task}
+        # What was not there to be read waits for no record: most of it is to be opened.
+        await asyncio.gather(
+            self._show_all(repo, unread, bot, showing), self._show_recorded(repo, by_task, bot, showing)
+        )
+        self._left[repo.name] = showing.left
+        if showing.left:  # the next visit comes at once, and knows what people did meanwhile
+            self._merging.pop(repo.name, None)
+            self.poller.notify([repo.name])
 
     def _is_refresh_due(self, repo: str, at: datetime) -> bool:
         """Return whether pull requests are read that gave no sign: in its turn, however often hints come."""
         last = self._refreshed.get(repo)
         return last is None or not last <= at < last + self._view.desired.fleet.forge_interval / 2
 
+    async def _show_recorded(
+        self,
+        repo: Repo,
+        pulls: Mapping[str, PullRequestSnapshot | Unavailable],
+        bot: str,
+        showing: _Showing,
+    ) -> None:
+        """Show tasks once what was read of them is on record, and merge beside that what is to be merged."""
+        await self._inbox.wait_recorded(pulls)
+        await self._queues.visit(repo, pulls, bot)
+        await self._inbox.wait_recorded(pulls)
+        merging, now = self._to_merge(repo, pulls, bot), self._clock()
+        others = {name: pull for name, pull in pulls.items() if name not in merging}
+        turn = _MergeTurn(
+            repo=repo, pulls={name: pulls[name] for name in merging}, bot=bot, began=now, at=now
+        )
+        await asyncio.gather(self._show_all(repo, others, bot, showing), self._merge(turn))
+
     async def _show_all(
         self,
         repo: Repo,
-        forge: Forge,
         pulls: Mapping[str, PullRequestSnapshot | Unavailable | None],
         bot: str,
+        showing: _Showing,
     ) -> None:
-        """
-        Show tasks, some at a time, and beside them those that are to be merged, in turn.
-
-        What was merged goes on record together: each commit is a push, and the forge that
-        takes it is the one that merges. Tasks that had no time are shown by the next visit, which
-        comes at once, and knows what people did meanwhile.
-        """
-        merging, gate = self._to_merge(repo, pulls, bot), asyncio.Semaphore(AT_ONCE)
-        merged: list[PullRequestSeen] = []
-        until, left = self._clock() + SHOW_TURN, set[str]()
+        """Show tasks, some at a time, and for some time; those first that the last visit had no time for."""
+        until = self._clock() + SHOW_TURN
 
         async def show(name: str) -> None:
-            async with gate:
-                if self._clock() >= until:
-                    left.add(name)
-                    return
-                await self._try_to_show(repo, forge, name, pulls[name], bot=bot, tell=self._inbox.emit_later)
+            async with showing.gate:
+                if self._clock() < until:
+                    await self._try_to_show(repo, name, pulls[name], bot=bot)
+                else:
+                    showing.left.add(name)
+
+        await asyncio.gather(*map(show, sorted(pulls, key=lambda name: (name not in showing.first, name))))
+
+    async def _go_on(self, turn: _MergeTurn) -> None:
+        """
+        Go on with a turn once its time has come.
+
+        Nothing is read meanwhile, and what was merged is not shown yet: the forge that
+        would have to answer that is the one that computes.
+        """
+        if self._clock() >= turn.at:
+            await self._merge(turn)
+        else:
+            self._await_turn(turn)
+        if turn.repo.name not in self._merging:
+            self.poller.notify([turn.repo.name])
+
+    async def _merge(self, turn: _MergeTurn) -> None:
+        """Merge in turn; what the forge has to compute before is asked for again after a time."""
+        repo, left = turn.repo, dict(turn.pulls)
 
         async def merge(name: str) -> MergeRefusal | None:
-            return await self._try_to_show(repo, forge, name, pulls[name], bot=bot, tell=merged.append)
+            refusal = await self._try_to_show(repo, name, turn.pulls[name], bot=turn.bot)
+            if refusal is None or refusal.kind != "computing":
+                left.pop(name)
+            return refusal
 
-        before = self._left.get(repo.name, frozenset())
-        others = sorted(pulls.keys() - merging.keys(), key=lambda name: (name not in before, name))
-        try:
-            turns = self._turns.merge(repo.name, merging, merge)
-            *_, pause = await asyncio.gather(*map(show, others), turns)
-        finally:
-            for fact in merged:
-                self._inbox.emit(fact)
-        self._left[repo.name] = left
-        if left:
-            self.poller.notify([repo.name])
-        elif pause is not None:
-            self.poller.notify([repo.name], at=self._clock() + pause)
+        numbers = self._to_merge(repo, turn.pulls, turn.bot)
+        pause = await self._turns.merge(repo.name, numbers, merge, turn.until)
+        if pause is not None:
+            self._await_turn(replace(turn, pulls=left, at=self._clock() + pause))
+
+    def _await_turn(self, turn: _MergeTurn) -> None:
+        if turn.lasts(turn.at):
+            self._merging[turn.repo.name] = turn
+        self.poller.notify([turn.repo.name], at=turn.at)
 
     def _to_merge(
         self, repo: Repo, pulls: Mapping[str, PullRequestSnapshot | Unavailable | None], bot: str
@@ -267,12 +351,10 @@ class PullRequestController:
     async def _try_to_show(
         self,
         repo: Repo,
-        forge: Forge,
         name: str,
         pull: PullRequestSnapshot | Unavailable | None,
         *,
         bot: str,
-        tell: Callable[[PullRequestSeen], None],
     ) -> MergeRefusal | None:
         """Show a task; one that cannot be read or shown says why, and holds up no other."""
         self._failed.pop(name, None)
@@ -280,7 +362,7 @@ class PullRequestController:
             if isinstance(pull, Unavailable):
                 self._failed[name] = f"its pull request cannot be read: {pull}"
             else:
-                return await self._show(repo, forge, name, pull, bot=bot, tell=tell)
+                return await self._show(repo, name, pull, bot=bot)
         except Unavailable as error:
             log.warning("task %s is not shown on its forge now: %s", name, error)
             self._failed[name] = f"it is not shown on its forge: {error}"
@@ -305,20 +387,19 @@ class PullRequestController:
     async def _show(
         self,
         repo: Repo,
-        forge: Forge,
         name: str,
         pull: PullRequestSnapshot | None,
         *,
         bot: str,
-        tell: Callable[[PullRequestSeen], None],
     ) -> MergeRefusal | None:
         """
         Show the status of a task on the forge, unless it is shown already; return why it is not merged.
 
-        What is new of its pull request goes to `tell`.
+        What is new of its pull request goes on record with what others have: each commit is a push,
+        and the forge that takes it is the one that merges.
         """
         task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
-        if task is None or status is None:
+        if task is None or status is None or repo.forge is None:
             return None
         host = self._view.hosts.get(status.assigned_host or "")
         address = f"{self._address}{name}" if self._address else ""
@@ -328,7 +409,7 @@ class PullRequestController:
             self._rest(name, status)
             return None
         at = self._clock()
-        after = await self._forges.show(forge, wanted)
+        after = await self._forges.show(repo.forge, wanted)
         refusal = after.refusal if after else None
         if after and refusal and refusal.kind == "computing" and not self._turns.is_slow(repo.name):
             after = replace(after, refusal=None)  # it is over in moments
@@ -339,7 +420,7 @@ class PullRequestController:
             self._patience.pop(name, None)
             self._rest(name, status)
         if after is not None and after != pull:
-            tell(PullRequestSeen(task=name, pull=after, at=at, bot=bot))
+            self._inbox.emit_later(PullRequestSeen(task=name, pull=after, at=at, bot=bot))
         return refusal
 
     def _is_done(self, repo: str, name: str, shown: tuple[ForgeView, PullRequestSnapshot | None]) -> bool:

@@ -595,7 +595,8 @@ async def test_a_known_pull_request_is_shown_without_a_list(double, forges, spec
 
 async def test_a_change_that_the_forge_takes_and_does_not_make_is_no_success(double, forges, spec):
     opened(double, BRANCH)
-    double.odd[f"GET /repos/{REPO}/pulls/1"] = lambda pull: {**pull, "labels": []}
+    for method in ("GET", "PATCH"):
+        double.odd[f"{method} /repos/{REPO}/pulls/1"] = lambda pull: {**pull, "labels": []}
 
     with pytest.raises(Unavailable, match="does not show the label agent/review_pending"):
         await forges.show(spec, want())
