@@ -4,7 +4,7 @@ Pull request controller: reads pull requests into facts, and shows the status of
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -33,6 +33,10 @@ AT_ONCE = 4
 
 SOON = timedelta(seconds=5)
 """First delay before a merge is retried that the forge was not ready for; doubles each time."""
+
+
+_Visit = tuple[object, ...]
+"""What is shown of a task follows from: specs and statuses, repo, host, pull request, our name."""
 
 
 class PullRequestController:
@@ -77,6 +81,10 @@ class PullRequestController:
         self._refreshed: dict[str, datetime] = {}
         """When pull requests were read last that gave no sign, by repo."""
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
+        self._told: dict[str, tuple[Task | None, Status | None, PullRequestSnapshot]] = {}
+        """What the last fact about a pull request told, and where its task stood when the reading began."""
+        self._at_rest: dict[str, _Visit] = {}
+        """Of tasks that are shown as they should be: what that followed from."""
         self._turns = MergeTurns(clock, lambda: view.desired.fleet.forge_interval)
         self._queues = MergeQueues(
             dispatch, view, inbox, clock, lambda repo: self.poller.notify([repo]), meter=meter
@@ -153,7 +161,7 @@ class PullRequestController:
             watched.discard(name)
         task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if task is None or status is None or task.repo is None or not self._matters(task, status):
-            for memory in (self._shown, self._patience, self._failed):
+            for memory in (self._shown, self._patience, self._failed, self._told, self._at_rest):
                 memory.pop(name, None)
             return None
         self._watched.setdefault(task.repo, set()).add(name)
@@ -185,6 +193,7 @@ class PullRequestController:
         names = sorted(self._watched.get(repo.name, ()))
         branches = {name: branch for name in names if (branch := self._branch(name))}
         bot, at = await self._bot(repo.forge), self._clock()
+        before = {name: self._standing(name) for name in names}
         fresh = self._fresh(repo.name, names, hints)
         refreshes = self._is_refresh_due(repo.name, at)
         pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh, refreshes=refreshes)
@@ -192,13 +201,20 @@ class PullRequestController:
             self._refreshed[repo.name] = at
         by_task = {name: pulls[branch] for name, branch in branches.items() if branch in pulls}
         for name, pull in by_task.items():
-            if isinstance(pull, PullRequestSnapshot):
-                delivery = hints.get(pull.number)
+            if not isinstance(pull, PullRequestSnapshot):
+                continue
+            delivery, last = hints.get(pull.number), self._told.get(name)
+            # Most visits come of a hint about another pull request: of this one all was said.
+            if refreshes or delivery or last is None or not _is_same(last, (*before[name], pull)):
                 self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
+                self._told[name] = *before[name], pull
         await self._inbox.wait_recorded(by_task)
         await self._queues.visit(repo, by_task, bot)
         await self._inbox.wait_recorded(by_task)
         await self._show_all(repo, repo.forge, {name: by_task.get(name) for name in names}, bot)
+
+    def _standing(self, name: str) -> tuple[Task | None, Status | None]:
+        return self._view.desired.tasks.get(name), self._view.statuses.get(name)
 
     def _is_refresh_due(self, repo: str, at: datetime) -> bool:
         """Return whether pull requests are read that gave no sign: in its turn, however often hints come."""
@@ -228,7 +244,10 @@ class PullRequestController:
         async def merge(name: str) -> MergeRefusal | None:
             return await self._try_to_show(repo, forge, name, pulls[name], bot=bot, tell=merged.append)
 
-        await asyncio.gather(*(show(name) for name in pulls if name not in merging))
+        to_show = [name for name in pulls if name not in merging]
+        await asyncio.gather(
+            *(show(name) for name in to_show if not self._rests(repo, name, pulls[name], bot))
+        )
         try:
             pause = await self._turns.merge(repo.name, merging, merge)
         finally:
@@ -236,6 +255,19 @@ class PullRequestController:
                 self._inbox.emit(fact)
         if pause is not None:
             self.poller.notify([repo.name], at=self._clock() + pause)
+
+    def _rests(self, repo: Repo, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str) -> bool:
+        """Return whether nothing of what is shown of a task can be other than at the last visit."""
+        last = self._at_rest.get(name)
+        return last is not None and _is_same(last, self._visit(repo, name, pull, bot))
+
+    def _visit(
+        self, repo: Repo, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str
+    ) -> "_Visit":
+        task, status = self._standing(name)
+        host = self._view.hosts.get((status and status.assigned_host) or "")
+        before = self._standing((task and task.start_from) or "")
+        return task, status, *before, repo, host, pull, bot
 
     def _to_merge(
         self, repo: Repo, pulls: Mapping[str, PullRequestSnapshot | Unavailable | None], bot: str
@@ -262,6 +294,7 @@ class PullRequestController:
     ) -> MergeRefusal | None:
         """Show a task; one that cannot be read or shown says why, and holds up no other."""
         self._failed.pop(name, None)
+        self._at_rest.pop(name, None)
         try:
             if isinstance(pull, Unavailable):
                 self._failed[name] = f"its pull request cannot be read: {pull}"
@@ -311,6 +344,8 @@ class PullRequestController:
         bases = pull_bases(task, repo, self._view.desired, self._view.statuses)
         wanted = desired_view(task, status, repo, pull, bot=bot, host=host, address=address, bases=bases)
         if wanted is None or self._is_done(repo.name, name, (wanted, pull)):
+            if name not in self._patience:
+                self._at_rest[name] = self._visit(repo, name, pull, bot)
             self._rest(name, status)
             return None
         at = self._clock()
@@ -374,3 +409,9 @@ class PullRequestController:
         """Return the name of our own account there; its actions are ignored."""
         bot = self._bots[f"{forge.api} {forge.repo}"] = await self._forges.whoami(forge)
         return bot
+
+
+def _is_same(one: Sequence[object], other: Sequence[object]) -> bool:
+    """Return whether all parts are the same objects, or for a pull request equal ones."""
+    pairs = zip(one, other, strict=True)
+    return all(a is b or (isinstance(a, PullRequestSnapshot | str) and a == b) for a, b in pairs)
