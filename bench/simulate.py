@@ -683,8 +683,10 @@ def main() -> None:
 def text(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a report."""
     cost, asked = report["cost"], report["asked"]
-    yield f"until {report['until']}"
-    yield f"asked {asked:,}; ended {report['ended']}; open at the end {report['open at the end']:,}"
+    yield (
+        f"asked {asked:,} until {report['until']}; ended {report['ended']}; "
+        f"open at the end {report['open at the end']:,}"
+    )
     yield f"commits {report['commits']:,}; most live runs {report['most live runs']:,}; head {report['head']}"
     yield f"calls {report['calls']}; most in a second {report['most calls in a second']}"
     yield (
