@@ -665,7 +665,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the whole report to a file")
     parser.add_argument("--profile", metavar="FILE", help="write a profile for pstats")
     if "PYTHONHASHSEED" not in os.environ:  # the order in which sets are walked
-        os.execve(sys.executable, [*sys.orig_argv], {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606
+        os.execve(sys.executable, [*sys.orig_argv], {**os.environ, "PYTHONHASHSEED": "0"})
     options = vars(parser.parse_args())
     file, profile, place = options.pop("json"), options.pop("profile"), options.pop("folder")
     with (

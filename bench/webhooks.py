@@ -23,6 +23,7 @@ from pathlib import Path
 
 from bench.latency import WHO
 from bench.rows import Row, row
+from reconciler import clock
 from tests.forge.double import ForgejoDouble
 from tests.forge.samples import signed
 
@@ -49,10 +50,13 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def measured(count: int) -> tuple[list[float], list[float]]:
     """Return the seconds until each of so many webhooks was answered, and until it was planned."""
-    with tempfile.TemporaryDirectory() as folder, forge(Path(folder)) as (api, token, url):
-        with fleet(Path(folder), api, token, url) as port:
-            due, answered = asyncio.run(send(port, count))
-            done = finished(Path(folder, "data"), due)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        forge(Path(folder)) as (api, token, url),
+        fleet(Path(folder), api, token, url) as port,
+    ):
+        due, answered = asyncio.run(send(port, count))
+        done = finished(Path(folder, "data"), due)
     return [answered[each] - due[each] for each in due], [done[each] - due[each] for each in due]
 
 
@@ -128,21 +132,21 @@ def fleet(folder: Path, api: str, token: str, url: str) -> Iterator[int]:
 async def send(port: int, count: int) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """Send so many; return by delivery when each was due, and when it was answered."""
     due, answered = dict[str, float](), dict[str, float]()
-    began = time.time() + 0.5
+    began = clock.now().timestamp() + 0.5
 
     async def one_connection(first: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for number in range(first, count, CONNECTIONS):
             name, at = f"d-{number}", began + number / RATE
             request = delivery(name, number)
-            await asyncio.sleep(at - time.time())
+            await asyncio.sleep(at - clock.now().timestamp())
             due[name] = at
             writer.write(request)
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             assert head.split()[1] == "202", head
             length = head.partition("content-length: ")[2].partition("\r\n")[0]
             await reader.readexactly(int(length or 0))
-            answered[name] = time.time()
+            answered[name] = clock.now().timestamp()
         writer.close()
 
     await asyncio.gather(*(one_connection(first) for first in range(CONNECTIONS)))
