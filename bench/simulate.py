@@ -8,7 +8,8 @@ handed to the controller as values. The record is a real branch in a real git
 repository, each step a durable commit. The same seed gives the same commits, to
 the id of the last. Time of the day matters: most tasks come in the afternoon, at
 nine o'clock one repo asks for a twentieth of the day's tasks at once, and from
-ten o'clock on a fifth of the hosts cannot be reached for ten minutes.
+ten o'clock on a fifth of the hosts cannot be reached for ten minutes. SIGTERM
+ends it early, with a report of what was simulated.
 """
 
 import argparse
@@ -17,7 +18,9 @@ import cProfile
 import hashlib
 import json
 import math
+import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -569,6 +572,7 @@ async def _simulate(scenario: Scenario, folder: Path, *, verbose: bool) -> dict[
     _measure_plans(cache, planner)
     if verbose:
         world.at(begin, lambda: _tell(world, people, journal, planner, time.perf_counter()))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, world.end_now)
     workers = Workers(scenario, world, loop)
     began, cpu = time.perf_counter(), time.process_time()
     tasks = [asyncio.create_task(workers.work(name)) for name in people.desired.agents]
@@ -584,6 +588,7 @@ async def _simulate(scenario: Scenario, folder: Path, *, verbose: bool) -> dict[
     open_tasks = len(cache.open)
     return {
         "scenario": asdict(scenario),
+        "until": world.now.isoformat(),
         "asked": people.asked,
         "ended": dict(sorted(journal.phases.items())),
         "open at the end": open_tasks,
@@ -632,7 +637,7 @@ def _tell(world: VirtualTime, people: People, journal: Journal, planner: Spent, 
         f"ended {sum(journal.phases.values()):>8,}  commits {journal.steps:>9,}  "
         f"planner {planner.cpu:6.1f} s CPU of {time.process_time():6.1f}\n"
     )
-    world.after(3600, lambda: _tell(world, people, journal, planner, began))
+    world.after(600, lambda: _tell(world, people, journal, planner, began))
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -659,6 +664,8 @@ def main() -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write the whole report to a file")
     parser.add_argument("--profile", metavar="FILE", help="write a profile for pstats")
+    if "PYTHONHASHSEED" not in os.environ:  # the order in which sets are walked
+        os.execve(sys.executable, [*sys.orig_argv], {**os.environ, "PYTHONHASHSEED": "0"})
     options = vars(parser.parse_args())
     file, profile, place = options.pop("json"), options.pop("profile"), options.pop("folder")
     with (
@@ -676,7 +683,10 @@ def main() -> None:
 def text(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a report."""
     cost, asked = report["cost"], report["asked"]
-    yield f"asked {asked:,}; ended {report['ended']}; open at the end {report['open at the end']:,}"
+    yield (
+        f"asked {asked:,} until {report['until']}; ended {report['ended']}; "
+        f"open at the end {report['open at the end']:,}"
+    )
     yield f"commits {report['commits']:,}; most live runs {report['most live runs']:,}; head {report['head']}"
     yield f"calls {report['calls']}; most in a second {report['most calls in a second']}"
     yield (

@@ -50,6 +50,10 @@ class VirtualTime:
         self.after(seconds, lambda: None if passed.done() else passed.set_result(None))
         await passed
 
+    def end_now(self) -> None:
+        """Let the simulation be over at the end of this tick."""
+        self.end = self.now
+
     async def pause(self, news: asyncio.Event, longest: timedelta | None) -> None:
         """Let time pass to the end of a tick in which something happens, or until it is enough."""
         await self._settle()

@@ -4,7 +4,7 @@ Pull request controller: reads pull requests into facts, and shows the status of
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -72,6 +72,10 @@ class _Showing:
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
 
+_Visit = tuple[object, ...]
+"""What is shown of a task follows from: specs and statuses, repo, host, pull request, our name."""
+
+
 class PullRequestController:
     """
     Follows the pull requests of tasks and shows on the forge where the tasks stand.
@@ -116,6 +120,10 @@ class PullRequestController:
         self._left: dict[str, Collection[str]] = {}
         """Tasks that the last visit had no time to show, by repo."""
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
+        self._told: dict[str, tuple[Task | None, Status | None, PullRequestSnapshot]] = {}
+        """What the last fact about a pull request told, and where its task stood when the reading began."""
+        self._at_rest: dict[str, _Visit] = {}
+        """Of tasks that are shown as they should be: what that followed from."""
         self._turns = MergeTurns(clock, lambda: view.desired.fleet.forge_interval)
         self._merging: dict[str, _MergeTurn] = {}
         """Turns under way, by repo."""
@@ -201,7 +209,7 @@ class PullRequestController:
             watched.discard(name)
         task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if task is None or status is None or task.repo is None or not self._matters(task, status):
-            for memory in (self._shown, self._patience, self._failed):
+            for memory in (self._shown, self._patience, self._failed, self._told, self._at_rest):
                 memory.pop(name, None)
             return None
         self._watched.setdefault(task.repo, set()).add(name)
@@ -238,6 +246,7 @@ class PullRequestController:
         names = sorted(self._watched.get(repo.name, ()))
         branches = {name: branch for name in names if (branch := self._branch(name))}
         bot, at = await self._bot(repo.forge), self._clock()
+        before = {name: self._standing(name) for name in names}
         fresh = self._fresh(repo.name, names, hints)
         refreshes = self._is_refresh_due(repo.name, at)
         pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh, refreshes=refreshes)
@@ -245,9 +254,13 @@ class PullRequestController:
             self._refreshed[repo.name] = at
         by_task = {name: pulls[branch] for name, branch in branches.items() if branch in pulls}
         for name, pull in by_task.items():
-            if isinstance(pull, PullRequestSnapshot):
-                delivery = hints.get(pull.number)
+            if not isinstance(pull, PullRequestSnapshot):
+                continue
+            delivery, last = hints.get(pull.number), self._told.get(name)
+            # Most visits come of a hint about another pull request: of this one all was said.
+            if refreshes or delivery or last is None or not _is_same(last, (*before[name], pull)):
                 self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
+                self._told[name] = *before[name], pull
         showing = _Showing(self._left.get(repo.name, frozenset()))
         unread = {name: None for name in names if name not in by_task}
         # What was not there to be read waits for no record: most of it is to be opened.
@@ -258,6 +271,9 @@ class PullRequestController:
         if showing.left:  # the next visit comes at once, and knows what people did meanwhile
             self._merging.pop(repo.name, None)
             self.poller.notify([repo.name])
+
+    def _standing(self, name: str) -> tuple[Task | None, Status | None]:
+        return self._view.desired.tasks.get(name), self._view.statuses.get(name)
 
     def _is_refresh_due(self, repo: str, at: datetime) -> bool:
         """Return whether pull requests are read that gave no sign: in its turn, however often hints come."""
@@ -299,7 +315,8 @@ class PullRequestController:
                 else:
                     showing.left.add(name)
 
-        await asyncio.gather(*map(show, sorted(pulls, key=lambda name: (name not in showing.first, name))))
+        moving = [name for name in pulls if not self._rests(repo, name, pulls[name], bot)]
+        await asyncio.gather(*map(show, sorted(moving, key=lambda name: (name not in showing.first, name))))
 
     async def _go_on(self, turn: _MergeTurn) -> None:
         """
@@ -335,6 +352,19 @@ class PullRequestController:
             self._merging[turn.repo.name] = turn
         self.poller.notify([turn.repo.name], at=turn.at)
 
+    def _rests(self, repo: Repo, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str) -> bool:
+        """Return whether nothing of what is shown of a task can be other than at the last visit."""
+        last = self._at_rest.get(name)
+        return last is not None and _is_same(last, self._visit(repo, name, pull, bot))
+
+    def _visit(
+        self, repo: Repo, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str
+    ) -> "_Visit":
+        task, status = self._standing(name)
+        host = self._view.hosts.get((status and status.assigned_host) or "")
+        before = self._standing((task and task.start_from) or "")
+        return task, status, *before, repo, host, pull, bot
+
     def _to_merge(
         self, repo: Repo, pulls: Mapping[str, PullRequestSnapshot | Unavailable | None], bot: str
     ) -> Mapping[str, int]:
@@ -358,6 +388,7 @@ class PullRequestController:
     ) -> MergeRefusal | None:
         """Show a task; one that cannot be read or shown says why, and holds up no other."""
         self._failed.pop(name, None)
+        self._at_rest.pop(name, None)
         try:
             if isinstance(pull, Unavailable):
                 self._failed[name] = f"its pull request cannot be read: {pull}"
@@ -406,6 +437,8 @@ class PullRequestController:
         bases = pull_bases(task, repo, self._view.desired, self._view.statuses)
         wanted = desired_view(task, status, repo, pull, bot=bot, host=host, address=address, bases=bases)
         if wanted is None or self._is_done(repo.name, name, (wanted, pull)):
+            if name not in self._patience:
+                self._at_rest[name] = self._visit(repo, name, pull, bot)
             self._rest(name, status)
             return None
         at = self._clock()
@@ -469,3 +502,9 @@ class PullRequestController:
         """Return the name of our own account there; its actions are ignored."""
         bot = self._bots[f"{forge.api} {forge.repo}"] = await self._forges.whoami(forge)
         return bot
+
+
+def _is_same(one: Sequence[object], other: Sequence[object]) -> bool:
+    """Return whether all parts are the same objects, or for a pull request equal ones."""
+    pairs = zip(one, other, strict=True)
+    return all(a is b or (isinstance(a, PullRequestSnapshot | str) and a == b) for a, b in pairs)
