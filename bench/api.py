@@ -37,10 +37,14 @@ if __name__ == "__main__":
 AIMS = {"heartbeat": "≤ 1.3", "dequeue, 204": "≤ 2"}
 RATES = {1: "≥ 200", 10: "≥ 800", 100: "≥ 1500"}
 BEHIND = {
-    "heartbeat": "Token, body, lease and rate are checked for each.",
+    "heartbeat": "Sanic takes half; token, a strict look at the head, body, lease, answer and metric take "
+    "a twelfth each.",
     "dequeue, 204": "As for a heartbeat; the loop is not woken while nothing is on offer.",
 }
-SLOW = "Each waits for a commit that is synced to the disk, and the agents share the cores."
+SLOW = (
+    "Each waits for a commit with six syncs, a millisecond each for a new file or name; beside them it takes "
+    "us two milliseconds of CPU and git one, and the agents share the cores."
+)
 WHO = {
     f"GIT_{role}_{what}": value
     for role in ("AUTHOR", "COMMITTER")

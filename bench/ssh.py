@@ -33,8 +33,8 @@ PROMPT = b"x" * 10_000
 ENDING = RunEnding(grace=1)
 EXEC = "A command is a channel, a process and its end on the server: sshd takes most of it."
 FORKS = (
-    "On the host ten programs are started one after another, a millisecond or two each on a quiet one: they "
-    "make the run's folder, keep and count its input, leave the session, make its cgroup and claim it."
+    "Seven programs are started one after another on the host, with five milliseconds of CPU: they make the "
+    "run's folder, keep its input, leave the session and claim it; and two syncs here keep its seal."
 )
 FOLLOW = "Each line of output is a message of its own, decrypted and written to the log."
 WRITER = """

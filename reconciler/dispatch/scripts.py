@@ -135,15 +135,15 @@ class Scripts:
 
         Whatever a further call answers is at the end of that.
         """
-        then = f"exec {self._words(name, *args)} </dev/null\n"
+        then = f"exec {self._command(name, *args)} </dev/null\n"
         if following:
-            then = f"answer=$({self._words(name, *args)} </dev/null)\n" + self._case(following)
+            then = f"answer=$({self._command(name, *args)} </dev/null)\n" + self._case(following)
         with _on_host():
             answer = await self._ensure(then)
             called = answer.stdout.partition(_BROUGHT)[2].partition(b"\n")[2]
             return _was_other(answer), self._answer(f"{name} {args[0]}", replace(answer, stdout=called))
 
-    def _words(self, name: str, *args: str) -> str:
+    def _command(self, name: str, *args: str) -> str:
         command = (self.shell, self._place(self._script(name)), *args)
         return " ".join(f'"{word}"' for word in command)
 
@@ -153,7 +153,7 @@ class Scripts:
         return (
             'printf "%s\\n" "$answer"\n'
             f"case $answer in {patterns})\n"
-            f"exec {self._words(following.name, *following.args)} <<'{_END}'\n"
+            f"exec {self._command(following.name, *following.args)} <<'{_END}'\n"
             f"{following.stdin.decode()}{_END}\n"
             ";; esac\n"
         )

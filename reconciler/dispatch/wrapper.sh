@@ -250,6 +250,7 @@ end_run() { # folder signal grace why
 # numbers: prctl, rt_sigprocmask and setsid, by the machine that its file is for.
 PERL='
 my $leaves = shift eq "leave";
+if ($leaves) { my ($file, $bytes) = splice @ARGV, 0, 2; (-s $file || 0) == $bytes or exit 72 }
 my %numbers = (62 => [157, 14, 112], 183 => [167, 135, 157], 243 => [167, 135, 157], 258 => [167, 135, 157],
   20 => [171, 174, 66], 21 => [171, 174, 66], 22 => [172, 175, 66], 3 => [172, 175, 66], 40 => [172, 175, 66]);
 my ($head, @calls) = "";
@@ -302,7 +303,7 @@ note_means() { # of this process -> $reaps
   unset RECONCILER_REAPS
 }
 
-make_cell() { # -> $cell: a cgroup for the run, where its user may make one
+name_cell() { # -> $cell: where a cgroup for the run can be, if its user may make one
   cell=
   [ -r "$PROC/self/cgroup" ] && [ -r "$PROC/self/mountinfo" ] || return 0
   while read -r id parent device from at rest; do
@@ -314,7 +315,12 @@ make_cell() { # -> $cell: a cgroup for the run, where its user may make one
   done <"$PROC/self/cgroup"
   cell=${cell%/}/reconciler.$$.$started
   case $cell in *[!A-Za-z0-9._/:@-]*) cell= ;; esac
-  [ -w "${cell%/*}" ] && mkdir "$cell" 2>/dev/null && [ -w "$cell/cgroup.procs" ] && return
+  [ -w "${cell%/*}" ] || cell=
+}
+
+make_cell() { # the one that $cell names; nothing if that is not to be had
+  [ -n "$cell" ] || return 0
+  mkdir "$cell" 2>/dev/null && [ -w "$cell/cgroup.procs" ] && return
   [ ! -d "$cell" ] || rmdir "$cell" 2>/dev/null
   cell=
 }
@@ -349,10 +355,11 @@ end_rest() { # folder; by the supervisor, when the agent has ended: what is left
 
 # --- Sessions ---------------------------------------------------------------
 
-leave() { # command... in a session of its own, not waited for; this process ends
+leave() { # command... in a session of its own, not waited for, if the input is whole; this process ends
   # A transport starts us as leader of a group, so setsid forks by itself. With `&` the
   # agent would ignore INT and QUIT.
-  command -v perl >/dev/null 2>&1 && perl -e "$PERL" leave "$@" 2>/dev/null && exit 0
+  command -v perl >/dev/null 2>&1 && perl -e "$PERL" leave "$mine.in" "$bytes" "$@" 2>/dev/null && exit 0
+  require_input
   find_helper
   if command -v setsid >/dev/null 2>&1; then
     case $helper in
@@ -369,6 +376,16 @@ leave() { # command... in a session of its own, not waited for; this process end
   exec 3<&0
   "$@" <&3 3<&- &
   exit 0
+}
+
+refuse_short() { # why; what was cut on its way is not started, and nothing of it stays that could be
+  rm -f "$mine".*
+  refuse "short: $1"
+}
+
+require_input() {
+  count "$mine.in"
+  [ "$size" = "$bytes" ] || refuse_short "$size of $bytes bytes"
 }
 
 lead() { # command... in a session of its own, waited for
@@ -478,11 +495,7 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
     rm -f "$mine".*
     refuse "cannot write down the job; $room"
   fi
-  count "$mine.in"
-  if [ "$size" != "$bytes" ]; then # cut on its way: nothing stays that could be started
-    rm -f "$mine".*
-    refuse "short: $size of $bytes bytes"
-  fi
+  [ "$lines" = 0 ] || refuse_short "$lines lines of the job are missing"
   is_record "$run/supervisor.log" || clear_away "$run/supervisor.log"
   exec 2>>"$run/supervisor.log"
   submit "$4" "$5" "$6" "$7" "${8:-}"
@@ -503,15 +516,13 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
   find_boot
   find_process $$
   supervised=$started
-  make_cell
+  name_cell # and no more: whoever asked waits until the claim is won
   printf '%s %s %s %s %s %s ok\n' $$ "$started" "$boot" "$lock" "${cell:--}" "$job" >"$mine.claim" || {
     rm -f "$mine".*
-    [ -z "$cell" ] || rmdir "$cell"
     refuse "cannot write down the claim; $room"
   }
   if [ -e "$run/claim" ] || ! ln "$mine.claim" "$run/claim" 2>/dev/null; then
     rm -f "$mine".*
-    [ -z "$cell" ] || rmdir "$cell"
     find_state "$run"
     printf 'S exists %s\n' "$state"
     exit 0
@@ -521,6 +532,7 @@ _supervise) # RUN MINE TIMEOUT SIGNAL GRACE SHELL LOCK UMASK LC_SET LC_WAS
   : >>"$run/err"
   printf 'S started running %s\n' "$lock"
   exec >/dev/null
+  make_cell
   watchdog=
   if [ "$timeout" -gt 0 ]; then
     trap - TERM # a fork that has not set its own trap yet must not swallow the signal
@@ -687,6 +699,7 @@ means) # ROOT
 _means)
   note_means
   find_process $$
+  name_cell
   make_cell
   [ -z "$cell" ] || rmdir "$cell"
   printf 'S %s%smark\n' "${cell:+cgroup }" "${reaps:+reaper }"
@@ -704,6 +717,7 @@ _hold) # FOLDER COMMAND...
   umask 077
   find_boot
   find_process $$
+  name_cell
   make_cell
   put "$run" claim $$ "$started" "$boot" - "${cell:--}"
   shift 2

@@ -22,10 +22,10 @@ async def folder_changes(folders: Iterable[Path]) -> AsyncGenerator[str | None, 
     from asyncinotify import Inotify, Mask  # noqa: PLC0415  only Linux has it
 
     written = Mask.CREATE | Mask.CLOSE_WRITE | Mask.MOVE | Mask.DELETE
-    with Inotify() as told:
+    with Inotify() as inotify:
         for folder in folders:
-            told.add_watch(folder, written)
-        async for event in told:
+            inotify.add_watch(folder, written)
+        async for event in inotify:
             if Mask.Q_OVERFLOW in event.mask:
                 yield None
             elif event.path is not None:

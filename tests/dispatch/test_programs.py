@@ -11,11 +11,26 @@ from pathlib import Path
 import pytest
 
 from reconciler.dispatch.local import LocalTransport
-from reconciler.dispatch.protocol import Stage, agent_job
+from reconciler.dispatch.protocol import Stage, agent_job, payload
 from reconciler.dispatch.scripts import Scripts
 from tests.dispatch.world import QUICK, RUN, World, ended, finish, make_runs, seen, start, until
 
-PROGRAMS = ("cat", "cut", "env", "grep", "head", "ln", "mkdir", "mv", "rm", "sed", "sha256sum", "tr", "wc")
+PROGRAMS = (
+    "cat",
+    "cut",
+    "env",
+    "grep",
+    "head",
+    "ln",
+    "mkdir",
+    "mv",
+    "perl",
+    "rm",
+    "sed",
+    "sha256sum",
+    "tr",
+    "wc",
+)
 
 
 class Counted:
@@ -57,6 +72,28 @@ async def test_scripts_that_are_in_their_place_are_summed_and_nothing_else(tmp_p
 
     assert (was_changed, state.stage) == (False, Stage.ABSENT)
     assert counted.take() == ["sha256sum"]
+
+
+@pytest.mark.parametrize("perl", ["working", "broken"])
+async def test_an_order_that_was_cut_on_its_way_is_refused_and_starts_nothing(tmp_path, counted, perl):
+    if perl == "broken":
+        counted.replace("perl", "exit 1")
+    runs = make_runs(tmp_path, counted.transport)
+    await runs.install_scripts()
+    (wrapper,) = (tmp_path / "host" / "bin").glob("wrapper-*")
+    order = payload(agent_job(["true"], env={}, folder="/"), b"prompt", seal="5ea1")
+    script = payload(agent_job(["true"], env={}, folder="/"), seal="5ea1")
+    limits = ("60", "TERM", "1", "sh", "10ck")
+
+    for whole in (order, script):
+        for cut in (len(whole) - 1, len(whole) - 3, len(whole) // 2, whole.index(b"\n") + 1, 3, 0):
+            argv = ("sh", str(wrapper), "start", "./runs", "a.r1", *limits)
+            answer = await counted.transport.call(argv, whole[:cut], timeout=60)
+            assert answer.stdout.startswith(b"E "), (cut, answer)
+            assert list((tmp_path / "host" / "runs" / "a.r1").glob("by.*")) == []
+
+    names = {path.name for path in (tmp_path / "host" / "runs" / "a.r1").iterdir()}
+    assert names <= {"supervisor.log"}
 
 
 async def test_a_host_is_asked_twice_to_begin_a_run_without_a_repo(tmp_path, monkeypatch):
@@ -135,7 +172,7 @@ async def test_a_run_is_started_by_few_programs(tmp_path, counted):
     await until(lambda: (tmp_path / "host" / "fleet" / "runs" / "b.r1" / "out").read_bytes() == b"up\n")
     names = Counter(counted.take())
     assert names.pop("mkdir") in {2, 3}  # of the run, of what it declares, and where it can be a cgroup
-    assert names == {"grep": 1, "ln": 1, "rm": 1}
+    assert names == {"grep": 1, "ln": 1, "perl": 1, "rm": 1}
     await runs.cancel("b.r1", "cancelled", QUICK)
     assert (await finish(runs, "b.r1", state)).why == "cancelled"
     await runs.close()

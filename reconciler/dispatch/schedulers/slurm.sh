@@ -72,6 +72,7 @@ refresh() { # folder: a change to it makes a network file system look again at w
 } 2>/dev/null
 
 submit() { # TIMEOUT SIGNAL GRACE SHELL LOCK
+  require_input
   id=${run##*/}
   put "$run" queued "$5" "$(date +%s)"
   printf '%s\n' "$seal" >"$mine.seal" && write_batch "$@" >"$mine.batch" || {
