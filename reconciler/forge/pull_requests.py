@@ -367,7 +367,7 @@ class PullRequestReader:
 
     def _has_moved(self, number: int) -> bool:
         detail, listed = self._details.get(number), self._listed.get(number)
-        return detail is None or listed is None or detail.listed.state_of_people != listed.state_of_people
+        return detail is None or listed is None or listed.has_moved(detail.listed)
 
     async def _read_all(self, numbers: Sequence[int]) -> None:
         """
