@@ -759,7 +759,8 @@ async def reconciler(outside: _Outside, name: str) -> Reconciler:
         token=lambda: f"{scenario.seed:012x}",
         clock=world,
         revision=lambda: cache.desired.revision,
-        **({"marks": marks, "elsewhere": registry.past_attempts} if registry else {}),
+        marks=marks,
+        elsewhere=registry.past_attempts if registry else None,
     )
     turn = world.join()
     ports = Ports(

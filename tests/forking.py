@@ -49,6 +49,7 @@ def is_forked(command: Sequence[str | os.PathLike[str]], options: Mapping[str, A
     env, cwd = options.get("env"), options.get("cwd")
     return (
         os.environ.get("RECONCILER_TEST_FORK") != "0"
+        and hasattr(os, "pidfd_open")
         and command[0] == sys.executable
         and (command[1] == "-m" or Path(command[1]).is_absolute())
         and options.keys() <= _OPTIONS
