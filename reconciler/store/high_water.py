@@ -211,6 +211,7 @@ class HighWaterMarks:
         if identity := _FLEET_ID.fullmatch(result.stdout):
             self._of_fleet = MarkFile(self._machine / f"{sha256(identity[1]).hexdigest()[:16]}.json")
             self._passed.clear()
+            self._descends.clear()
 
     async def rewind(self, kind: LineKind, branch: str, head: str | None) -> Rewind | None:
         """Return the rewind of a line; None if it descends from all that was acted on, or is approved."""
