@@ -62,7 +62,7 @@ class _MergeTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class _Showing:
+class _ShowTurn:
     """What the parts of a visit share that show tasks."""
 
     first: Collection[str]
@@ -248,14 +248,15 @@ class PullRequestController:
             if isinstance(pull, PullRequestSnapshot):
                 delivery = hints.get(pull.number)
                 self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
-        showing = _Showing(self._left.get(repo.name, frozenset()))
+        shows = _ShowTurn(self._left.get(repo.name, frozenset()))
         unread = {name: None for name in names if name not in by_task}
         # What was not there to be read waits for no record: most of it is to be opened.
         await asyncio.gather(
-            self._show_all(repo, unread, bot, showing), self._show_recorded(repo, by_task, bot, showing)
+            self._show_all(repo, unread, bot, shows),
+            self._show_recorded(repo, by_task, bot, shows),
         )
-        self._left[repo.name] = showing.left
-        if showing.left:  # the next visit comes at once, and knows what people did meanwhile
+        self._left[repo.name] = shows.left
+        if shows.left:  # the next visit comes at once, and knows what people did meanwhile
             self._merging.pop(repo.name, None)
             self.poller.notify([repo.name])
 
@@ -269,7 +270,7 @@ class PullRequestController:
         repo: Repo,
         pulls: Mapping[str, PullRequestSnapshot | Unavailable],
         bot: str,
-        showing: _Showing,
+        shows: _ShowTurn,
     ) -> None:
         """Show tasks once what was read of them is on record, and merge beside that what is to be merged."""
         await self._inbox.wait_recorded(pulls)
@@ -280,26 +281,26 @@ class PullRequestController:
         turn = _MergeTurn(
             repo=repo, pulls={name: pulls[name] for name in merging}, bot=bot, began=now, at=now
         )
-        await asyncio.gather(self._show_all(repo, others, bot, showing), self._merge(turn))
+        await asyncio.gather(self._show_all(repo, others, bot, shows), self._merge(turn))
 
     async def _show_all(
         self,
         repo: Repo,
         pulls: Mapping[str, PullRequestSnapshot | Unavailable | None],
         bot: str,
-        showing: _Showing,
+        shows: _ShowTurn,
     ) -> None:
         """Show tasks, some at a time, and for some time; those first that the last visit had no time for."""
         until = self._clock() + SHOW_TURN
 
         async def show(name: str) -> None:
-            async with showing.gate:
+            async with shows.gate:
                 if self._clock() < until:
                     await self._try_to_show(repo, name, pulls[name], bot=bot)
                 else:
-                    showing.left.add(name)
+                    shows.left.add(name)
 
-        await asyncio.gather(*map(show, sorted(pulls, key=lambda name: (name not in showing.first, name))))
+        await asyncio.gather(*map(show, sorted(pulls, key=lambda name: (name not in shows.first, name))))
 
     async def _go_on(self, turn: _MergeTurn) -> None:
         """
