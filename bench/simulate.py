@@ -31,6 +31,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from unittest.mock import patch
@@ -578,6 +579,11 @@ async def simulate(scenario: Scenario, folder: Path, *, verbose: bool = False) -
         return await _simulate(scenario, folder, verbose=verbose)
 
 
+def _stop_all(loops: Sequence[Loop]) -> None:
+    for loop in loops:
+        loop.stop()
+
+
 async def _simulate(scenario: Scenario, folder: Path, *, verbose: bool) -> dict[str, Any]:
     begin = START + timedelta(hours=scenario.begin)
     world = VirtualTime(begin, timedelta(seconds=scenario.tick))
@@ -590,7 +596,7 @@ async def _simulate(scenario: Scenario, folder: Path, *, verbose: bool) -> dict[
     loops = [part.loop for part in parts]
     people.readers += [loop.inbox.notify for loop in loops]
     forges.hooks += [loop.controllers.pulls.notify for loop in loops]
-    world.at_end = lambda: [loop.stop() for loop in loops]
+    world.at_end = partial(_stop_all, loops)
     world.at(begin, people.push_each_minute)
     if scenario.begin < 10:
         world.at(START + timedelta(hours=10), hosts.begin_outage)

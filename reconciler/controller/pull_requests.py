@@ -62,7 +62,7 @@ class _MergeTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class _Showing:
+class _ShowTurn:
     """What the parts of a visit share that show tasks."""
 
     first: Collection[str]
@@ -120,7 +120,7 @@ class PullRequestController:
         self._left: dict[str, Collection[str]] = {}
         """Tasks that the last visit had no time to show, by repo."""
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
-        self._told: dict[str, tuple[Task | None, Status | None, PullRequestSnapshot]] = {}
+        self._last_facts: dict[str, tuple[Task | None, Status | None, PullRequestSnapshot]] = {}
         """What the last fact about a pull request told, and where its task stood when the reading began."""
         self._at_rest: dict[str, _Visit] = {}
         """Of tasks that are shown as they should be: what that followed from."""
@@ -209,7 +209,7 @@ class PullRequestController:
             watched.discard(name)
         task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if task is None or status is None or task.repo is None or not self._matters(task, status):
-            for memory in (self._shown, self._patience, self._failed, self._told, self._at_rest):
+            for memory in (self._shown, self._patience, self._failed, self._last_facts, self._at_rest):
                 memory.pop(name, None)
             return None
         self._watched.setdefault(task.repo, set()).add(name)
@@ -246,7 +246,7 @@ class PullRequestController:
         names = sorted(self._watched.get(repo.name, ()))
         branches = {name: branch for name in names if (branch := self._branch(name))}
         bot, at = await self._bot(repo.forge), self._clock()
-        before = {name: self._standing(name) for name in names}
+        before = {name: self._spec_and_status(name) for name in names}
         fresh = self._fresh(repo.name, names, hints)
         refreshes = self._is_refresh_due(repo.name, at)
         pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh, refreshes=refreshes)
@@ -256,23 +256,24 @@ class PullRequestController:
         for name, pull in by_task.items():
             if not isinstance(pull, PullRequestSnapshot):
                 continue
-            delivery, last = hints.get(pull.number), self._told.get(name)
+            delivery, last = hints.get(pull.number), self._last_facts.get(name)
             # Most visits come of a hint about another pull request: of this one all was said.
             if refreshes or delivery or last is None or not _is_same(last, (*before[name], pull)):
                 self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
-                self._told[name] = *before[name], pull
-        showing = _Showing(self._left.get(repo.name, frozenset()))
+                self._last_facts[name] = *before[name], pull
+        shows = _ShowTurn(self._left.get(repo.name, frozenset()))
         unread = {name: None for name in names if name not in by_task}
         # What was not there to be read waits for no record: most of it is to be opened.
         await asyncio.gather(
-            self._show_all(repo, unread, bot, showing), self._show_recorded(repo, by_task, bot, showing)
+            self._show_all(repo, unread, bot, shows),
+            self._show_recorded(repo, by_task, bot, shows),
         )
-        self._left[repo.name] = showing.left
-        if showing.left:  # the next visit comes at once, and knows what people did meanwhile
+        self._left[repo.name] = shows.left
+        if shows.left:  # the next visit comes at once, and knows what people did meanwhile
             self._merging.pop(repo.name, None)
             self.poller.notify([repo.name])
 
-    def _standing(self, name: str) -> tuple[Task | None, Status | None]:
+    def _spec_and_status(self, name: str) -> tuple[Task | None, Status | None]:
         return self._view.desired.tasks.get(name), self._view.statuses.get(name)
 
     def _is_refresh_due(self, repo: str, at: datetime) -> bool:
@@ -285,7 +286,7 @@ class PullRequestController:
         repo: Repo,
         pulls: Mapping[str, PullRequestSnapshot | Unavailable],
         bot: str,
-        showing: _Showing,
+        shows: _ShowTurn,
     ) -> None:
         """Show tasks once what was read of them is on record, and merge beside that what is to be merged."""
         await self._inbox.wait_recorded(pulls)
@@ -296,27 +297,27 @@ class PullRequestController:
         turn = _MergeTurn(
             repo=repo, pulls={name: pulls[name] for name in merging}, bot=bot, began=now, at=now
         )
-        await asyncio.gather(self._show_all(repo, others, bot, showing), self._merge(turn))
+        await asyncio.gather(self._show_all(repo, others, bot, shows), self._merge(turn))
 
     async def _show_all(
         self,
         repo: Repo,
         pulls: Mapping[str, PullRequestSnapshot | Unavailable | None],
         bot: str,
-        showing: _Showing,
+        shows: _ShowTurn,
     ) -> None:
         """Show tasks, some at a time, and for some time; those first that the last visit had no time for."""
         until = self._clock() + SHOW_TURN
 
         async def show(name: str) -> None:
-            async with showing.gate:
+            async with shows.gate:
                 if self._clock() < until:
                     await self._try_to_show(repo, name, pulls[name], bot=bot)
                 else:
-                    showing.left.add(name)
+                    shows.left.add(name)
 
         moving = [name for name in pulls if not self._rests(repo, name, pulls[name], bot)]
-        await asyncio.gather(*map(show, sorted(moving, key=lambda name: (name not in showing.first, name))))
+        await asyncio.gather(*map(show, sorted(moving, key=lambda name: (name not in shows.first, name))))
 
     async def _go_on(self, turn: _MergeTurn) -> None:
         """
@@ -360,9 +361,9 @@ class PullRequestController:
     def _visit(
         self, repo: Repo, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str
     ) -> "_Visit":
-        task, status = self._standing(name)
+        task, status = self._spec_and_status(name)
         host = self._view.hosts.get((status and status.assigned_host) or "")
-        before = self._standing((task and task.start_from) or "")
+        before = self._spec_and_status((task and task.start_from) or "")
         return task, status, *before, repo, host, pull, bot
 
     def _to_merge(

@@ -762,9 +762,9 @@ class CodeRepository:
         """Return the commits of refs that are there, those of these among them, by full name."""
         return await self._listings.add(refs)
 
-    async def _list_all(self, asked: Sequence[tuple[str, ...]]) -> Mapping[str, str]:
+    async def _list_all(self, questions: Sequence[tuple[str, ...]]) -> Mapping[str, str]:
         """Return the commits of those of the refs that are there, by full name."""
-        refs = dict.fromkeys(chain.from_iterable(asked))
+        refs = dict.fromkeys(chain.from_iterable(questions))
         done = await self._run_network("ls-remote", "--", self.url, *refs, mirror=False)
         if done.code:
             raise self._error("cannot look at", done.message)

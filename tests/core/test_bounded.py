@@ -32,6 +32,7 @@ GROWING = {
     "controller/observe.py statuses": "of one round",
     "controller/pull_requests.py _bots": "by forges that the specs name",
     "controller/pull_requests.py _left": "by repos that the specs name",
+    "controller/pull_requests.py _last_facts": "emptied with the tasks that it is of",
     "controller/pull_requests.py _refreshed": "by repos that the specs name",
     "controller/pull_requests.py _shown": "emptied with the tasks that it is of",
     "controller/pull_requests.py _visited": "by repos that the specs name",
