@@ -23,6 +23,7 @@ BENCHMARKS = (
     "latency",
     "start",
     "api",
+    "webhooks",
     "pages",
     "output",
     "workspace",

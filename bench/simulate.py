@@ -8,7 +8,8 @@ handed to the controller as values. The record is a real branch in a real git
 repository, each step a durable commit. The same seed gives the same commits, to
 the id of the last. Time of the day matters: most tasks come in the afternoon, at
 nine o'clock one repo asks for a twentieth of the day's tasks at once, and from
-ten o'clock on a fifth of the hosts cannot be reached for ten minutes.
+ten o'clock on a fifth of the hosts cannot be reached for ten minutes. SIGTERM
+ends it early, with a report of what was simulated.
 """
 
 import argparse
@@ -17,7 +18,9 @@ import cProfile
 import hashlib
 import json
 import math
+import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -28,27 +31,44 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from unittest.mock import patch
 
-from bench.virtual import VirtualTime
+from bench.virtual import Turn, VirtualTime
 from reconciler.controller import ports as controller_ports
 from reconciler.controller.build import build_loop
 from reconciler.controller.cache import FleetCache
 from reconciler.controller.loop import Loop
 from reconciler.controller.ports import ControllerSettings, Emit, NoMeter, Ports, Step
+from reconciler.controller.shards import ShardedSpecs
 from reconciler.core.adapter import Adapter
 from reconciler.core.errors import Unavailable
 from reconciler.core.events import RunEnded, RunSeen, WorkerReport
 from reconciler.core.lifecycle import Transition
 from reconciler.core.model.forge import ForgeView, Hint, PullRequestSnapshot
 from reconciler.core.model.runs import Claim, FailureClass, Report, RunRequest, Verdict
-from reconciler.core.model.specs import Agent, Desired, FleetSpec, Forge, Host, Repo, Task, TaskSpec, work_id
+from reconciler.core.model.specs import (
+    Agent,
+    Desired,
+    FleetSpec,
+    Forge,
+    Host,
+    Repo,
+    ShardSpec,
+    Task,
+    TaskSpec,
+    work_id,
+)
 from reconciler.core.model.status import HostCli, HostStatus, LeaseRequest, Phase, Status
+from reconciler.core.names import DEFAULT_SHARD, state_branch_of
 from reconciler.core.planning import placement
 from reconciler.core.runs.retention import Retention
 from reconciler.git.repository import Repository
+from reconciler.store.bot_commits import bot_git
+from reconciler.store.high_water import HighWaterMarks
+from reconciler.store.owners import OwnersBranch
 from reconciler.store.state import StateBranch
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -93,6 +113,13 @@ class Scenario:
     """Share of the tasks for which one repo asks at nine o'clock."""
     away: float = 0.2
     """Share of the hosts that cannot be reached for ten minutes at ten o'clock."""
+    shards: int = 0
+    """Reconcilers that share the fleet, by a remote; with 0 it is one, and there is no remote."""
+
+    @property
+    def shard_names(self) -> Sequence[str]:
+        """The names of the shards; the first is the one without a name."""
+        return DEFAULT_SHARD, *(f"s{number}" for number in range(1, self.shards))
 
     @property
     def run_seconds(self) -> float:
@@ -137,14 +164,22 @@ class People:
         }
         hosts = {
             f"h{n:04}": Host(
-                name=f"h{n:04}", address="x", slots=scenario.slots, labels=("gpu",) if n % 10 == 0 else ()
+                name=f"h{n:04}",
+                address="x",
+                slots=scenario.slots,
+                labels=("gpu",) if n % 10 == 0 else (),
+                shard=scenario.shard_names[n // 10 % len(scenario.shard_names)],
             )
             for n in range(scenario.hosts)
         }
         agents = {f"w{n}": Agent(name=f"w{n}", token_hash=("x",)) for n in range(scenario.workers)}
         self.desired = Desired(
             revision="0" * 40,
-            fleet=FleetSpec(lease=timedelta(hours=1), keep_failed=timedelta(hours=1)),
+            fleet=FleetSpec(
+                lease=timedelta(hours=1),
+                keep_failed=timedelta(hours=1),
+                shards={name: ShardSpec(tasks=(name,)) for name in scenario.shard_names[1:]},
+            ),
             repos=repos,
             hosts=hosts,
             agents=agents,
@@ -153,9 +188,12 @@ class People:
         self.settled: list[tuple[datetime, str]] = []
         """Tasks that are done with, in order."""
         self.asked = 0
+        self.names: list[str] = []
+        """Of all tasks that were asked for, in a fleet of shards."""
         self.pushes = 0
         self._templates: dict[_Like, Task] = {}
-        self.notify: Callable[[], None] = lambda: None
+        self.readers: list[Callable[[], None]] = []
+        """Called after each push."""
 
     async def read(self, statuses: Mapping[str, Status]) -> Desired:
         return self.desired
@@ -175,7 +213,8 @@ class People:
             tasks |= {task.name: task for task in new}
             self.pushes += 1
             self.desired = replace(self.desired, revision=f"{self.pushes:040x}", tasks=tasks)
-            self.notify()
+            for tell in self.readers:
+                tell()
         self.world.after(60, self.push_each_minute)
 
     def _new_tasks(self) -> Iterator[Task]:
@@ -191,6 +230,9 @@ class People:
 
     def _task(self, minute: int, number: int, repo: str | None) -> Task:
         seed, name = self.scenario.seed, f"h{minute // 60:02}/m{minute % 60:02}/t{number:05}"
+        if shards := self.scenario.shards:
+            name = f"s{math.floor(shards * chance(seed, name, 'shard'))}/{name}"
+            self.names.append(name)
         repo = repo or f"r{math.floor(self.scenario.repos * chance(seed, name, 'repo') ** 2)}"
         is_pulled = chance(seed, name, "mode") < self.scenario.pulled
         is_reviewed = not is_pulled and chance(seed, name, "review") < self.scenario.reviewed
@@ -234,6 +276,9 @@ class Hosts:
         self.calls_by_second: dict[str, Counter[int]] = defaultdict(Counter)
         self.used: Counter[str] = Counter()
         self.busy_seconds = 0.0
+        self.twice: set[tuple[str, int]] = set()
+        """Runs that were started more than once, which none should be."""
+        self._started: set[tuple[str, int]] = set()
         self._following: dict[tuple[str, int], Emit] = {}
         self._ends: dict[tuple[str, int], Report] = {}
 
@@ -276,6 +321,9 @@ class Hosts:
 
     def follow(self, order: RunRequest, emit: Emit) -> None:
         self._count("starts")
+        if order.key in self._started:
+            self.twice.add(order.key)
+        self._started.add(order.key)
         self._following[order.key] = emit
         seed = self.scenario.seed
         speed = 0.5 + chance(seed, order.host.name, "speed")
@@ -378,7 +426,8 @@ class Forges:
         self.scenario, self.world = scenario, world
         self.pull_requests: dict[tuple[str, str], PullRequestSnapshot] = {}
         self.calls: Counter[str] = Counter()
-        self.hint: Callable[[Hint], None] = lambda _: None
+        self.hooks: list[Callable[[Hint], None]] = []
+        """Where webhooks go."""
 
     async def whoami(self, forge: Forge) -> str:
         return "bot"
@@ -419,15 +468,15 @@ class Forges:
             pull, state="closed", is_merged=True, by="ann", updated_at=self.world.now
         )
         repo = place[0].removeprefix("o/")
-        self.hint(
-            Hint(
-                delivery=f"d{pull.number}",
-                event="pull_request",
-                place=place[0],
-                repos=(repo,),
-                pull=pull.number,
-            )
+        hint = Hint(
+            delivery=f"d{pull.number}",
+            event="pull_request",
+            place=place[0],
+            repos=(repo,),
+            pull=pull.number,
         )
+        for hook in self.hooks:
+            hook(hint)
 
     async def issues(self, forge: Forge, label: str) -> None:
         return None
@@ -530,65 +579,57 @@ async def simulate(scenario: Scenario, folder: Path, *, verbose: bool = False) -
         return await _simulate(scenario, folder, verbose=verbose)
 
 
+def _stop_all(loops: Sequence[Loop]) -> None:
+    for loop in loops:
+        loop.stop()
+
+
 async def _simulate(scenario: Scenario, folder: Path, *, verbose: bool) -> dict[str, Any]:
     begin = START + timedelta(hours=scenario.begin)
     world = VirtualTime(begin, timedelta(seconds=scenario.tick))
     world.end = begin + timedelta(hours=scenario.hours)
     people, hosts, forges = People(scenario, world), Hosts(scenario, world), Forges(scenario, world)
-    journal, cache = Journal(people, world), FleetCache()
-    subprocess.run(["git", "init", "-q", "--bare", folder], check=True)
-    repository = await Repository.open(str(folder), folder)
-    state = await StateBranch.open(
-        repository,
-        "fleet-state",
-        token=lambda: f"{scenario.seed:012x}",
-        clock=world,
-        revision=lambda: cache.desired.revision,
-    )
-    ports = Ports(
-        specs=people,
-        state=state,
-        # The rest of both is for settings that this fleet has not.
-        dispatch=cast("controller_ports.Dispatch", hosts),
-        prober=hosts,
-        forges=cast("controller_ports.Forges", forges),
-        clock=world,
-        monotonic=world.seconds,
-        pause=world.pause,
-        meter=journal,
-    )
-    loop = build_loop(cache, ports, ControllerSettings())
-    loop.listeners.steps.append(journal.step)
-    people.notify = loop.inbox.notify
-    forges.hint = loop.controllers.pulls.notify
-    world.at_end = loop.stop
+    journal = Journal(people, world)
+    outside = _Outside(scenario, world, folder, people, hosts, forges, journal)
+    init_repository(folder, is_remote=scenario.shards > 0)
+    parts = [await reconciler(outside, name) for name in scenario.shard_names]
+    loops = [part.loop for part in parts]
+    people.readers += [loop.inbox.notify for loop in loops]
+    forges.hooks += [loop.controllers.pulls.notify for loop in loops]
+    world.at_end = partial(_stop_all, loops)
     world.at(begin, people.push_each_minute)
     if scenario.begin < 10:
         world.at(START + timedelta(hours=10), hosts.begin_outage)
-    planner = Spent()
-    _measure_plans(cache, planner)
     if verbose:
-        world.at(begin, lambda: _tell(world, people, journal, planner, time.perf_counter()))
-    workers = Workers(scenario, world, loop)
+        world.at(begin, lambda: _tell(world, people, journal, parts, time.perf_counter()))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, world.end_now)
+    workers = [Workers(scenario, world, loop) for loop in loops]
     began, cpu = time.perf_counter(), time.process_time()
-    tasks = [asyncio.create_task(workers.work(name)) for name in people.desired.agents]
-    await loop.run()
+    runs = [asyncio.create_task(part.turn.run(part.loop.run)) for part in parts]
+    await world.hand_on()
+    tasks = [
+        asyncio.create_task(workers[number % len(workers)].work(name))
+        for number, name in enumerate(people.desired.agents)
+    ]
+    await asyncio.gather(*runs)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    head = state.head
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-    await state.close()
+    heads = {part.name: part.state.head for part in parts}
+    for part in parts:
+        await part.state.close()
+        await part.repository.close()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    await repository.close()
-    open_tasks = len(cache.open)
+    plans = [sample for part in parts for sample in part.planner.samples]
     return {
         "scenario": asdict(scenario),
+        "until": world.now.isoformat(),
         "asked": people.asked,
         "ended": dict(sorted(journal.phases.items())),
-        "open at the end": open_tasks,
+        "open at the end": sum(len(part.cache.open) for part in parts),
         "commits": journal.steps,
-        "head": head,
+        "head": heads[DEFAULT_SHARD],
         "most live runs": journal.most_live,
         "pushes of specs": people.pushes,
         "calls": {**hosts.calls, **forges.calls},
@@ -600,18 +641,152 @@ async def _simulate(scenario: Scenario, folder: Path, *, verbose: bool) -> dict[
         "waited, by hour": {hour: _spread(waits) for hour, waits in sorted(journal.waits_by_hour.items())},
         "looks": journal.looks,
         "run seconds": round(hosts.busy_seconds),
+        "runs started twice": len(hosts.twice),
+        "shards": _of_shards(people, parts, heads) if scenario.shards else {},
         "cost": {
             "wall": wall,
             "cpu": cpu,
             "git cpu": children.ru_utime + children.ru_stime,
-            "planner cpu": planner.cpu,
-            "plans": len(planner.samples),
-            "plan ms": _spread([sample * 1000 for sample in planner.samples]),
+            "planner cpu": sum(part.planner.cpu for part in parts),
+            "plans": len(plans),
+            "plan ms": _spread([sample * 1000 for sample in plans]),
             "commit ms": _spread([seconds for _, seconds in journal.commits]),
             "repository bytes": _size(folder),
             "peak memory MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         },
     }
+
+
+def _of_shards(
+    people: People, parts: Sequence["Reconciler"], heads: Mapping[str, str | None]
+) -> Mapping[str, Any]:
+    """Return what each shard did, how many tasks several had, and how many nobody had."""
+    owners = Counter(name for part in parts for name in part.tasks)
+    return {
+        "each": {
+            part.name: {
+                "tasks": len(part.tasks),
+                "commits": part.steps,
+                "planner cpu": part.planner.cpu,
+                "head": heads[part.name],
+            }
+            for part in parts
+        },
+        "tasks of several": sum(count > 1 for count in owners.values()),
+        "tasks of nobody": sum(name not in owners for name in people.names),
+    }
+
+
+# --- A reconciler --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Outside:
+    """What reconcilers work with that is simulated, and where their repositories are."""
+
+    scenario: Scenario
+    world: VirtualTime
+    folder: Path
+    people: People
+    hosts: Hosts
+    forges: Forges
+    journal: Journal
+
+
+@dataclass
+class Reconciler:
+    """A reconciler of the fleet, or of a shard of it: real, but for what is outside."""
+
+    name: str
+    turn: Turn
+    repository: Repository
+    state: StateBranch
+    cache: FleetCache
+    loop: Loop
+    planner: Spent = field(default_factory=Spent)
+    steps: int = 0
+    tasks: set[str] = field(default_factory=set)
+    """That it has put on record, in a fleet of shards."""
+
+    def step(self, step: Step) -> None:
+        """Take note of a step on record."""
+        self.steps += 1
+        if isinstance(step, Transition):
+            self.tasks.add(step.task)
+
+
+class FetchedSpecs:
+    """The specs of the whole fleet; who reads new ones has fetched what other shards took by then."""
+
+    def __init__(self, people: People, repository: Repository) -> None:
+        self._people, self._repository = people, repository
+        self._revision = ""
+
+    async def read(self, statuses: Mapping[str, Status]) -> Desired:
+        desired = await self._people.read(statuses)
+        if desired.revision != self._revision:
+            await self._repository.fetch()
+            self._revision = desired.revision
+        return desired
+
+    async def recall(self, name: str, generation: str) -> Task | None:
+        return await self._people.recall(name, generation)
+
+
+def init_repository(folder: Path, *, is_remote: bool) -> None:
+    """Make the repository of a fleet; one that is cloned has a commit."""
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", folder], check=True)
+    if is_remote:
+        who = ("-c", "user.name=ann", "-c", "user.email=ann@example.org")
+        tree = subprocess.check_output(["git", "mktree"], cwd=folder, stdin=subprocess.DEVNULL, text=True)
+        commit = ("git", *who, "commit-tree", "-m", "Begin", tree.strip())
+        head = subprocess.check_output(commit, cwd=folder, text=True).strip()
+        subprocess.run(["git", "update-ref", "refs/heads/main", head], cwd=folder, check=True)
+
+
+async def reconciler(outside: _Outside, name: str) -> Reconciler:
+    """Build the reconciler of a shard; of a fleet without shards, the only one."""
+    scenario, world, folder, cache = outside.scenario, outside.world, outside.folder, FleetCache()
+    place = f"file://{folder}" if scenario.shards else str(folder)
+    data = folder.with_name(f"{folder.name}-{name}")
+    repository = await Repository.open(place, data)
+    state_branch, marks = "fleet-state", HighWaterMarks(repository, data) if scenario.shards else None
+    specs: Any = outside.people
+    registry: OwnersBranch | None = None
+    if marks is not None:
+        registry = OwnersBranch(
+            repository, state_branch, name, committer=bot_git(repository.git), marks=marks
+        )
+        fetched = FetchedSpecs(outside.people, repository)
+        specs = ShardedSpecs(fetched, registry, name, lambda: state.damaged)
+    state = await StateBranch.open(
+        repository,
+        state_branch_of(state_branch, name),
+        token=lambda: f"{scenario.seed:012x}",
+        clock=world,
+        revision=lambda: cache.desired.revision,
+        marks=marks,
+        elsewhere=registry.past_attempts if registry else None,
+    )
+    turn = world.join()
+    ports = Ports(
+        specs=specs,
+        state=state,
+        # The rest of both is for settings that this fleet has not.
+        dispatch=cast("controller_ports.Dispatch", outside.hosts),
+        prober=outside.hosts,
+        forges=cast("controller_ports.Forges", outside.forges),
+        clock=world,
+        monotonic=world.seconds,
+        pause=turn.pause,
+        meter=outside.journal,
+    )
+    part = Reconciler(name, turn, repository, state, cache, build_loop(cache, ports, ControllerSettings()))
+    part.loop.listeners.steps.append(outside.journal.step)
+    if scenario.shards:
+        part.loop.listeners.steps.append(part.step)
+    _measure_plans(cache, part.planner)
+    return part
 
 
 def _measure_plans(cache: FleetCache, planner: Spent) -> None:
@@ -625,14 +800,16 @@ def _measure_plans(cache: FleetCache, planner: Spent) -> None:
     cache.forget = forget_and_measure  # type: ignore[method-assign]
 
 
-def _tell(world: VirtualTime, people: People, journal: Journal, planner: Spent, began: float) -> None:
+def _tell(
+    world: VirtualTime, people: People, journal: Journal, parts: Sequence[Reconciler], began: float
+) -> None:
     wall = time.perf_counter() - began
     sys.stderr.write(
         f"{world.now:%H:%M}  {wall:7.0f} s  asked {people.asked:>8,}  "
         f"ended {sum(journal.phases.values()):>8,}  commits {journal.steps:>9,}  "
-        f"planner {planner.cpu:6.1f} s CPU of {time.process_time():6.1f}\n"
+        f"planner {sum(part.planner.cpu for part in parts):6.1f} s CPU of {time.process_time():6.1f}\n"
     )
-    world.after(3600, lambda: _tell(world, people, journal, planner, began))
+    world.after(600, lambda: _tell(world, people, journal, parts, began))
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -659,6 +836,8 @@ def main() -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write the whole report to a file")
     parser.add_argument("--profile", metavar="FILE", help="write a profile for pstats")
+    if "PYTHONHASHSEED" not in os.environ:  # the order in which sets are walked
+        os.execve(sys.executable, [*sys.orig_argv], {**os.environ, "PYTHONHASHSEED": "0"})
     options = vars(parser.parse_args())
     file, profile, place = options.pop("json"), options.pop("profile"), options.pop("folder")
     with (
@@ -676,7 +855,10 @@ def main() -> None:
 def text(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a report."""
     cost, asked = report["cost"], report["asked"]
-    yield f"asked {asked:,}; ended {report['ended']}; open at the end {report['open at the end']:,}"
+    yield (
+        f"asked {asked:,} until {report['until']}; ended {report['ended']}; "
+        f"open at the end {report['open at the end']:,}"
+    )
     yield f"commits {report['commits']:,}; most live runs {report['most live runs']:,}; head {report['head']}"
     yield f"calls {report['calls']}; most in a second {report['most calls in a second']}"
     yield (
@@ -690,6 +872,16 @@ def text(report: Mapping[str, Any]) -> Iterator[str]:
         f"repository {size / 1e6:.1f} MB, {size / max(report['commits'], 1):.0f} bytes a commit; "
         f"peak memory {cost['peak memory MiB']:.0f} MiB"
     )
+    if report["shards"]:
+        for name, shard in report["shards"]["each"].items():
+            yield (
+                f"shard {name}: {shard['tasks']:,} tasks, {shard['commits']:,} commits, "
+                f"planner {shard['planner cpu']:.1f} s CPU, head {shard['head']}"
+            )
+        yield (
+            f"runs started twice {report['runs started twice']}; tasks that several had "
+            f"{report['shards']['tasks of several']}, that nobody had {report['shards']['tasks of nobody']}"
+        )
     for repo, waits in report["waited"].items():
         yield f"waited for a run, {repo}: {_in_words(waits)} s"
     for width, waits in report["waited, by width"].items():

@@ -1,8 +1,12 @@
 """Statuses for tests, by the names that their fields have in the file."""
 
 from collections.abc import Mapping
+from datetime import datetime
 
+from reconciler.controller.cache import FleetCache
+from reconciler.core.model.specs import FleetSpec, Repo
 from reconciler.core.model.status import Phase, Status
+from reconciler.core.runs.retention import Retention, retention
 
 _OF_A_RUN = {
     "account",
@@ -43,3 +47,23 @@ def _with_run(fields: Mapping[str, object]) -> Mapping[str, object]:
         **place,
         **given,
     }
+
+
+def retention_of(
+    statuses: Mapping[str, Status],
+    now: datetime,
+    fleet: FleetSpec,
+    repos: Mapping[str, Repo] | None = None,
+) -> Retention:
+    """Return what a sweep is told of a fleet with these statuses."""
+    cache = FleetCache(statuses=statuses)
+    cache.refresh(statuses)
+    return retention(
+        statuses,
+        now,
+        fleet,
+        live=cache.groups.of("live run"),
+        open_runs=cache.groups.of("open run"),
+        failed=cache.groups.names("failed"),
+        repos=repos or {},
+    )

@@ -74,7 +74,7 @@ def make_app(
             *ReadOperations(view, services.record, gate.last_use.get, services.figures).operations,
             *EventStream(tail, services.record, closing, gate.is_still_good, limits.streams).operations,
             *SteeringOperations(services.pages.steering).operations,
-            *WebhookRoute(services.hooks).operations,
+            *WebhookRoute(services.hooks, gate.peers).operations,
             *Pulse(view, services.record, services.unready).operations,
             *metrics_operations(services.metrics),
         )

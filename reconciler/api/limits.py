@@ -24,7 +24,7 @@ class RateLimits(NamedTuple):
     token: Rate = Rate(per_second=100, burst=400)
     """Requests with one token: hundreds of tasks may be reported on with it."""
     peer: Rate = Rate(per_second=20, burst=200)
-    """Requests without a good token, from one address."""
+    """Requests without a good token, and webhooks without a good signature, from one address."""
     visitors: Rate = Rate(per_second=400, burst=2000)
     """Requests of browsers, from one address: a few hundred pages may follow the same change."""
     proposals: Rate = Rate(per_second=0.1, burst=20)
@@ -48,13 +48,23 @@ class Buckets:
 
     def take(self, who: str) -> None:
         """Take one request out of somebody's bucket. Raises TooMany if it is empty."""
-        now = self._now()
-        left, at = self._buckets.pop(who, (float(self._rate.burst), now))
-        left = min(left + (now - at) * self._rate.per_second, self._rate.burst)
-        is_allowed = left >= 1
-        self._buckets[who] = (left - is_allowed, now)
+        now, left = self._now(), self._left(who)
+        self._buckets.pop(who, None)
+        self._buckets[who] = (left - (left >= 1), now)
         if len(self._buckets) > self.MOST:
             del self._buckets[next(iter(self._buckets))]
-        if not is_allowed:
+        self._require(left)
+
+    def check(self, who: str) -> None:
+        """Raise TooMany if somebody's bucket is empty."""
+        self._require(self._left(who))
+
+    def _left(self, who: str) -> float:
+        now = self._now()
+        left, at = self._buckets.get(who, (float(self._rate.burst), now))
+        return min(left + (now - at) * self._rate.per_second, self._rate.burst)
+
+    def _require(self, left: float) -> None:
+        if left < 1:
             wait = (1 - left) / self._rate.per_second
             raise TooMany(f"more than {self._rate.per_second:g} requests a second: ask less often", wait)

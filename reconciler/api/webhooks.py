@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sanic.exceptions import RequestTimeout
 from sanic.response import HTTPResponse
 
+from reconciler.api.limits import Buckets
 from reconciler.api.operation import JSON, Call, Operation, Reply, read_body
 from reconciler.api.problems import Unauthenticated
 from reconciler.controller.ports import Hooks
@@ -31,12 +32,26 @@ class WebhookRoute:
     """Route on which forges deliver webhooks."""
 
     hooks: Hooks
+    strangers: Buckets
+    """Of those whose deliveries are not taken: a forge sends as many as it has events."""
     _peers: Counter[str] = field(default_factory=Counter)
     """How many deliveries are read now, by address."""
 
     async def forgejo(self, call: Call) -> HTTPResponse:
         """Accept a delivery; it is on disk when this answers."""
-        with self._room(call.request.client_ip):
+        peer = call.request.client_ip
+        self.strangers.check(peer)
+        try:
+            await self._receive(call, peer)
+        except Unavailable:
+            raise
+        except Exception:
+            self.strangers.take(peer)
+            raise
+        return HTTPResponse(status=202)
+
+    async def _receive(self, call: Call, peer: str) -> None:
+        with self._room(peer):
             try:
                 async with asyncio.timeout(SECONDS):
                     body = await read_body(call.request, HOOK_LIMIT)
@@ -46,7 +61,6 @@ class WebhookRoute:
                 await self.hooks.receive(dict(call.request.headers), body)
             except Refused as error:
                 raise Unauthenticated(str(error)) from error
-        return HTTPResponse(status=202)
 
     @contextmanager
     def _room(self, peer: str) -> Iterator[None]:
@@ -70,6 +84,7 @@ class WebhookRoute:
             summary="Take a signed webhook of Forgejo, Gitea, GitHub or GitLab",
             handler=self.forgejo,
             raw_body=JSON,
+            is_unlimited=True,
             answers={202: Reply("It is stored; what it hints at is polled soon")},
             problems={400: "It is no webhook", 401: "Its signature is missing or wrong"},
         )

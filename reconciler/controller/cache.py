@@ -29,15 +29,19 @@ GroupKind = Literal[
     "held by",
     "claimed",
     "in review",
-    "unfinished",
+    "delivered",
+    "live run",
+    "open run",
+    "failed",
     "branch",
     "chosen",
 ]
 Group = tuple[GroupKind, str]
 """
 `adapter` and its name; `ready in` and a repo in which tasks could start; `held by` and the worker that
-has not said what came of it; `branch` and one that is not called after the task; `chosen`: open tasks with
-a chosen variant, and variants; the name of others is empty.
+has not said what came of it; `delivered`: in review without a pull request; `live run`, `open run` and the
+key of the run; `branch` and one that is not called after the task; `chosen`: open tasks with a chosen
+variant, and variants; the name of others is empty.
 """
 
 _READY = frozenset({Reason.REPO, Reason.SLOT, Reason.HOST})
@@ -68,7 +72,7 @@ class Groups:
         return self._names[kind].get(of, frozenset())
 
     def of(self, kind: GroupKind) -> set[str]:
-        """Return the adapters or repos that have tasks in a group of this kind."""
+        """Return the adapters, repos or runs that have tasks in a group of this kind."""
         return set(self._names[kind])
 
 
@@ -137,12 +141,18 @@ class FleetCache:
                 yield "ready in", spec.repo
         if status is not None and name in self.open and (status.choice or (spec and spec.variant_of)):
             yield "chosen", ""
+        if spec is not None and status is not None and _is_delivered(spec, status):
+            yield "delivered", ""
         if (place := self._place_of(name)) and place[1] != default_branch(name):
             yield "branch", place[1]
 
     def _groups_by_phase(self, status: Status) -> Iterator[Group]:
-        if status.run and (status.phase is Phase.FAILED or not status.phase.is_settled):
-            yield "unfinished", ""
+        if status.phase is Phase.FAILED:
+            yield "failed", ""
+        if status.run and not status.phase.is_settled:
+            yield "open run", status.run.key
+        if status.run and status.phase.is_live:
+            yield "live run", status.run.key
         if status.phase.is_live:
             yield "live", ""
             if status.assigned_agent is not None:
@@ -183,6 +193,12 @@ class FleetCache:
             log.exception("task %s: whether it is open cannot be determined; others go on", name)
             return True  # the plan meets the same fault, and records it
         return is_open or name in self.desired.broken
+
+
+def _is_delivered(spec: Task, status: Status) -> bool:
+    """Return whether the work of a task waits to be merged, and no pull request tells of it."""
+    is_in_review = status.phase is Phase.REVIEW_PENDING
+    return is_in_review and spec.review != "pull_request" and not spec.variant_of
 
 
 def _only_lacks_a_place(spec: Task, status: Status) -> bool:

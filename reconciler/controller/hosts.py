@@ -23,7 +23,7 @@ from reconciler.core.events import HostSeen, MergeSeen, RunEnded
 from reconciler.core.faults import bug_message
 from reconciler.core.model.runs import Claim, FailureClass, Report, Verdict
 from reconciler.core.model.specs import Host, Repo, Task
-from reconciler.core.model.status import HostStatus, Phase, Status
+from reconciler.core.model.status import HostStatus, Status
 from reconciler.core.runs.leases import report_of
 from reconciler.core.runs.retention import Retention, retention
 
@@ -135,11 +135,14 @@ class HostMaintenance:
         """Remove from a host what is no longer needed."""
 
         def needed() -> Retention:
+            groups = self.controller.groups
             return retention(
                 self.controller.statuses,
                 self.clock(),
                 self.controller.desired.fleet,
-                unfinished=self.controller.groups.names("unfinished"),
+                live=groups.of("live run"),
+                open_runs=groups.of("open run"),
+                failed=groups.names("failed"),
                 damaged=self.controller.damaged,
                 repos=self.controller.desired.repos,
                 drift=self.controller.drift,
@@ -190,10 +193,10 @@ class HostMaintenance:
         return {name: repo for name, repo in self.controller.desired.repos.items() if name in names}
 
     def _in_review(self) -> Iterator[tuple[Task, Status]]:
-        for name in self.controller.groups.names("in review"):
+        """Yield the tasks of which no pull request tells whether their work was merged."""
+        for name in self.controller.groups.names("delivered"):
             task, status = self.controller.desired.tasks.get(name), self.controller.statuses.get(name)
-            is_waiting = status is not None and status.phase is Phase.REVIEW_PENDING
-            if task and status and is_waiting and task.review != "pull_request" and not task.variant_of:
+            if task and status:
                 yield task, status
 
     async def _look_for_merges(self, repo: Repo) -> None:

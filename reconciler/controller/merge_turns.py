@@ -10,7 +10,7 @@ from reconciler.controller.ports import Clock
 from reconciler.core.model.forge import MergeRefusal
 
 MERGE_TURN = timedelta(seconds=10)
-"""For so long at most a visit merges one pull request after another."""
+"""For so long at most one pull request is merged after another before anything else is done in a repo."""
 MOST_COMPUTING = 4
 """Merges in a row that a visit asks for while the forge computes; such a try costs a forge little."""
 PAUSE = timedelta(seconds=0.25)
@@ -41,14 +41,18 @@ class MergeTurns:
         """Since when the forge has not been ready for any, by repo; none after a merge."""
 
     async def merge(
-        self, repo: str, numbers: Mapping[str, int], merge: Callable[[str], Awaitable[MergeRefusal | None]]
+        self,
+        repo: str,
+        numbers: Mapping[str, int],
+        merge: Callable[[str], Awaitable[MergeRefusal | None]],
+        until: datetime,
     ) -> timedelta | None:
         """
-        Merge the pull requests of these tasks with `merge`, given their numbers.
+        Merge the pull requests of these tasks with `merge`, given their numbers, to the end of the turn.
 
-        Returns after which time the next visit is due; None if all had their turn.
+        Returns after which time the forge is asked again; None if all had their turn.
         """
-        last, until, computing = self._last.get(repo, 0), self._clock() + MERGE_TURN, 0
+        last, computing = self._last.get(repo, 0), 0
         queue = deque(sorted(numbers, key=lambda name: (numbers[name] <= last, numbers[name])))
         while queue and computing < min(MOST_COMPUTING, len(queue)):
             if self._clock() >= until:

@@ -4,14 +4,14 @@ Pull request controller: reads pull requests into facts, and shows the status of
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from reconciler.controller.hints import Hints
 from reconciler.controller.inbox import Inbox
 from reconciler.controller.merge_queue import MergeQueues
-from reconciler.controller.merge_turns import MergeTurns
+from reconciler.controller.merge_turns import MERGE_TURN, MergeTurns
 from reconciler.controller.poller import Latch, Poller
 from reconciler.controller.ports import Clock, Dispatch, FleetView, Forges, Meter
 from reconciler.core.errors import Unavailable
@@ -35,6 +35,45 @@ SHOW_TURN = timedelta(seconds=10)
 
 SOON = timedelta(seconds=5)
 """First delay before a merge is retried that the forge was not ready for; doubles each time."""
+
+SETTLES = timedelta(seconds=5)
+"""Delay of the look after a deed of our own account: what it did is known, and mostly not the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MergeTurn:
+    """Merges that a repo is in the middle of: its forge computes before it takes the next one."""
+
+    repo: Repo
+    pulls: Mapping[str, PullRequestSnapshot | Unavailable | None]
+    bot: str
+    began: datetime
+    at: datetime
+    """When the forge is asked again."""
+
+    def lasts(self, now: datetime) -> bool:
+        """Return whether nothing else is done in the repo now."""
+        return self.began <= now < self.until
+
+    @property
+    def until(self) -> datetime:
+        """When other things have their turn."""
+        return self.began + MERGE_TURN
+
+
+@dataclass(frozen=True, slots=True)
+class _ShowTurn:
+    """What the parts of a visit share that show tasks."""
+
+    first: Collection[str]
+    """Tasks that the last visit had no time for."""
+    left: set[str] = field(default_factory=set)
+    """Tasks that this one has no time for."""
+    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+
+
+_Visit = tuple[object, ...]
+"""What is shown of a task follows from: specs and statuses, repo, host, pull request, our name."""
 
 
 class PullRequestController:
@@ -81,7 +120,15 @@ class PullRequestController:
         self._left: dict[str, Collection[str]] = {}
         """Tasks that the last visit had no time to show, by repo."""
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
+        self._last_facts: dict[str, tuple[Task | None, Status | None, PullRequestSnapshot]] = {}
+        """What the last fact about a pull request told, and where its task stood when the reading began."""
+        self._at_rest: dict[str, _Visit] = {}
+        """Of tasks that are shown as they should be: what that followed from."""
         self._turns = MergeTurns(clock, lambda: view.desired.fleet.forge_interval)
+        self._merging: dict[str, _MergeTurn] = {}
+        """Turns under way, by repo."""
+        self._hinted: set[str] = set()
+        """Repos in which somebody else did something that nobody has looked at yet."""
         self._queues = MergeQueues(
             dispatch, view, inbox, clock, lambda repo: self.poller.notify([repo]), meter=meter
         )
@@ -108,10 +155,15 @@ class PullRequestController:
 
         `latch` is held until that was done.
         """
-        for repo in self._view.desired.repos.keys() & hint.repos:
+        repos = self._view.desired.repos.keys() & hint.repos
+        for repo in repos:
             for number in self._named_by(hint, repo):
                 self._hints.add(repo, number, hint.delivery)
-        self.poller.notify(hint.repos, latch=latch)
+        # Of a commit CI may speak in our name.
+        is_known = hint.sender in self.accounts and hint.commit is None
+        if not is_known:
+            self._hinted |= repos
+        self.poller.notify(hint.repos, at=self._clock() + SETTLES if is_known else None, latch=latch)
         self._inbox.wake()
 
     def _named_by(self, hint: Hint, repo: str) -> Iterable[int]:
@@ -157,7 +209,7 @@ class PullRequestController:
             watched.discard(name)
         task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if task is None or status is None or task.repo is None or not self._matters(task, status):
-            for memory in (self._shown, self._patience, self._failed):
+            for memory in (self._shown, self._patience, self._failed, self._last_facts, self._at_rest):
                 memory.pop(name, None)
             return None
         self._watched.setdefault(task.repo, set()).add(name)
@@ -180,6 +232,11 @@ class PullRequestController:
         return {name: repos[name] for name, tasks in self._watched.items() if tasks and name in repos}
 
     async def _poll(self, repo: Repo) -> None:
+        turn = self._merging.pop(repo.name, None)
+        if turn and turn.repo == repo and turn.lasts(self._clock()) and repo.name not in self._hinted:
+            await self._go_on(turn)
+            return
+        self._hinted.discard(repo.name)  # before the look: what comes during it is news for the next
         with self._hints.taken(repo.name) as hints:
             await self._read_and_show(repo, hints)
 
@@ -189,6 +246,7 @@ class PullRequestController:
         names = sorted(self._watched.get(repo.name, ()))
         branches = {name: branch for name in names if (branch := self._branch(name))}
         bot, at = await self._bot(repo.forge), self._clock()
+        before = {name: self._spec_and_status(name) for name in names}
         fresh = self._fresh(repo.name, names, hints)
         refreshes = self._is_refresh_due(repo.name, at)
         pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh, refreshes=refreshes)
@@ -196,60 +254,117 @@ class PullRequestController:
             self._refreshed[repo.name] = at
         by_task = {name: pulls[branch] for name, branch in branches.items() if branch in pulls}
         for name, pull in by_task.items():
-            if isinstance(pull, PullRequestSnapshot):
-                delivery = hints.get(pull.number)
+            if not isinstance(pull, PullRequestSnapshot):
+                continue
+            delivery, last = hints.get(pull.number), self._last_facts.get(name)
+            # Most visits come of a hint about another pull request: of this one all was said.
+            if refreshes or delivery or last is None or not _is_same(last, (*before[name], pull)):
                 self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
-        await self._inbox.wait_recorded(by_task)
-        await self._queues.visit(repo, by_task, bot)
-        await self._inbox.wait_recorded(by_task)
-        await self._show_all(repo, repo.forge, {name: by_task.get(name) for name in names}, bot)
+                self._last_facts[name] = *before[name], pull
+        shows = _ShowTurn(self._left.get(repo.name, frozenset()))
+        unread = {name: None for name in names if name not in by_task}
+        # What was not there to be read waits for no record: most of it is to be opened.
+        await asyncio.gather(
+            self._show_all(repo, unread, bot, shows),
+            self._show_recorded(repo, by_task, bot, shows),
+        )
+        self._left[repo.name] = shows.left
+        if shows.left:  # the next visit comes at once, and knows what people did meanwhile
+            self._merging.pop(repo.name, None)
+            self.poller.notify([repo.name])
+
+    def _spec_and_status(self, name: str) -> tuple[Task | None, Status | None]:
+        return self._view.desired.tasks.get(name), self._view.statuses.get(name)
 
     def _is_refresh_due(self, repo: str, at: datetime) -> bool:
         """Return whether pull requests are read that gave no sign: in its turn, however often hints come."""
         last = self._refreshed.get(repo)
         return last is None or not last <= at < last + self._view.desired.fleet.forge_interval / 2
 
+    async def _show_recorded(
+        self,
+        repo: Repo,
+        pulls: Mapping[str, PullRequestSnapshot | Unavailable],
+        bot: str,
+        shows: _ShowTurn,
+    ) -> None:
+        """Show tasks once what was read of them is on record, and merge beside that what is to be merged."""
+        await self._inbox.wait_recorded(pulls)
+        await self._queues.visit(repo, pulls, bot)
+        await self._inbox.wait_recorded(pulls)
+        merging, now = self._to_merge(repo, pulls, bot), self._clock()
+        others = {name: pull for name, pull in pulls.items() if name not in merging}
+        turn = _MergeTurn(
+            repo=repo, pulls={name: pulls[name] for name in merging}, bot=bot, began=now, at=now
+        )
+        await asyncio.gather(self._show_all(repo, others, bot, shows), self._merge(turn))
+
     async def _show_all(
         self,
         repo: Repo,
-        forge: Forge,
         pulls: Mapping[str, PullRequestSnapshot | Unavailable | None],
         bot: str,
+        shows: _ShowTurn,
     ) -> None:
-        """
-        Show tasks, some at a time, and beside them those that are to be merged, in turn.
-
-        What was merged goes on record together: each commit is a push, and the forge that
-        takes it is the one that merges. Tasks that had no time are shown by the next visit, which
-        comes at once, and knows what people did meanwhile.
-        """
-        merging, gate = self._to_merge(repo, pulls, bot), asyncio.Semaphore(AT_ONCE)
-        merged: list[PullRequestSeen] = []
-        until, left = self._clock() + SHOW_TURN, set[str]()
+        """Show tasks, some at a time, and for some time; those first that the last visit had no time for."""
+        until = self._clock() + SHOW_TURN
 
         async def show(name: str) -> None:
-            async with gate:
-                if self._clock() >= until:
-                    left.add(name)
-                    return
-                await self._try_to_show(repo, forge, name, pulls[name], bot=bot, tell=self._inbox.emit_later)
+            async with shows.gate:
+                if self._clock() < until:
+                    await self._try_to_show(repo, name, pulls[name], bot=bot)
+                else:
+                    shows.left.add(name)
+
+        moving = [name for name in pulls if not self._rests(repo, name, pulls[name], bot)]
+        await asyncio.gather(*map(show, sorted(moving, key=lambda name: (name not in shows.first, name))))
+
+    async def _go_on(self, turn: _MergeTurn) -> None:
+        """
+        Go on with a turn once its time has come.
+
+        Nothing is read meanwhile, and what was merged is not shown yet: the forge that
+        would have to answer that is the one that computes.
+        """
+        if self._clock() >= turn.at:
+            await self._merge(turn)
+        else:
+            self._await_turn(turn)
+        if turn.repo.name not in self._merging:
+            self.poller.notify([turn.repo.name])
+
+    async def _merge(self, turn: _MergeTurn) -> None:
+        """Merge in turn; what the forge has to compute before is asked for again after a time."""
+        repo, left = turn.repo, dict(turn.pulls)
 
         async def merge(name: str) -> MergeRefusal | None:
-            return await self._try_to_show(repo, forge, name, pulls[name], bot=bot, tell=merged.append)
+            refusal = await self._try_to_show(repo, name, turn.pulls[name], bot=turn.bot)
+            if refusal is None or refusal.kind != "computing":
+                left.pop(name)
+            return refusal
 
-        before = self._left.get(repo.name, frozenset())
-        others = sorted(pulls.keys() - merging.keys(), key=lambda name: (name not in before, name))
-        try:
-            turns = self._turns.merge(repo.name, merging, merge)
-            *_, pause = await asyncio.gather(*map(show, others), turns)
-        finally:
-            for fact in merged:
-                self._inbox.emit(fact)
-        self._left[repo.name] = left
-        if left:
-            self.poller.notify([repo.name])
-        elif pause is not None:
-            self.poller.notify([repo.name], at=self._clock() + pause)
+        numbers = self._to_merge(repo, turn.pulls, turn.bot)
+        pause = await self._turns.merge(repo.name, numbers, merge, turn.until)
+        if pause is not None:
+            self._await_turn(replace(turn, pulls=left, at=self._clock() + pause))
+
+    def _await_turn(self, turn: _MergeTurn) -> None:
+        if turn.lasts(turn.at):
+            self._merging[turn.repo.name] = turn
+        self.poller.notify([turn.repo.name], at=turn.at)
+
+    def _rests(self, repo: Repo, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str) -> bool:
+        """Return whether nothing of what is shown of a task can be other than at the last visit."""
+        last = self._at_rest.get(name)
+        return last is not None and _is_same(last, self._visit(repo, name, pull, bot))
+
+    def _visit(
+        self, repo: Repo, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str
+    ) -> "_Visit":
+        task, status = self._spec_and_status(name)
+        host = self._view.hosts.get((status and status.assigned_host) or "")
+        before = self._spec_and_status((task and task.start_from) or "")
+        return task, status, *before, repo, host, pull, bot
 
     def _to_merge(
         self, repo: Repo, pulls: Mapping[str, PullRequestSnapshot | Unavailable | None], bot: str
@@ -267,20 +382,19 @@ class PullRequestController:
     async def _try_to_show(
         self,
         repo: Repo,
-        forge: Forge,
         name: str,
         pull: PullRequestSnapshot | Unavailable | None,
         *,
         bot: str,
-        tell: Callable[[PullRequestSeen], None],
     ) -> MergeRefusal | None:
         """Show a task; one that cannot be read or shown says why, and holds up no other."""
         self._failed.pop(name, None)
+        self._at_rest.pop(name, None)
         try:
             if isinstance(pull, Unavailable):
                 self._failed[name] = f"its pull request cannot be read: {pull}"
             else:
-                return await self._show(repo, forge, name, pull, bot=bot, tell=tell)
+                return await self._show(repo, name, pull, bot=bot)
         except Unavailable as error:
             log.warning("task %s is not shown on its forge now: %s", name, error)
             self._failed[name] = f"it is not shown on its forge: {error}"
@@ -305,30 +419,31 @@ class PullRequestController:
     async def _show(
         self,
         repo: Repo,
-        forge: Forge,
         name: str,
         pull: PullRequestSnapshot | None,
         *,
         bot: str,
-        tell: Callable[[PullRequestSeen], None],
     ) -> MergeRefusal | None:
         """
         Show the status of a task on the forge, unless it is shown already; return why it is not merged.
 
-        What is new of its pull request goes to `tell`.
+        What is new of its pull request goes on record with what others have: each commit is a push,
+        and the forge that takes it is the one that merges.
         """
         task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
-        if task is None or status is None:
+        if task is None or status is None or repo.forge is None:
             return None
         host = self._view.hosts.get(status.assigned_host or "")
         address = f"{self._address}{name}" if self._address else ""
         bases = pull_bases(task, repo, self._view.desired, self._view.statuses)
         wanted = desired_view(task, status, repo, pull, bot=bot, host=host, address=address, bases=bases)
         if wanted is None or self._is_done(repo.name, name, (wanted, pull)):
+            if name not in self._patience:
+                self._at_rest[name] = self._visit(repo, name, pull, bot)
             self._rest(name, status)
             return None
         at = self._clock()
-        after = await self._forges.show(forge, wanted)
+        after = await self._forges.show(repo.forge, wanted)
         refusal = after.refusal if after else None
         if after and refusal and refusal.kind == "computing" and not self._turns.is_slow(repo.name):
             after = replace(after, refusal=None)  # it is over in moments
@@ -339,7 +454,7 @@ class PullRequestController:
             self._patience.pop(name, None)
             self._rest(name, status)
         if after is not None and after != pull:
-            tell(PullRequestSeen(task=name, pull=after, at=at, bot=bot))
+            self._inbox.emit_later(PullRequestSeen(task=name, pull=after, at=at, bot=bot))
         return refusal
 
     def _is_done(self, repo: str, name: str, shown: tuple[ForgeView, PullRequestSnapshot | None]) -> bool:
@@ -388,3 +503,9 @@ class PullRequestController:
         """Return the name of our own account there; its actions are ignored."""
         bot = self._bots[f"{forge.api} {forge.repo}"] = await self._forges.whoami(forge)
         return bot
+
+
+def _is_same(one: Sequence[object], other: Sequence[object]) -> bool:
+    """Return whether all parts are the same objects, or for a pull request equal ones."""
+    pairs = zip(one, other, strict=True)
+    return all(a is b or (isinstance(a, PullRequestSnapshot | str) and a == b) for a, b in pairs)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import wraps
 from itertools import chain, starmap
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from pathspec import GitIgnoreSpec
 
@@ -26,6 +26,7 @@ from reconciler.core.masking import Mask
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Repo
 from reconciler.core.text import without_credentials
+from reconciler.dispatch.batching import Batches
 from reconciler.dispatch.merging import MergeConflict, merge, rebase
 from reconciler.dispatch.mirrors import remake, reset_settings
 from reconciler.dispatch.retrying import StepFailed
@@ -108,6 +109,16 @@ _MOST_COMMITS = 256
 """Names of commits that are kept in a mirror; each of git's fetches reads all of them."""
 _OURS = "the reconciler's user"
 
+
+class _Delivery(NamedTuple):
+    """A commit to be pushed to a ref."""
+
+    ref: str
+    head: str
+    expected: str | None
+    """Commit that the ref holds; None if it is not there."""
+
+
 Push = Callable[[str, str, str | None], Awaitable[str]]
 """Pushes a commit to a ref that holds the commit expected; returns why it could not, empty if it could."""
 
@@ -171,6 +182,8 @@ class CodeRepository:
         """How many bundles are being made of a ref."""
         self._naming = asyncio.Lock()
         """Held while names for bundles are made, and while old names go."""
+        self._listings = Batches[tuple[str, ...], Mapping[str, str]](self._list_all)
+        self._pushes = Batches[_Delivery, bool](self._push_all)
 
     @_with_rebuilt_mirror
     async def newest(self) -> str:
@@ -365,6 +378,10 @@ class CodeRepository:
         """
         if branch == self.repo.base:
             raise self._onto_base(branch)
+        # Git holds a push to what the branch is expected to hold: only why it refuses has to be looked at.
+        is_ready = self.repo.base_moved == "leave" and push is None
+        if is_ready and await self._pushes.add(_Delivery(f"refs/heads/{branch}", head, expected)):
+            return head
         there = await self._look_for(branch)
         if there is not None and there != expected:
             if await self._is_ours(head, branch, there):
@@ -519,16 +536,23 @@ class CodeRepository:
         )
 
     async def _push(self, head: str, ref: str, expected: str | None, *options: str) -> str:
-        lease = f"--force-with-lease={ref}:{expected or ''}"
+        return await self._push_together([_Delivery(ref, head, expected)], *options)
+
+    async def _push_all(self, deliveries: Sequence[_Delivery]) -> bool:
+        """Push work to its branches; return whether all of them were pushed."""
+        return not await self._push_together(deliveries)
+
+    async def _push_together(self, deliveries: Sequence[_Delivery], *options: str) -> str:
+        """Push commits to refs; return why not all of them were pushed, empty if they were."""
         args = (
             "--progress",
             "--no-verify",
             "--no-follow-tags",
             *options,
-            lease,
+            *(f"--force-with-lease={each.ref}:{each.expected or ''}" for each in deliveries),
             "--",
             self.url,
-            f"{head}:{ref}",
+            *(f"{each.head}:{each.ref}" for each in deliveries),
         )
         done = await self._run_network("push", *args, silence=max(self._silence, _PUSH_SILENCE))
         return done.message or f"git ended with {done.code}" if done.code else ""
@@ -735,7 +759,12 @@ class CodeRepository:
         return self._failed(FailureClass.CONFIG, f"{why}; name the right one as `base` in its spec")
 
     async def _list(self, *refs: str) -> Mapping[str, str]:
+        """Return the commits of refs that are there, those of these among them, by full name."""
+        return await self._listings.add(refs)
+
+    async def _list_all(self, questions: Sequence[tuple[str, ...]]) -> Mapping[str, str]:
         """Return the commits of those of the refs that are there, by full name."""
+        refs = dict.fromkeys(chain.from_iterable(questions))
         done = await self._run_network("ls-remote", "--", self.url, *refs, mirror=False)
         if done.code:
             raise self._error("cannot look at", done.message)

@@ -179,11 +179,16 @@ class PullAnswer(ForgeAnswer):
         permissions = self.base.repo.permissions if self.base.repo else None
         return permissions is not None and not permissions.push
 
-    @property
-    def state_of_people(self) -> "PullAnswer":
-        """It without what the forge computes by itself, so that a change is somebody's."""
-        base = self.base.model_copy(update={"sha": ""})
-        return self.model_copy(update={"mergeable": None, "base": base, "checks": ()})
+    def has_moved(self, since: "PullAnswer") -> bool:
+        """
+        Return whether somebody changed anything since another answer.
+
+        What the forge computes by itself is no change, nor what only one of them tells: a list tells less.
+        """
+        fields = type(self).model_fields.keys() - {"mergeable", "base", "checks"}
+        pairs = [(getattr(self, name), getattr(since, name)) for name in fields]
+        is_same = all(now == before for now, before in pairs if now is not None and before is not None)
+        return not is_same or self.base.ref != since.base.ref
 
     @property
     def is_merged(self) -> bool:

@@ -176,8 +176,6 @@ class ForgeClient:
         clock: Callable[[], datetime] | None = None,
         forge_clock: ForgeClock | None = None,
     ) -> None:
-        self.writes = 0
-        """Requests so far that may have changed something."""
         self.forge = forge
         self.is_read_only = False
         """Whether the forge said last that the account may not write to the repository."""
@@ -325,7 +323,6 @@ class ForgeClient:
         body: Mapping[str, Any] | None = None,
     ) -> ForgeReply:
         """Do what the rooms ask for: as they say it, or as the dialect says it with requests of its own."""
-        self.writes += method != "GET"
         if self._dialect.operations is None:
             return await self.request(method, path, params, body)
         operation, names = self._dialect.operations.find(method, path)

@@ -233,7 +233,8 @@ async def _open_pull(request: ForgeRequest) -> ForgeReply:
 
 @on("PATCH", "pulls/{number}")
 async def _edit_pull(request: ForgeRequest) -> ForgeReply:
-    return await _edit(request, f"merge_requests/{request.names['number']}")
+    reply = await _edit(request, f"merge_requests/{request.names['number']}")
+    return _only(request.client.read(MergeRequest, "merge_requests", reply.value).pull)
 
 
 async def _edit(request: ForgeRequest, path: str) -> ForgeReply:

@@ -195,11 +195,13 @@ class PullRequestReader:
         What people and checks say of it is as in `detail`. It counts as not
         moved, and keeps its place in the queue of those that are read in turn.
         """
-        number = detail.pull.number
-        answer = await self._client.get(f"pulls/{number}", PullAnswer)
+        return await self.renewed(detail, await self._client.get(f"pulls/{detail.pull.number}", PullAnswer))
+
+    async def renewed(self, detail: PullRequestDetail, answer: PullAnswer) -> PullRequestDetail:
+        """Return a pull request as the answer to a write of ours says that it is now; see `read_anew`."""
         if answer.head.sha != detail.pull.head:
             return await self._detail(answer)
-        before = detail.pull
+        number, before = detail.pull.number, detail.pull
         pull = self._pull(
             answer,
             pusher=before.pusher or await self._pusher(answer.head.sha),
@@ -365,7 +367,7 @@ class PullRequestReader:
 
     def _has_moved(self, number: int) -> bool:
         detail, listed = self._details.get(number), self._listed.get(number)
-        return detail is None or listed is None or detail.listed.state_of_people != listed.state_of_people
+        return detail is None or listed is None or listed.has_moved(detail.listed)
 
     async def _read_all(self, numbers: Sequence[int]) -> None:
         """

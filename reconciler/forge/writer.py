@@ -15,7 +15,7 @@ import logging
 import re
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from reconciler.core.errors import Unavailable
@@ -86,14 +86,19 @@ class ForgeWriter:
 
     async def upsert_comment(self, number: int, note: ManagedComment, *, on_pull: bool) -> bool:
         """Create or update our comment with that key; return whether it is new."""
+        return await self._write_comment(self._ticket(number, on_pull=on_pull), note) == "new"
+
+    async def _write_comment(self, ticket: str, note: ManagedComment) -> Literal["new", "edited", "same"]:
+        """Create or update our comment with that key; return what became of it."""
         text = f"{mark_of(note.key)}\n{self._cut(note.text)}"
-        ticket = self._ticket(number, on_pull=on_pull)
         answer = await self._own_comment(ticket, note.key)
         if answer is None:
             await self._client.send("POST", f"{ticket}/comments", {"body": text})
-        elif answer.body.strip() != text.strip():
-            await self._client.send("PATCH", self._dialect.comment(ticket, answer.id), {"body": text})
-        return answer is None
+            return "new"
+        if answer.body.strip() == text.strip():
+            return "same"
+        await self._client.send("PATCH", self._dialect.comment(ticket, answer.id), {"body": text})
+        return "edited"
 
     async def _own_comment(self, ticket: str, key: str) -> CommentAnswer | None:
         """Return our comment with that key; another account that seems to have it may be ours, renamed."""
@@ -189,30 +194,38 @@ class ForgeWriter:
         self, detail: PullRequestDetail, want: ForgeView
     ) -> tuple[PullRequestDetail, MergeRefusal | None]:
         """Let a pull request look and be as wanted; return it as it is then, and why it was not merged."""
-        number = detail.pull.number
+        number, ticket = detail.pull.number, self._ticket(detail.pull.number, on_pull=True)
+        # A commit status is no part of the pull request: what it says is known without another look.
         if want.commit_status is not None:
             detail = await self._set_commit_status(detail, want.commit_status)
-        # A commit status is no part of the pull request: what it says is known without another look.
-        writes = self._client.writes
+        is_written = False
         if detail.answer.is_open and want.phase == Phase.COMPLETED and not self._dialect.notices_merges:
-            await self._end_merged(detail)
-        merges = want.merges is not None and detail.answer.is_open
-        if not merges:
-            detail = await self._write_text(detail, want)
-        await self._set_phase(self._ticket(number, on_pull=True), detail.pull.labels, want.phase)
+            is_written = await self._end_merged(detail)
+        is_written |= await self._set_phase(ticket, detail.pull.labels, want.phase)
         for note in want.notes:
-            await self.upsert_comment(number, note, on_pull=True)
-        is_written = self._client.writes > writes
-        refusal = await self._merge(detail, want) if merges else None
+            is_written |= await self._write_comment(ticket, note) != "same"
+        if want.merges is None or not detail.answer.is_open:
+            return await self._end_update(detail, want, is_written=is_written), None
+        refusal = await self._merge(detail, want)
         if refusal and refusal.kind == "refused":  # it may be another by now than the one that was judged
             detail = await self._pulls.read(number)
             refusal = refusal if detail.pull.head == want.merges else None
-        if is_written or (merges and refusal is None):
+        if is_written or refusal is None:
             detail = await self._pulls.read_anew(detail)
             _check_taken(detail, want)
-        if merges:  # if it is open still, it says why
-            detail = await self._write_text(detail, want)
+        detail = await self._write_text(detail, want)  # if it is open still, it says why
         return detail, None if detail.pull.is_merged else refusal
+
+    async def _end_update(
+        self, detail: PullRequestDetail, want: ForgeView, *, is_written: bool
+    ) -> PullRequestDetail:
+        """Write the text, and look at whether all was taken; the text is answered with the whole."""
+        after = await self._write_text(detail, want)
+        if is_written and after is detail:
+            after = await self._pulls.read_anew(detail)
+        if after is not detail:
+            _check_taken(after, want)
+        return after
 
     async def _write_text(self, detail: PullRequestDetail, want: ForgeView) -> PullRequestDetail:
         """
@@ -226,7 +239,9 @@ class ForgeWriter:
         if self._changes(detail.answer, want):
             detail = await self._pulls.read_anew(detail)
             if changes := self._changes(detail.answer, want):
-                await self._client.send("PATCH", f"pulls/{detail.pull.number}", changes)
+                path = f"pulls/{detail.pull.number}"
+                answer = await self._client.write("PATCH", path, PullAnswer, changes)
+                detail = await self._pulls.renewed(detail, answer)
         return detail
 
     async def _ask_reviewers(self, pull: PullAnswer, reviewers: Iterable[str]) -> None:
@@ -266,11 +281,15 @@ class ForgeWriter:
             raise
         return None
 
-    async def _end_merged(self, detail: PullRequestDetail) -> None:
-        """End a pull request whose commits are in the base branch, where the forge does not notice that."""
+    async def _end_merged(self, detail: PullRequestDetail) -> bool:
+        """
+        End a pull request whose commits are in the base branch, where the forge does not notice that.
+
+        Returns whether it was to be ended.
+        """
         number, base = detail.pull.number, detail.pull.base
         if not (await self._pulls.find_in_base(detail.answer) or await self._pulls.has_landed(detail.answer)):
-            return
+            return False
         by_hand = {"Do": "manually-merged", "MergeCommitID": self._pulls.merged_with(detail.answer)}
         try:
             await self._client.send("POST", f"pulls/{number}/merge", by_hand)
@@ -278,13 +297,14 @@ class ForgeWriter:
             if declined.status not in _NOT_NOW:
                 raise
             if not (await self._pulls.read(number)).answer.is_open:
-                return
+                return True
             text = (
                 f"Its commits are in {base}. The forge calls such a pull request merged only if the settings "
                 "of the repository allow manually merged ones."
             )
             await self.upsert_comment(number, ManagedComment(key="merged", text=text), on_pull=True)
             await self._client.send("PATCH", f"pulls/{number}", {"state": "closed"})
+        return True
 
     async def _refusal(self, declined: Declined, detail: PullRequestDetail) -> MergeRefusal | None:
         """Return why a merge was declined; None for a conflict, which is seen at the pull request itself."""
@@ -338,15 +358,16 @@ class ForgeWriter:
 
     # --- Labels ------------------------------------------------------------
 
-    async def _set_phase(self, ticket: str, there: Iterable[str], phase: str) -> None:
-        """Show the phase as a label, instead of any other phase."""
+    async def _set_phase(self, ticket: str, there: Iterable[str], phase: str) -> bool:
+        """Show the phase as a label, instead of any other phase; return whether it was not shown yet."""
         name = f"{_PHASES}{phase}"
         if [label for label in there if label.startswith(_PHASES)] == [name]:
-            return
+            return False
         for label in await self._put_labels(ticket, [name]):
             if label.name.startswith(_PHASES) and label.name != name:  # where scopes are not exclusive
                 key = label.id if self._dialect.label_key == "id" else quote(label.name, safe="")
                 await self._client.send("DELETE", f"{ticket}/labels/{key}")
+        return True
 
     async def _add_labels(self, pull: PullRequestSnapshot, names: Iterable[str]) -> None:
         there = self._same(pull.labels)

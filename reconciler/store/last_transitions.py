@@ -38,8 +38,8 @@ async def last_transitions(repository: Repository, revisions: str) -> LastTransi
     values = "".join(f"%x00%(trailers:key={key},valueonly,separator=%x20)" for key in keys)
     listed = await repository.git.run("log", "-z", f"--format=%H{values}", revisions)
     last = LastTransitions(revisions.rpartition("..")[2])
-    for found in _ENTRY.finditer(listed):  # the newest first; not split, for there may be a million
-        commit, task, host, runs = (field.decode("utf-8", "replace") for field in found.groups())
+    for entry in _ENTRY.finditer(listed):  # the newest first; not split, for there may be a million
+        commit, task, host, runs = (field.decode("utf-8", "replace") for field in entry.groups())
         if task:
             last.transitions.setdefault(task, commit)
         elif host:
@@ -49,7 +49,7 @@ async def last_transitions(repository: Repository, revisions: str) -> LastTransi
     return last
 
 
-async def up_to(repository: Repository, head: str, known: LastTransitions) -> LastTransitions:
+async def up_to(repository: Repository, head: str, earlier: LastTransitions) -> LastTransitions:
     """
     Return the last transitions up to a commit (none if it is empty), given those up to one before it.
 
@@ -57,13 +57,13 @@ async def up_to(repository: Repository, head: str, known: LastTransitions) -> La
     """
     if not head:
         return LastTransitions()
-    if not known.head or not await is_ancestor(repository.git, known.head, head):
+    if not earlier.head or not await is_ancestor(repository.git, earlier.head, head):
         return await last_transitions(repository, head)
-    new = await last_transitions(repository, f"{known.head}..{head}")
-    attempts = known.attempts | {
-        task: max(number, known.attempts.get(task, 0)) for task, number in new.attempts.items()
+    new = await last_transitions(repository, f"{earlier.head}..{head}")
+    attempts = earlier.attempts | {
+        task: max(number, earlier.attempts.get(task, 0)) for task, number in new.attempts.items()
     }
-    return LastTransitions(head, known.transitions | new.transitions, attempts, known.hosts | new.hosts)
+    return LastTransitions(head, earlier.transitions | new.transitions, attempts, earlier.hosts | new.hosts)
 
 
 def load_last(path: Path) -> LastTransitions:

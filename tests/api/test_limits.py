@@ -101,6 +101,23 @@ async def test_who_has_no_good_token_is_limited_by_address(clients, address):
     assert (first, second, known) == ([401, 401], [401, 429], [200])
 
 
+async def test_a_forge_may_send_as_many_webhooks_as_it_signs_and_strangers_may_not(world, clients):
+    async def send(signature, times):
+        headers = {"X-Forgejo-Signature": signature}
+        answers = [
+            await clients["nobody"].post("/hooks/forgejo", content=b"{}", headers=headers)
+            for _ in range(times)
+        ]
+        return [answer.status_code for answer in answers]
+
+    signed = await send("good", 10)
+    unsigned = await send("bad", 4)
+
+    assert (signed, unsigned) == ([202] * 10, [401, 401, 401, 429])
+    assert await statuses(clients["nobody"], "/api/v1/hosts", 1) == [429]
+    assert len(world.hooks.taken) == 10
+
+
 async def test_the_answer_says_when_to_come_back(clients):
     await statuses(clients["watcher"], "/api/v1/hosts", 3)
 

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Playground
+from tests.forking import Process
 
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = shutil.which("chromium")
@@ -67,7 +68,7 @@ class Fleet:
         """Serve it, at the address that it had before."""
         listen = self.url.removeprefix("http://")
         with (self.playground.root / "talk").open("ab") as talk:
-            self.process = subprocess.Popen(
+            self.process = Process(
                 self.playground.command("serve", "--listen", listen),
                 cwd=self.playground.fleet,
                 env=self.playground.env,

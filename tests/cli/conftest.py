@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from reconciler.cli.main import cli
+from tests.forking import run
 from tests.prepared import prepare
 
 TASK = """\
@@ -65,7 +66,7 @@ class Fleet:
         """
         if asyncio._get_running_loop():
             command = [*self.command, "run", until]
-            return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            return run(command, check=True, capture_output=True, text=True).stdout
         done = self.run("run", until)
         assert done.exit_code == 0, done.stderr
         return done.stdout

@@ -15,6 +15,7 @@ from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Task
 from reconciler.core.model.status import Failure, Phase
 from tests.dispatch.sshd import needs_sshd, yard
+from tests.forking import Process
 from tests.statuses import make_status
 
 NOW = datetime(2030, 1, 1, 9, 0, tzinfo=UTC)
@@ -195,7 +196,7 @@ def test_who_gives_up_waiting_leaves_no_agent_behind(echo, person):
     begun = person / "pid"
     script = f'echo $$ >"{begun}.new"; mv "{begun}.new" "{begun}"; exec sleep 600'
     echo.write("specs/adapters/echo.yaml", f"command: [sh, -c, {json.dumps(script)}]\n")
-    check_result = subprocess.Popen([*echo.command, "adapter", "test", "echo"], stdout=subprocess.DEVNULL)
+    check_result = Process([*echo.command, "adapter", "test", "echo"], stdout=subprocess.DEVNULL)
     while not begun.exists():
         with contextlib.suppress(subprocess.TimeoutExpired):
             pytest.fail(f"it ended with {check_result.wait(timeout=0.02)}")

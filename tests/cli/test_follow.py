@@ -12,12 +12,13 @@ from reconciler.cli import follow
 from reconciler.cli.exits import ExitCode
 from reconciler.core.errors import Unavailable
 from reconciler.git.repository import Repository
+from tests.forking import Process
 
 
 @contextmanager
 def started(fleet, *words):
     """Start a command that goes on, and end it."""
-    with subprocess.Popen(
+    with Process(
         [*fleet.command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:

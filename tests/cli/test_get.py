@@ -17,6 +17,7 @@ import pytest
 from reconciler.core.model.status import Phase
 from reconciler.core.outages import ForgeOutage
 from reconciler.core.views import forge_waits
+from tests.forking import Process, run
 
 SCRIPT = 'goal: Talk.\nscript: |\n  printf "plain \\033[31mred\\033[0m \\033]0;title\\007end\\n"\n'
 
@@ -82,7 +83,7 @@ def on_a_terminal(fleet, *args, **env):
     """Return what `reconciler` prints where stdout is a terminal."""
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", **env}
-    subprocess.run([*fleet.command, *args], stdout=theirs, env=env, check=True)
+    run([*fleet.command, *args], stdout=theirs, env=env, check=True)
     os.close(theirs)
     with os.fdopen(ours, "rb") as terminal:
         return terminal.read1(65536).decode()
@@ -355,7 +356,7 @@ def test_logs_kept_by_another_machine_are_told_so(ran, tmp_path):
 @contextmanager
 def reconciling(fleet, gate):
     """Let a reconciler work beside the test once its run is seen alive; open the gate in the end."""
-    reconciler = subprocess.Popen([*fleet.command, "run", "--until-idle"], stdout=subprocess.PIPE, text=True)
+    reconciler = Process([*fleet.command, "run", "--until-idle"], stdout=subprocess.PIPE, text=True)
     try:
         while "→ running" not in reconciler.stdout.readline():
             assert reconciler.poll() is None
@@ -367,7 +368,7 @@ def reconciling(fleet, gate):
 
 def following(fleet):
     command = [*fleet.command, "logs", "-f", "hello"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_logs_can_be_followed_to_the_end(fleet, tmp_path):

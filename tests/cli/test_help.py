@@ -17,6 +17,7 @@ import pytest
 from reconciler.cli.help import WIDTH
 from reconciler.cli.main import cli
 from reconciler.cli.man import commands
+from tests.forking import Process, run
 
 
 def every_command():
@@ -85,7 +86,7 @@ def completed(fleet, *args):
     line = " ".join(["reconciler", "--repo", str(fleet.folder), *args])
     asked = {"_RECONCILER_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(2 + len(args))}
     env = os.environ | asked
-    done = subprocess.run(fleet.command[:3], env=env, capture_output=True, text=True, check=False)
+    done = run(fleet.command[:3], env=env, capture_output=True, text=True, check=False)
     return [offer.partition(",")[2] for offer in done.stdout.splitlines() if offer]
 
 
@@ -167,7 +168,7 @@ def test_top_fills_the_terminal_until_q(fleet):
     ours, theirs = pty.openpty()
     env = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    with subprocess.Popen([*fleet.command, "top"], **streams, env=env) as process:
+    with Process([*fleet.command, "top"], **streams, env=env) as process:
         os.close(theirs)
         seen = b""
         while b"q leaves" not in seen:

@@ -16,6 +16,7 @@ from reconciler.cli.hosts import _address
 from reconciler.core.edits import cordoning, draining, uncordoning
 from reconciler.core.model.specs import HostSpec
 from tests.dispatch.sshd import needs_sshd, yard
+from tests.forking import run
 
 HOST = """\
 # The machine under the stairs.
@@ -411,7 +412,7 @@ def test_a_changed_key_is_shown_beside_the_old_one_and_a_person_is_asked(fleet, 
     ours, theirs = pty.openpty()
     os.write(ours, answer)
 
-    done = subprocess.run(
+    done = run(
         [*fleet.command, "host", "trust", "old"], stdin=theirs, capture_output=True, text=True, check=False
     )
     os.close(ours)

@@ -3,10 +3,10 @@
 import asyncio
 import json
 import logging
-import subprocess
 
 from reconciler import log_fields
 from reconciler.cli.log_format import JsonFormatter
+from tests.forking import run
 
 
 def record(message, *args, exc_info=None):
@@ -62,7 +62,7 @@ def test_a_fleet_that_runs_prints_nothing_but_objects(fleet):
     fleet.write("specs/tasks/issue.yaml", "goal: x\nscript: 'false'\nretries: 0\nissue: '7'\n")
     fleet.commit("Add one that fails")
 
-    done = subprocess.run(
+    done = run(
         [*fleet.command, "run", "--until-idle", "-v", "--log-format", "json"],
         capture_output=True,
         text=True,

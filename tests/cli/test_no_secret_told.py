@@ -3,10 +3,10 @@ What a whole reconciler says, logs and commits tells no secret.
 """
 
 import logging
-import subprocess
 
 from reconciler.core.masking import Mask
 from reconciler.serve.fleet import masked_logs
+from tests.forking import run
 
 TELLING = """\
 command: [sh, -c, 'echo "I was given $KEY"; echo "$KEY" >&2; exit 1']
@@ -20,7 +20,7 @@ def test_no_commit_no_line_and_no_log_of_a_fleet_tells_a_secret_that_was_minted(
     fleet.write("specs/tasks/hello.yaml", "goal: Say hello.\nadapter: telling\nretries: 0\n")
     fleet.commit()
 
-    done = subprocess.run(
+    done = run(
         [*fleet.command, "run", "--until-idle", "-v"],
         capture_output=True,
         text=True,

@@ -12,6 +12,8 @@ import termios
 
 import pytest
 
+from tests.forking import Process
+
 PAGER = "sh -c 'echo PAGED; cat'"
 
 
@@ -21,7 +23,7 @@ def on_a_terminal(argv, lines=10, columns=60, **env):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
     env = {**inherited, "TERM": "xterm", "RECONCILER_PAGER": PAGER, **env}
-    with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as process:
+    with Process(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as process:
         os.close(theirs)
         seen = b""
         try:

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 from reconciler.cli.exits import ExitCode
+from tests.forking import run
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def attempt(fleet, *args):
 def run_apart(fleet, *args):
     """Let a process of its own reconcile: what it logs is on stderr."""
     command = [*fleet.command, "run", *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    return run(command, capture_output=True, text=True, check=False, timeout=200)
 
 
 BACK = {

@@ -9,13 +9,14 @@ from urllib.request import urlopen
 import pytest
 
 from reconciler.cli.exits import ExitCode
+from tests.forking import Process, run
 
 
 @contextmanager
 def serving(fleet, *options):
     """Serve a fleet on a free port; yield the process and its address."""
     message = [*fleet.command, "serve", "--listen", "127.0.0.1:0", *options]
-    with subprocess.Popen(message, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Process(message, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = next(line for line in process.stdout if line.startswith("listening on "))
             yield process, line.removeprefix("listening on ").strip()
@@ -64,7 +65,7 @@ def test_it_serves_the_api_works_and_ends_when_it_is_told_to(fleet):
 def test_a_second_one_on_the_same_fleet_is_refused_and_harms_nothing(fleet):
     with serving(fleet) as (process, url):
         other = [*fleet.command, "serve", "--listen", "127.0.0.1:0"]
-        done = subprocess.run(other, capture_output=True, text=True, check=False, timeout=60)
+        done = run(other, capture_output=True, text=True, check=False, timeout=60)
         still = read(f"{url}/healthz")[0]
         is_alive = process.poll() is None
 

@@ -16,13 +16,14 @@ from reconciler.cli.exits import ExitCode
 from reconciler.cli.serving import Serving
 from reconciler.core.outages import ForgeOutage
 from reconciler.store.presence import Presence, PresenceFile
+from tests.forking import Process, run
 
 
 @contextmanager
 def running(fleet, until="running", how=signal.SIGTERM):
     """Let a reconciler run until it tells of something; it ends with the block."""
     message = [*fleet.command, "run"]
-    with subprocess.Popen(message, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with Process(message, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             next(line for line in process.stdout if until in line)
             yield process
@@ -98,7 +99,7 @@ def test_following_a_log_that_nobody_continues_is_not_silent(slow):
     with running(slow, how=signal.SIGKILL):
         pass
 
-    with subprocess.Popen(
+    with Process(
         [*slow.command, "logs", "-f", "hello"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         said = next(line for line in process.stderr if "No reconciler" in line)
@@ -147,7 +148,7 @@ def test_run_with_nothing_to_do_says_so(fleet):
     fleet.reconcile()
 
     for how in ("--once", "--until-idle"):
-        done = subprocess.run([*fleet.command, "run", how], check=True, capture_output=True, text=True)
+        done = run([*fleet.command, "run", how], check=True, capture_output=True, text=True)
         assert (done.stdout, done.stderr) == ("", "nothing to do\n")
 
 
@@ -200,7 +201,7 @@ def test_a_notice_of_the_fetched_record_is_given_once_whatever_the_time_is_by_th
 def test_a_live_run_shows_when_it_printed_last(slow):
     with (
         running(slow),
-        subprocess.Popen(
+        Process(
             [*slow.command, "logs", "-f", "hello"],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ from reconciler.core.model.specs import TaskSpec
 from reconciler.core.model.status import Phase
 from tests.cli.conftest import TASK
 from tests.fakes import START
+from tests.forking import run
 from tests.statuses import make_status
 
 
@@ -232,7 +233,7 @@ def test_on_a_terminal_the_person_is_asked(pruned, answer, code):
     ours, theirs = pty.openpty()
     os.write(ours, answer)
 
-    done = subprocess.run(
+    done = run(
         [*pruned.command, "approve-prune"],
         stdin=theirs,
         capture_output=True,

@@ -33,7 +33,7 @@ class Visits:
                 del self.numbers[name]
             return refusal
 
-        again = await self.turns.merge("web", dict(self.numbers), merge)
+        again = await self.turns.merge("web", dict(self.numbers), merge, self.clock.time + MERGE_TURN)
         self.pause = again or timedelta(0)
         return asked, again
 

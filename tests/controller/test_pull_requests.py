@@ -1,6 +1,7 @@
 """Pull requests are followed and shown politely, and one that is odd keeps no other waiting."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 
@@ -8,7 +9,7 @@ import pytest
 
 from reconciler.controller import pull_requests
 from reconciler.controller.merge_turns import MERGE_TURN
-from reconciler.controller.pull_requests import MEMORY, SHOW_TURN
+from reconciler.controller.pull_requests import MEMORY, SETTLES, SHOW_TURN
 from reconciler.core.errors import Conflict, Unavailable
 from reconciler.core.model.forge import Hint, MergeRefusal
 from reconciler.core.model.status import Phase
@@ -109,6 +110,67 @@ async def test_merges_that_take_long_leave_their_turn_to_what_is_new(scene):
     assert set(order) == set("abcdefg")
     assert order.index("g") < len(names) - 1
     assert {scene.status(name).phase for name in names} == {Phase.COMPLETED}
+
+
+async def test_a_forge_that_computes_is_asked_for_merges_alone_until_somebody_does_something(scene):
+    scene.push(*map(reviewed, "ab"), repo=REPO.model_copy(update={"merge": "when_approved"}))
+    await scene.start()
+    scene.forges.refuses_merges, scene.forges.refusal = True, MergeRefusal("computing", kind="computing")
+    for name in "ab":
+        scene.site.review(scene.status(name).review.pull_request.number, "approved")
+    scene.webhooks()
+    await turns()
+
+    scene.forges.asked.clear()
+    await scene.pass_time(MERGE_TURN / 2)
+    computing = Counter(scene.forges.asked)
+    scene.webhooks()
+    await turns()
+    after_news = Counter(scene.forges.asked) - computing
+    scene.forges.refuses_merges = False
+    await scene.pass_time(2 * MERGE_TURN)
+
+    assert computing["show"] > 2
+    assert computing.keys() == {"show"}
+    assert after_news["pulls"] == 1
+    assert {scene.status(name).phase for name in "ab"} == {Phase.COMPLETED}
+
+
+async def test_what_was_merged_goes_on_record_while_others_are_still_to_be(scene):
+    scene.push(*map(reviewed, "ab"), repo=REPO.model_copy(update={"merge": "when_approved"}))
+    await scene.start()
+    for name in "ab":
+        scene.site.review(scene.status(name).review.pull_request.number, "approved")
+
+    def compute():
+        scene.forges.refuses_merges, scene.forges.refusal = True, MergeRefusal("computing", kind="computing")
+
+    scene.forges.meanwhile["b"] = compute
+    scene.webhooks()
+    await scene.pass_time(MERGE_TURN / 2)
+
+    assert [scene.status(name).phase for name in "ab"] == [Phase.COMPLETED, Phase.REVIEW_PENDING]
+
+
+async def test_a_pull_request_is_opened_while_news_of_others_goes_on_record(scene):
+    scene.forges.odd = "b"  # its pull request is still to be opened
+    scene.push(*map(reviewed, "ab"))
+    await scene.start()
+    commit, gate = scene.state.commit, asyncio.Event()
+
+    async def slow(steps):
+        await gate.wait()
+        await commit(steps)
+
+    scene.state.commit, scene.forges.odd = slow, ""
+    number = scene.status("a").review.pull_request.number
+    scene.site.review(number, "changes_requested", "Not so.")
+    scene.webhooks(number)
+    await turns()
+    opened = [view.task for view in scene.forges.shown if view.opens]
+    gate.set()
+
+    assert opened == ["a", "b"]
 
 
 async def test_what_is_approved_while_all_are_shown_again_after_a_restart_is_merged_before_the_last(scene):
@@ -245,17 +307,21 @@ async def test_webhooks_about_pull_requests_of_people_cost_one_look_and_little_m
     assert scene.forges.fresh == [{ours}]
 
 
-async def test_a_webhook_about_our_own_deed_makes_a_look_and_reads_nothing_anew(scene):
+async def test_a_webhook_about_our_own_deed_makes_a_look_in_a_moment_and_reads_nothing_anew(scene):
     scene.push(reviewed("a"))
     await scene.start()
     number = scene.status("a").review.pull_request.number
     scene.forges.fresh.clear()
     hint = Hint(delivery="d-9", event="pull_request", place=FORGE.repo, repos=("web",), pull=number)
 
-    for sender in (await scene.forges.whoami(FORGE), "ann"):
-        scene.loop.controllers.pulls.notify(replace(hint, sender=sender))
-        await turns()
+    scene.loop.controllers.pulls.notify(replace(hint, sender=await scene.forges.whoami(FORGE)))
+    await turns()
+    at_once = list(scene.forges.fresh)
+    await scene.pass_time(SETTLES + timedelta(seconds=1))
+    scene.loop.controllers.pulls.notify(replace(hint, sender="ann"))
+    await turns()
 
+    assert at_once == []
     assert scene.forges.fresh == [set(), {number}]
 
 

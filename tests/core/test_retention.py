@@ -8,9 +8,8 @@ import pytest
 
 from reconciler.core.model.specs import FleetSpec
 from reconciler.core.model.status import Phase, Status
-from reconciler.core.runs.retention import retention
 from tests.fakes import START
-from tests.statuses import make_status
+from tests.statuses import make_status, retention_of
 
 FLEET = FleetSpec(keep_failed=timedelta(days=7), keep_failed_mb=10)
 LIVE = [phase for phase in Phase if phase.is_live]
@@ -30,7 +29,7 @@ def status(run: str | None, phase: Phase = Phase.RUNNING, *, age: timedelta = ti
 
 
 def of(**statuses: Status):
-    return retention(statuses, START, FLEET, unfinished=statuses)
+    return retention_of(statuses, START, FLEET)
 
 
 @pytest.mark.parametrize("phase", LIVE)

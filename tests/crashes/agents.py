@@ -24,6 +24,7 @@ from tests.crashes.forge import PATIENCE
 from tests.crashes.table import WHEN, Row, faults_of_record, head_of_record, output_of, row
 from tests.e2e.conftest import Playground, make_playground
 from tests.e2e.served import API
+from tests.forking import Process, run
 from tests.looks import Looks
 
 WAY = ["created", "created → assigned", "assigned → running", "running, reported", "running → completed"]
@@ -54,7 +55,7 @@ class AgentFleet:
         listen = self.url.removeprefix("http://") or "127.0.0.1:0"
         starts = self.said.count("listening on ")
         with (self.playground.root / "served").open("ab") as said:
-            self.process = subprocess.Popen(
+            self.process = Process(
                 armed_command("agents", point, when, "serve", "--listen", listen),
                 cwd=self.playground.fleet,
                 env=self.playground.env,
@@ -156,7 +157,7 @@ class AgentFleet:
         """Return the exit code of `verify`."""
         command = armed_command("agents", None, "before", "verify")
         folder, env = self.playground.fleet, self.playground.env
-        return subprocess.run(command, cwd=folder, env=env, capture_output=True, check=False).returncode
+        return run(command, cwd=folder, env=env, capture_output=True).returncode
 
 
 @contextlib.contextmanager

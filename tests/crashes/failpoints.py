@@ -1,32 +1,23 @@
 """
 Failpoints: the reconciler, ended by `os._exit` before or after a side effect that is named here.
 
-A failpoint is a function of the program by its place; a child process wraps it and runs
-a command. Nothing of it is in the program. The children are forked from one process that
-has imported everything, which spares each of them a start of Python:
-`python failpoints.py` reads a line of JSON for each. What serves for long has a process
-of its own: `python failpoints.py GROUP NUMBER before|after ARGUMENTS...`.
+A failpoint is a function of the program by its place; a process of its own wraps it and runs
+a command: `python failpoints.py GROUP NUMBER before|after ARGUMENTS...`. Nothing of it is in
+the program.
 """
 
 import inspect
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 When = Literal["before", "after"]
 DIED = 77
 """Exit code of a process that came to its failpoint."""
-_PRELOADED = (
-    *("cli.main", "cli.run", "cli.serving", "cli.verify", "serve.process", "serve.api"),
-    *("dispatch.ssh.connection", "dispatch.ssh.transport", "api.server"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,71 +142,6 @@ def _failing(real: Callable[..., Any], about: str, when: When) -> Callable[..., 
     return fail_async if inspect.iscoroutinefunction(real) else fail
 
 
-class Forks:
-    """Starts commands of the program, each in a process of its own; one at a time."""
-
-    def __init__(self, cwd: Path, env: Mapping[str, str], told: Path) -> None:
-        self._cwd, self._env, self._told = cwd, env, told
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**env, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=60)
-
-    def start(self, *args: str, point: Failpoint | None = None, when: When = "before") -> int:
-        """Start a command, with a failpoint perhaps; return its process id."""
-        armed = [RUN_POINTS.index(point), when] if point else None
-        line = {"args": args, "cwd": str(self._cwd), "env": dict(self._env), "told": str(self._told)}
-        self._process.stdin.write(json.dumps({**line, "armed": armed}) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def wait(self) -> int:
-        """Return the exit code of what was started last."""
-        return int(self._process.stdout.readline())
-
-    def run(self, *args: str, point: Failpoint | None = None, when: When = "before") -> int:
-        """Run a command to its end, or to its failpoint; return its exit code."""
-        self.start(*args, point=point, when=when)
-        return self.wait()
-
-
-def _serve_forks() -> None:
-    for module in _PRELOADED:
-        import_module(f"reconciler.{module}")
-    for line in sys.stdin:
-        order = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _carry_out(order)
-        os.write(1, f"{child}\n".encode())
-        _, status = os.waitpid(child, 0)
-        os.write(1, f"{os.waitstatus_to_exitcode(status)}\n".encode())
-
-
-def _carry_out(order: Mapping[str, Any]) -> None:
-    told = os.open(order["told"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for number, target in ((nothing, 0), (told, 1), (told, 2)):
-        os.dup2(number, target)
-    os.chdir(order["cwd"])
-    os.environ.clear()
-    os.environ.update(order["env"])
-    sys.argv = ["reconciler", *order["args"]]
-    if order["armed"]:
-        number, when = order["armed"]
-        arm(RUN_POINTS[number], when)
-    import_module("reconciler.cli.main").main()
-
-
 def _run_armed(group: str, number: str, when: When, *args: str) -> None:
     arm(GROUPS[group][int(number)], when)
     sys.argv = ["reconciler", *args]
@@ -223,4 +149,4 @@ def _run_armed(group: str, number: str, when: When, *args: str) -> None:
 
 
 if __name__ == "__main__":
-    _run_armed(*sys.argv[1:]) if sys.argv[1:] else _serve_forks()
+    _run_armed(*sys.argv[1:])

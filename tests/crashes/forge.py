@@ -3,7 +3,6 @@ Crashes of `serve` on the way of an issue to its merge, at a forge that keeps it
 """
 
 import contextlib
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from tests.crashes.table import WHEN, Row, faults_of_record, head_of_record, row
 from tests.e2e.forge_world import CODE, FLEET, SECRET, World
 from tests.forge.double import ForgejoDouble
 from tests.forge.state import Hook, PullTicket, Ticket
+from tests.forking import Process, run
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 PATIENCE = 300.0
@@ -33,7 +33,7 @@ class CrashWorld(World):
         """Start the reconciler, at the address that it had before; it may end before it listens."""
         command = armed_command("forge", point, when, "serve", "-v", "--listen", f"127.0.0.1:{self.port}")
         with (self.root / "told").open("ab") as told, (self.root / "talk").open("ab") as talk:
-            self.process = subprocess.Popen(command, env=self.env, stdout=told, stderr=talk)
+            self.process = Process(command, env=self.env, stdout=told, stderr=talk)
 
     def hook(self) -> None:
         """Let the forge send its webhooks to it."""
@@ -99,7 +99,7 @@ class CrashWorld(World):
     def verify(self) -> int:
         """Return the exit code of `verify`."""
         command = armed_command("forge", None, "before", "verify")
-        return subprocess.run(command, env=self.env, capture_output=True, check=False).returncode
+        return run(command, env=self.env, capture_output=True).returncode
 
 
 @contextlib.contextmanager

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from subprocess import DEVNULL
 
-from tests.crashes.failpoints import DIED, RUN_POINTS, Failpoint, Forks, When
+from tests.crashes.failpoints import DIED, RUN_POINTS, Failpoint, When, armed_command
 from tests.crashes.table import GOOD, WHEN, Row, faults_of_record, head_of_record, output_of, row
 from tests.dispatch.sshd import yard
 from tests.e2e.conftest import Playground, make_playground
+from tests.forking import run
 
 NOT_LOCAL = {"fetch", "push"}
 """Only where the record is behind a URL."""
@@ -23,7 +25,6 @@ class CrashFleet:
     """A fleet whose one agent counts its own starts, and the commands on it."""
 
     playground: Playground
-    forks: Forks
     record: Path
     """Git directory of the record."""
     options: Sequence[str] = ()
@@ -59,7 +60,10 @@ class CrashFleet:
 
     def run(self, *args: str, point: Failpoint | None = None, when: When = "before") -> int:
         """Run a command on the fleet; return its exit code."""
-        return self.forks.run(*self.options, *args, point=point, when=when)
+        command = armed_command("run", point, when, *self.options, *args)
+        with (self.playground.root / "told").open("ab") as told:
+            place = {"cwd": self.playground.fleet, "env": self.playground.env}
+            return run(command, **place, stdin=DEVNULL, stdout=told, stderr=told).returncode
 
     def faults_of_record(self, before: str) -> Iterator[str]:
         """Yield what is wrong with the record, which had this commit as its newest before."""
@@ -71,8 +75,7 @@ def local_fleet(root: Path) -> Iterator[CrashFleet]:
     """Yield a fleet that is named by its path, whose runs are on this machine."""
     playground = make_playground(root)
     playground.commit()
-    with Forks(playground.fleet, playground.env, root / "told") as forks:
-        yield CrashFleet(playground, forks, playground.fleet)
+    yield CrashFleet(playground, playground.fleet)
 
 
 @contextmanager

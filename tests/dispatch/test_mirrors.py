@@ -555,7 +555,7 @@ async def test_a_mirror_on_a_host_is_tidied_and_goes_once_nobody_borrows_from_it
     assert report.verdict.outcome == "success"
 
 
-async def test_a_start_and_a_delivery_ask_a_repository_once_each_unless_its_base_branch_moved(
+async def test_a_start_asks_a_repository_once_unless_its_base_branch_moved_and_a_delivery_only_pushes(
     world, monkeypatch
 ):
     repository, asked = repository_of(world), []
@@ -582,6 +582,59 @@ async def test_a_start_and_a_delivery_ask_a_repository_once_each_unless_its_base
     newest, after_a_move = await starts("task/b")
 
     assert at_rest == ["ls-remote"]
-    assert delivering == ["ls-remote", "push"]
+    assert delivering == ["push"]
     assert delivered == base
     assert (newest, after_a_move) == (moved, ["ls-remote", "fetch"])
+
+
+async def test_what_is_delivered_meanwhile_is_pushed_together_and_a_branch_that_was_taken_keeps_no_other(
+    world, monkeypatch
+):
+    repository, asked = repository_of(world), []
+    run_network = repository._run_network
+
+    async def noted(*args, **options):
+        asked.append(args[0])
+        return await run_network(*args, **options)
+
+    await repository.see_way_back("task/a", None)
+    head, taken = await repository.newest(), move(world)
+    git(world.code, "update-ref", "refs/heads/task/c", taken)
+    monkeypatch.setattr(repository, "_run_network", noted)
+    branches = [f"task/{letter}" for letter in "abdefgh"]
+
+    sound = await asyncio.gather(*(repository.deliver(head, branch, None) for branch in branches))
+    pushes = asked.count("push")
+    mixed = await asyncio.gather(
+        *(repository.deliver(head, f"task/{letter}", None) for letter in "ijck"), return_exceptions=True
+    )
+    there = {branch: await repository.find(branch) for branch in [*branches, "task/i", "task/j", "task/k"]}
+
+    assert set(sound) == {head}
+    assert pushes == 2  # the first one alone, and all that came meanwhile
+    assert [each if isinstance(each, str) else type(each) for each in mixed] == [head, head, StepFailed, head]
+    assert "task/c" in str(mixed[2])
+    assert set(there.values()) == {head}
+    assert await repository.find("task/c") == taken
+
+
+async def test_runs_that_start_together_ask_the_repository_together(world, monkeypatch):
+    repository, asked = repository_of(world), []
+    run_network = repository._run_network
+    await repository.see_way_back("task/first", None)
+
+    async def noted(*args, **options):
+        asked.append(args[0])
+        return await run_network(*args, **options)
+
+    monkeypatch.setattr(repository, "_run_network", noted)
+    git(world.code, "update-ref", "refs/heads/task/c", await repository.newest())
+    asked.clear()
+    outcomes = await asyncio.gather(
+        *(repository.see_way_back(f"task/{letter}", None) for letter in "abcdefg"), return_exceptions=True
+    )
+
+    assert asked == ["ls-remote", "ls-remote"]
+    assert [type(each) for each in outcomes] == [
+        StepFailed if letter == "c" else type(None) for letter in "abcdefg"
+    ]

@@ -13,7 +13,7 @@ from reconciler.core.events import RunEnded, RunSeen
 from reconciler.core.model.runs import FailureClass, Report, RunRequest, Verdict
 from reconciler.core.model.specs import FleetSpec, Host, Repo, RunHooks
 from reconciler.core.model.status import Phase
-from reconciler.core.runs.retention import Retention, retention
+from reconciler.core.runs.retention import Retention
 from reconciler.dispatch.dispatcher import Dispatcher
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.logs import LogFolder
@@ -23,7 +23,7 @@ from reconciler.dispatch.runs import Bounds, Pace, RunEnding, Runs
 from reconciler.dispatch.scripts import Scripts
 from reconciler.dispatch.transport import Transport
 from tests.prepared import prepare
-from tests.statuses import make_status
+from tests.statuses import make_status, retention_of
 
 NOW = datetime(2030, 1, 31, 9, tzinfo=UTC)
 RUN = "web/fix.g12345678.a1"
@@ -204,7 +204,7 @@ def needs_of(
         for age, key in enumerate(runs)
     }
     repos = {"code": Repo(name="code", url="code.git", hooks=hooks or RunHooks())}
-    return retention(statuses, NOW, FleetSpec(keep_failed_mb=mb), unfinished=statuses, repos=repos)
+    return retention_of(statuses, NOW, FleetSpec(keep_failed_mb=mb), repos=repos)
 
 
 async def sweep(world: World, found: Retention, **options) -> None:

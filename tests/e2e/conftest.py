@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from reconciler.cli.main import cli
 from tests.e2e.served import Served
+from tests.forking import Process, run
 from tests.prepared import prepare
 
 IDENTITY = {
@@ -85,14 +86,8 @@ class Playground:
                 )
             assert looked.exit_code == code, f"{args}: {looked.exit_code}\n{looked.output}"
             return looked.stdout
-        done = subprocess.run(
-            self.command(*args),
-            cwd=self.fleet,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
+        done = run(
+            self.command(*args), cwd=self.fleet, env=self.env, capture_output=True, text=True, timeout=200
         )
         assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
@@ -102,7 +97,7 @@ class Playground:
     def serving(self) -> Iterator["Serving"]:
         """Have a reconciler serve the fleet as long as the block lasts; it ends by SIGKILL."""
         with (self.root / "talk").open("ab") as talk:
-            process = subprocess.Popen(
+            process = Process(
                 self.command("run"),
                 cwd=self.fleet,
                 env=self.env,

@@ -23,6 +23,7 @@ from reconciler.forge.dialects import DIALECTS
 from tests.e2e.conftest import IDENTITY
 from tests.forge.double import BOT, ForgejoDouble
 from tests.forge.state import Hook, PullTicket
+from tests.forking import Process, run
 from tests.looks import Looks
 
 T = TypeVar("T")
@@ -133,7 +134,7 @@ class World:
         with (self.root / "told").open("ab") as told, (self.root / "talk").open("ab") as talk:
             args = ("serve", "-v", "--listen", f"127.0.0.1:{self.port}")
             command = [sys.executable, "-m", "reconciler", *args]
-            self.process = subprocess.Popen(command, env=self.env, stdout=told, stderr=talk)
+            self.process = Process(command, env=self.env, stdout=told, stderr=talk)
 
     def kill(self) -> None:
         """End the reconciler by SIGKILL."""
@@ -166,7 +167,7 @@ class World:
     def reconciler(self, *args: str) -> str:
         """Run a command; return what it says on stdout, and then on stderr."""
         command = [sys.executable, "-m", "reconciler", *args]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
+        done = run(command, env=self.env, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr

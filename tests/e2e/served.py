@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx2
 
+from tests.forking import Process
 from tests.looks import Looks
 
 API = "/api/v1"
@@ -36,7 +37,7 @@ class Served:
         listen = self.url.removeprefix("http://") or "127.0.0.1:0"
         said = self._talk.stat().st_size if self._talk.exists() else 0
         with self._talk.open("ab") as talk:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond
+            self._process = Process(
                 self._command("serve", "--listen", listen),
                 cwd=self._fleet,
                 env=self._env,

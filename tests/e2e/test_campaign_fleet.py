@@ -5,6 +5,8 @@ A campaign over five repositories: a pilot that fails, one that does not, and a 
 import signal
 import subprocess
 
+from tests.forking import Process
+
 REPOS = ("api", "billing", "docs", "shop", "web")
 CAMPAIGN = """\
 matrix:
@@ -52,7 +54,7 @@ def test_a_campaign_waits_for_its_pilot_keeps_its_width_and_is_stopped_by_a_reve
 
     write(playground, WAITS_UNLESS_PILOT)
     playground.commit()
-    process = subprocess.Popen(
+    process = Process(
         playground.command("run"), cwd=playground.fleet, env=playground.env, stdout=subprocess.PIPE, text=True
     )
     try:

@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from tests.forking import Process
+
 
 def test_a_task_becomes_a_branch_with_its_work_and_a_record(playground):
     playground.task(
@@ -73,7 +75,7 @@ def test_bad_files_stall_only_themselves(playground):
 def test_a_commit_on_the_specs_branch_is_noticed_by_a_running_reconciler(playground):
     playground.task("first", "goal: Work.\nscript: echo hi\n")
     playground.commit()
-    process = subprocess.Popen(
+    process = Process(
         playground.command("run"), cwd=playground.fleet, env=playground.env, stdout=subprocess.PIPE, text=True
     )
     try:
@@ -94,7 +96,7 @@ def test_sigterm_leaves_runs_running_and_the_next_start_takes_them_up(playground
     gate = playground.root / "gate"
     playground.task("slow", f"goal: Work.\nscript: until [ -e {gate} ]; do sleep 0.1; done; echo went on\n")
     playground.commit()
-    process = subprocess.Popen(
+    process = Process(
         playground.command("run"), cwd=playground.fleet, env=playground.env, stdout=subprocess.PIPE, text=True
     )
     assert any("→ running" in line for line in iter(process.stdout.readline, ""))
@@ -113,7 +115,7 @@ def test_sigterm_leaves_runs_running_and_the_next_start_takes_them_up(playground
 def test_cancel_stops_a_live_run_and_edits_the_spec(playground):
     playground.task("endless", "# keep me\ngoal: Work.\nscript: sleep 600\n")
     playground.commit()
-    process = subprocess.Popen(
+    process = Process(
         playground.command("run", "--until-idle"),
         cwd=playground.fleet, env=playground.env, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -146,7 +148,7 @@ def test_killed_again_and_again_every_task_completes_and_nothing_runs_twice(play
     playground.commit()
 
     for _ in range(KILLS):
-        process = subprocess.Popen(
+        process = Process(
             playground.command("run"), cwd=playground.fleet, env=playground.env, stdout=subprocess.DEVNULL
         )
         time.sleep(chance.uniform(0.4, 2.0))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.served import API, eventually
+from tests.forking import run
 
 PAGE = Path(__file__).parents[2] / "docs/pull-agents.md"
 PULLED = "goal: Say hello.\nexecution_mode: http_pull\n"
@@ -38,7 +39,7 @@ def agents(tmp_path_factory):
     tokens = {}
     for name, scope in (("jeeves", "agent"), ("hermes", "agent"), ("watcher", "read"), ("boss", "admin")):
         command = [sys.executable, "-m", "reconciler", "token", "new", name, "--scope", scope]
-        done = subprocess.run(command, cwd=fleet, env=env, capture_output=True, text=True, check=True)
+        done = run(command, cwd=fleet, env=env, capture_output=True, text=True, check=True)
         tokens[name] = done.stdout.strip()
     return fleet / "specs/agents", tokens
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx2
 
 from tests.e2e.served import API, PATIENCE, eventually
+from tests.forking import Process, run
 
 
 def remote_of(playground) -> str:
@@ -30,7 +31,7 @@ def test_two_reconcilers_on_one_remote_start_every_task_once(playground):
     playground.sh("git push -q origin main")
 
     served = [
-        subprocess.Popen(
+        Process(
             playground.command("--repo", url, "--data-dir", str(playground.root / name), "run"),
             env=playground.env,
             stdout=subprocess.DEVNULL,
@@ -90,29 +91,19 @@ def test_a_second_serve_on_one_remote_is_refused_and_follows_once_the_first_was_
         return playground.command("--repo", url, "--data-dir", str(playground.root / data), *command)
 
     listen = ("serve", "--listen", "127.0.0.1:0")
-    with subprocess.Popen(
+    with Process(
         command_line("one", *listen), env=playground.env, stdout=subprocess.PIPE, text=True
     ) as first:
         try:
             next(line for line in first.stdout if "completed" in line)
             refused = [
-                subprocess.run(
-                    command_line("two", *command),
-                    env=playground.env,
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
+                run(command_line("two", *command), env=playground.env, capture_output=True, text=True)
                 for command in (listen, ("run", "--once"))
             ]
         finally:
             first.kill()
-    after = subprocess.run(
-        command_line("two", "run", "--until-idle"),
-        env=playground.env,
-        capture_output=True,
-        text=True,
-        check=False,
+    after = run(
+        command_line("two", "run", "--until-idle"), env=playground.env, capture_output=True, text=True
     )
 
     assert [done.returncode for done in refused] == [64, 64]
@@ -135,7 +126,7 @@ def test_a_paused_leader_that_wakes_under_another_does_no_harm(playground):
     def serve(data, *options):
         command = playground.command("--repo", url, "--data-dir", str(playground.root / data), "serve")
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen([*command, "--listen", "127.0.0.1:0", *options], env=playground.env, **pipes)
+        return Process([*command, "--listen", "127.0.0.1:0", *options], env=playground.env, **pipes)
 
     def address(process):
         line = next(line for line in process.stdout if line.startswith("listening on "))

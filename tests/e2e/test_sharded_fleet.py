@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter
 
 from tests.e2e.test_remote_fleet import remote_of
+from tests.forking import Process
 
 TASKS = 10
 
@@ -13,7 +14,7 @@ TASKS = 10
 @contextlib.contextmanager
 def shard(playground, url, name):
     """Run the reconciler of a shard as long as the block lasts; it ends by SIGKILL."""
-    process = subprocess.Popen(
+    process = Process(
         playground.command("--repo", url, "run", "--shard", name),
         env=playground.env,
         stdout=subprocess.PIPE,

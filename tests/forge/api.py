@@ -311,6 +311,10 @@ def _ticket_json(request: Request, ticket: Ticket) -> dict[str, Any]:
     }
 
 
+_NOT_LISTED = {"merged_by": None, "requested_reviewers_teams": None}
+"""What Gitea does not say in a list."""
+
+
 @route("GET", R + "/pulls")
 def _pulls(request: Request) -> Answer:
     state = request.query.get("state", "open")
@@ -319,7 +323,7 @@ def _pulls(request: Request) -> Answer:
         request.repo.hides_next, pulls = False, []
     is_recent = request.query.get("sort") == "recentupdate"
     pulls.sort(key=lambda pull: (pull.updated if is_recent else 0, pull.number), reverse=True)
-    return request.page(pulls, lambda pull: pull_json(request, pull))
+    return request.page(pulls, lambda pull: {**pull_json(request, pull), **_NOT_LISTED})
 
 
 @route("GET", R + "/pulls/{number}")

@@ -83,6 +83,21 @@ async def test_to_open_a_pull_request_costs_few_requests(double, forges, spec):
     assert len(requests) == len(["look", *writes(requests)])
 
 
+async def test_what_we_did_ourselves_is_not_read_again_though_a_list_tells_less_of_it(double, forges, spec):
+    head = double.push_as_person(REPO, BRANCH, {"a.txt": "1\n"})
+    commit_status = CommitStatus(commit=head, state="pending", description="waits for review")
+    await forges.show(spec, want(labels=("robot",), reviewers=("ann",), commit_status=commit_status))
+    after_opening = await asked(double, forges.pulls(spec, [BRANCH], [], refreshes=False))
+    double.review(REPO, 1, "approved")
+    await forges.pulls(spec, [BRANCH], [1], refreshes=False)
+
+    merged = await forges.show(spec, want(merges=head, commit_status=commit_status))
+    after_merge = await asked(double, forges.pulls(spec, [BRANCH], [], refreshes=False))
+
+    assert merged.is_merged
+    assert after_opening == after_merge == ["GET /pulls"]
+
+
 async def test_closed_pull_requests_and_branches_of_nobody_cost_nothing(double, forges, spec):
     opened(double, "task/a", "task/b", "somebody")
     await forges.pulls(spec, ["task/a", "task/b"], [])
@@ -595,7 +610,8 @@ async def test_a_known_pull_request_is_shown_without_a_list(double, forges, spec
 
 async def test_a_change_that_the_forge_takes_and_does_not_make_is_no_success(double, forges, spec):
     opened(double, BRANCH)
-    double.odd[f"GET /repos/{REPO}/pulls/1"] = lambda pull: {**pull, "labels": []}
+    for method in ("GET", "PATCH"):
+        double.odd[f"{method} /repos/{REPO}/pulls/1"] = lambda pull: {**pull, "labels": []}
 
     with pytest.raises(Unavailable, match="does not show the label agent/review_pending"):
         await forges.show(spec, want())

@@ -86,7 +86,7 @@ class Planner:
                 spec
                 and status
                 and name not in busy
-                and name not in partial.plan.waiting
+                and partial.plan.waiting.get(name) == status.waiting
                 and may_rest(spec, status, desired, observed)
             ):
                 parked[name] = Parked(True, _others(spec), rests=True)

@@ -4,11 +4,12 @@ Where a task runs: feasible, then ranked, then chosen, and why not the others.
 The score is counted in free slots, so that a person can check it by hand.
 """
 
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
-from operator import attrgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -97,8 +98,11 @@ class _Fit:
     def __init__(self, hosts: Mapping[str, Host]) -> None:
         self.stale = set(hosts)
         """Those to ask once more."""
-        self.fitting: list[Host] = []
+        self.fitting: dict[str, Host] = {}
         self.rejected: dict[str, str] = {}
+        self.has_budgets = False
+        """Whether any of the fitting has a budget of its own."""
+        self.ranking = _Ranking(self)
 
     def refresh(self, task: Task, desired: Desired, observed: Observed) -> None:
         """Ask those hosts once more about which something is new."""
@@ -110,8 +114,63 @@ class _Fit:
             self.rejected.pop(name, None)
             if why:
                 self.rejected[name] = why
-        self.fitting = [host for name, host in desired.hosts.items() if name not in self.rejected]
+        self.fitting = {name: host for name, host in desired.hosts.items() if name not in self.rejected}
+        self.has_budgets = any(host.daily_budget for host in self.fitting.values())
+        self.ranking = _Ranking(self)
         self.stale = set()
+
+
+class _Ranking:
+    """
+    Memo of how the hosts that fit rank, where nothing but slots and load decides.
+
+    From one task to the next, slots or load of a few have changed.
+    """
+
+    def __init__(self, fit: _Fit) -> None:
+        self._fit = fit
+        self._seen: tuple[Mapping[str, object], ...] | None = None
+        self._candidates: dict[str, Candidate] = {}
+        self._ranked: list[Candidate] = []
+        self._rejected = dict(fit.rejected)
+        self._full: list[str] = []
+
+    def place(
+        self, task: Task, used: Mapping[str, int], load: Mapping[str, float], kept: Mapping[str, str]
+    ) -> "Placement":
+        """Return where the task should run."""
+        for name in self._news(used, load, kept) & self._fit.fitting.keys():
+            self._drop(name)
+            host = self._fit.fitting[name]
+            free = host.slots - used.get(name, 0)
+            if free < task.slots or name in kept:
+                self._rejected[name] = _why_not_now(task, host, free, kept)
+                insort(self._full, name)
+            else:
+                self._candidates[name] = candidate = _candidate(host, free, load)
+                insort(self._ranked, candidate, key=_rank)
+        chosen = self._ranked[0].host if self._ranked else None
+        holders = {name: kept[name] for name in sorted(kept) if name in self._full}
+        return Placement(
+            chosen, tuple(self._ranked), dict(self._rejected), full=tuple(self._full), kept=holders
+        )
+
+    def _news(
+        self, used: Mapping[str, int], load: Mapping[str, float], kept: Mapping[str, str]
+    ) -> AbstractSet[str]:
+        """Return the hosts of which anything is not what it was."""
+        before, self._seen = self._seen, (dict(used), dict(load), dict(kept))
+        if before is None:
+            return self._fit.fitting.keys()
+        pairs = zip(before, self._seen, strict=True)
+        return {name for old, new in pairs if old != new for name, _ in old.items() ^ new.items()}
+
+    def _drop(self, name: str) -> None:
+        """Forget what was said of a host."""
+        if candidate := self._candidates.pop(name, None):
+            del self._ranked[bisect_left(self._ranked, _rank(candidate), key=_rank)]
+        elif self._rejected.pop(name, None):
+            del self._full[bisect_left(self._full, name)]
 
 
 class HostFits:
@@ -193,14 +252,18 @@ def place(
     `fits` remembers which hosts fit from one call to the next.
     """
     fit = (fits or HostFits()).fit(task, desired, observed)
+    has_accounts = account is not None or accounts.matter(task)
+    has_past = bool(task.prefer) or (status is not None and status.run is not None)
+    if only is None and not has_accounts and not has_past and not fit.has_budgets:
+        return fit.ranking.place(task, used, observed.load, kept)
     rejected, full, spent, ranked = dict(fit.rejected), list[str](), list[str](), list[Candidate]()
     unserved = list[str]()
     if only is not None:
         rejected |= {name: ELSEWHERE for name in desired.hosts if name != only}
-    has_accounts = account is not None or accounts.matter(task)
-    has_past = bool(task.prefer) or (status is not None and status.run is not None)
-    for host in fit.fitting if only is None else [host for host in fit.fitting if host.name == only]:
-        name, free = host.name, host.slots - used.get(host.name, 0)
+    for name, host in fit.fitting.items():
+        if only is not None and name != only:
+            continue
+        free = host.slots - used.get(name, 0)
         if host.daily_budget and spent_today(desired, observed.spent, ("host", name)):
             rejected[name] = "has spent its daily budget"
             spent.append(name)
@@ -213,11 +276,9 @@ def place(
             rejected[name] = _why_not_now(task, host, free, kept)
             full.append(name)
         else:
-            load = observed.load.get(name, 0.0)
-            plain = Candidate(name, round(free * host.weight - load, 3), free, host.weight, load)
+            plain = _candidate(host, free, observed.load)
             ranked.append(_with_past(plain, task, status, host) if has_past else plain)
-    ranked.sort(key=attrgetter("host"))
-    ranked.sort(key=attrgetter("score"), reverse=True)
+    ranked.sort(key=_rank)
     chosen = ranked[0].host if ranked else None
     return Placement(
         chosen,
@@ -228,6 +289,16 @@ def place(
         unserved=tuple(sorted(unserved)),
         kept={name: kept[name] for name in sorted(full) if name in kept},
     )
+
+
+def _candidate(host: Host, free: int, loads: Mapping[str, float]) -> Candidate:
+    load = loads.get(host.name, 0.0)
+    return Candidate(host.name, round(free * host.weight - load, 3), free, host.weight, load)
+
+
+def _rank(candidate: Candidate) -> tuple[float, str]:
+    """Return what sorts candidates: the best first, of equal ones the first by name."""
+    return -candidate.score, candidate.host
 
 
 def goes_on(task: Task, status: Status, host: str, observed: Observed) -> bool:

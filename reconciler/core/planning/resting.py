@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from reconciler.core.model.specs import Desired, Task
-from reconciler.core.model.status import Observed, Phase, Status
+from reconciler.core.model.status import MERGE_REASONS, Observed, Phase, Status
 from reconciler.core.planning.context import differing
 from reconciler.core.planning.limits import LimitGroup, live_groups
 from reconciler.core.planning.liveness import deadline_end
@@ -135,7 +135,8 @@ class Resting:
 
 def may_rest(spec: Task, status: Status, desired: Desired, observed: Observed) -> bool:
     """Return whether a task may be left alone about which a plan found nothing to do or to say."""
-    if status.waiting is not None or status.removed or status.run is None:
+    has_wait = status.waiting is not None and not _waits_for_merge(status)
+    if has_wait or status.removed or status.run is None:
         return False
     if deadline_end(spec, status) is not None:  # it has a time of its own
         return False
@@ -151,6 +152,12 @@ def may_rest(spec: Task, status: Status, desired: Desired, observed: Observed) -
         return False
     is_followed = not observed.can_reach(status) or status.last_run.round_key in observed.followed
     return is_followed and not host.drain and spec.over_budget != "stop"
+
+
+def _waits_for_merge(status: Status) -> bool:
+    """Return whether a task waits for what its pull request said last: that stays until it says more."""
+    waiting = status.waiting
+    return status.phase is Phase.REVIEW_PENDING and waiting is not None and waiting.reason in MERGE_REASONS
 
 
 def _rests_on_the_same(before: Desired, after: Desired) -> bool:

@@ -92,7 +92,9 @@ def retention(
     now: datetime,
     fleet: FleetSpec,
     *,
-    unfinished: Iterable[str],
+    live: Iterable[str],
+    open_runs: Iterable[str],
+    failed: Iterable[str],
     damaged: Iterable[str] = (),
     repos: Mapping[str, Repo] = NO_REPOS,
     drift: Mapping[tuple[str, datetime], timedelta] = NO_DRIFT,
@@ -100,24 +102,24 @@ def retention(
     """
     Return what is needed of all that runs left: by tasks that are open, and by people after a failure.
 
-    `unfinished` are the tasks with a run that are not settled, or failed. `drift` is how far
-    the clock was set since (see `Observed.drift`).
+    `live` and `open_runs` are the runs of tasks that are live, and that are not settled, by their keys;
+    `failed` are the tasks that failed. `drift` is how far the clock was set since (see `Observed.drift`).
     """
-    candidates = (statuses.get(name) for name in unfinished)
-    runs = [(status.run.key, status) for status in candidates if status and status.run]
-    failed = sorted(
+    candidates = (statuses.get(name) for name in failed)
+    ended = [(status.run.key, status) for status in candidates if status and status.run]
+    fresh = sorted(
         (
             (status.since, run)
-            for run, status in runs
+            for run, status in ended
             if _is_fresh_failure(status, now - drift.get((run, status.since), timedelta()), fleet)
         ),
         reverse=True,
     )
     return Retention(
         statuses=statuses,
-        live=frozenset(run for run, status in runs if status.phase.is_live),
-        open=frozenset(run for run, status in runs if not status.phase.is_settled),
-        failed=tuple(run for _, run in failed),
+        live=frozenset(live),
+        open=frozenset(open_runs),
+        failed=tuple(run for _, run in fresh),
         damaged=frozenset(damaged),
         failed_mb=fleet.keep_failed_mb,
         repos=repos,
