@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from shlex import quote
 from typing import TYPE_CHECKING, TypeVar
 
 from reconciler import clock
@@ -323,6 +324,12 @@ class FleetSession:
             return path, File("100644", "", b"")
         if self.repository.folder and (self.repository.folder / path).exists():
             raise NotFound(f"{path} is not on {self.branch} yet; commit it first")
+        if kind == "task" and await self.is_archived([name]):
+            removal = f"git log --diff-filter=D -- {quote(path)}"
+            raise NotFound(
+                f"{name} is archived: no spec asks for it; `{removal}` has the commit that removed it, for "
+                "`git revert`"
+            )
         names = [path.removeprefix(folder).removesuffix(SPEC_ENDING) for path in entries]
         raise NotFound(no_such(kind, name, names, where=f" on {self.branch}"))
 

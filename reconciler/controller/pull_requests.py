@@ -30,6 +30,8 @@ MEMORY = timedelta(days=1)
 
 AT_ONCE = 4
 """Tasks of a repo that are shown at a time."""
+SHOW_TURN = timedelta(seconds=10)
+"""For so long at most a visit shows one task after another: after a restart all have to be."""
 
 SOON = timedelta(seconds=5)
 """First delay before a merge is retried that the forge was not ready for; doubles each time."""
@@ -80,6 +82,8 @@ class PullRequestController:
         self._hints = Hints[int]()
         self._refreshed: dict[str, datetime] = {}
         """When pull requests were read last that gave no sign, by repo."""
+        self._left: dict[str, Collection[str]] = {}
+        """Tasks that the last visit had no time to show, by repo."""
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
         self._told: dict[str, tuple[Task | None, Status | None, PullRequestSnapshot]] = {}
         """What the last fact about a pull request told, and where its task stood when the reading began."""
@@ -229,31 +233,40 @@ class PullRequestController:
         bot: str,
     ) -> None:
         """
-        Show tasks, some at a time; then those that are to be merged, in turn.
+        Show tasks, some at a time, and beside them those that are to be merged, in turn.
 
         What was merged goes on record together: each commit is a push, and the forge that
-        takes it is the one that merges.
+        takes it is the one that merges. Tasks that had no time are shown by the next visit, which
+        comes at once, and knows what people did meanwhile.
         """
         merging, gate = self._to_merge(repo, pulls, bot), asyncio.Semaphore(AT_ONCE)
         merged: list[PullRequestSeen] = []
+        until, left = self._clock() + SHOW_TURN, set[str]()
 
         async def show(name: str) -> None:
             async with gate:
+                if self._clock() >= until:
+                    left.add(name)
+                    return
                 await self._try_to_show(repo, forge, name, pulls[name], bot=bot, tell=self._inbox.emit_later)
 
         async def merge(name: str) -> MergeRefusal | None:
             return await self._try_to_show(repo, forge, name, pulls[name], bot=bot, tell=merged.append)
 
-        to_show = [name for name in pulls if name not in merging]
-        await asyncio.gather(
-            *(show(name) for name in to_show if not self._rests(repo, name, pulls[name], bot))
-        )
+        before = self._left.get(repo.name, frozenset())
+        beside = pulls.keys() - merging.keys()
+        changed = (name for name in beside if not self._rests(repo, name, pulls[name], bot))
+        others = sorted(changed, key=lambda name: (name not in before, name))
         try:
-            pause = await self._turns.merge(repo.name, merging, merge)
+            turns = self._turns.merge(repo.name, merging, merge)
+            *_, pause = await asyncio.gather(*map(show, others), turns)
         finally:
             for fact in merged:
                 self._inbox.emit(fact)
-        if pause is not None:
+        self._left[repo.name] = left
+        if left:
+            self.poller.notify([repo.name])
+        elif pause is not None:
             self.poller.notify([repo.name], at=self._clock() + pause)
 
     def _rests(self, repo: Repo, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str) -> bool:

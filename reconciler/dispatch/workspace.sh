@@ -304,7 +304,7 @@ tidy_mirrors() { # work goes on beside it: no object goes that a workspace may b
     [ $packs -gt 50 ] || [ $# -gt 27 ] || continue
     run_git --git-dir="$mirror" for-each-ref --sort=-creatordate --format='delete %(refname)' refs/reconciler/base |
       sed 1,256d | run_git --git-dir="$mirror" update-ref --stdin
-    run_git --git-dir="$mirror" -c pack.threads=1 repack -d -q --geometric=2
+    run_git --git-dir="$mirror" -c pack.threads=1 repack -d -q -n --geometric=2
   done
   find repos -type d -path 'repos/*' -prune -mtime +30 | while IFS= read -r mirror; do
     is_borrowed || [ -z "$(find "$mirror" -prune -mtime +30)" ] || # somebody took it up since they were listed

@@ -62,7 +62,9 @@ async def keep_up(git: Git, git_dir: Path, *, graph: bool = True) -> bool:
         if not is_ours or not _has_room(git_dir):
             return False
         _remove_leftovers(git_dir / "objects")
-        await git.run("-c", "pack.threads=1", "repack", "-d", "-q", "--geometric=2", "--write-midx")
+        # What a web server of files needs to know is updated only where somebody has it.
+        quiet = ("-q",) if (git_dir / "info/refs").exists() else ("-q", "-n")
+        await git.run("-c", "pack.threads=1", "repack", "-d", *quiet, "--geometric=2", "--write-midx")
         if graph:
             # A graph that somebody's `git gc` made knows no paths, nor does what is split off it later.
             split = "--split" if _has_paths(git_dir) else "--split=replace"

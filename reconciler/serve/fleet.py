@@ -56,7 +56,7 @@ from reconciler.store.leader import LeaderLease, LeaderMode, this_process
 from reconciler.store.merge_preview import PullTree
 from reconciler.store.owners import OwnersBranch
 from reconciler.store.place import has_place, note_place, require_own_place
-from reconciler.store.presence import Presence, PresenceFile
+from reconciler.store.presence import Presence, PresenceFile, fleet_file
 from reconciler.store.remote_record import require_own_record
 from reconciler.store.signed_specs import SignedSpecs
 from reconciler.store.state import StateBranch
@@ -130,6 +130,7 @@ async def build_fleet(settings: Settings) -> AsyncIterator[ServedFleet]:
             meter=meter,
             signing_key=settings.signing_key,
             elsewhere=registry.past_attempts,
+            kept=fleet_file(repository, state_branch, settings.data_dir / "parsed", "last.json"),
         )
         lease, presence, me = await _acquire_leader_lease(
             stack,

@@ -4,7 +4,6 @@ History: transition records, read back from the commits of the state branch.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import merge
 from itertools import chain, islice
@@ -188,37 +187,6 @@ async def last_touched(repository: Repository, branch: str, path: str, pattern: 
     args = ("log", "--max-count=1", "--format=%ct", f"-G{pattern}", repository.ref(branch), "--", path)
     listed = await repository.git.run(*args)
     return time_at(int(listed)) if listed.strip() else None
-
-
-@dataclass(frozen=True, slots=True)
-class LastTransitions:
-    """The last transition of every task and host, also of removed ones."""
-
-    transitions: dict[str, str] = field(default_factory=dict)
-    """Commit of the last transition, by task."""
-    attempts: dict[str, int] = field(default_factory=dict)
-    """Number of the last attempt, by the name the task had then."""
-    hosts: dict[str, str] = field(default_factory=dict)
-    """Commit of the last change of state, by host."""
-
-
-async def last_transitions(repository: Repository, head: str) -> LastTransitions:
-    """Return the last transitions of all tasks and hosts up to a commit."""
-    from reconciler.core.model.runs import read_run_key
-
-    keys = ("Task", "Host", "Run")
-    values = "".join(f"%x00%(trailers:key={key},valueonly,separator=%x20)" for key in keys)
-    listed = await repository.git.run("log", "-z", f"--format=%H{values}", head)
-    last = LastTransitions()
-    fields = listed.decode("utf-8", "replace").split("\0")
-    for commit, name, host, key in reversed(list(zip(*(fields[at::4] for at in range(4)), strict=False))):
-        if name:
-            last.transitions[name] = commit
-        elif host:
-            last.hosts[host] = commit
-        for past, number in filter(None, map(read_run_key, key.split())):  # many, where a rewind was approved
-            last.attempts[past] = max(number, last.attempts.get(past, 0))
-    return last
 
 
 async def _listed(repository: Repository, *args: str) -> Sequence[str]:

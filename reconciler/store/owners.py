@@ -21,7 +21,7 @@ from reconciler.git.remote import push
 from reconciler.git.repository import Repository
 from reconciler.store.commits import commit_changes, commit_tree
 from reconciler.store.high_water import HighWaterMarks
-from reconciler.store.history import last_transitions
+from reconciler.store.last_transitions import last_transitions
 from reconciler.store.layout import status_paths
 from reconciler.store.records import Records
 from reconciler.store.statuses import load_status

@@ -18,7 +18,7 @@ from reconciler.git.repository import Repository
 from reconciler.store import statuses
 from reconciler.store.commits import commit_files, commit_tree, publish
 from reconciler.store.high_water import APPROVAL, BranchLine
-from reconciler.store.history import last_transitions
+from reconciler.store.last_transitions import last_transitions
 from reconciler.store.layout import HOSTS, TASKS, status_paths
 from reconciler.store.records import Records
 from reconciler.store.state_files import StateFiles

@@ -29,7 +29,7 @@ from reconciler.git.repository import Repository
 from reconciler.store import messages, statuses
 from reconciler.store.archive import read_archived
 from reconciler.store.high_water import HighWaterMarks
-from reconciler.store.history import LastTransitions, last_transitions
+from reconciler.store.last_transitions import LastTransitions, load_last, save_last, up_to
 from reconciler.store.layout import (
     IDENTITY_FILE,
     account_paths,
@@ -85,6 +85,7 @@ class StateBranch:
         marks: HighWaterMarks | None = None,
         meter: Meter = UNREAD_METER,
         elsewhere: PastAttempts | None = None,
+        kept: Path | None = None,
     ) -> None:
         self.ref = repository.ref(branch)
         """Of the branch, where it is read from."""
@@ -99,7 +100,8 @@ class StateBranch:
         self._turn = asyncio.Lock()
         self._head: str | None = None
         self._files = StateFiles.of({})
-        self._last_transitions: LastTransitions | None = None
+        self._kept = kept
+        self._last_transitions = load_last(kept) if kept else LastTransitions()
         self._queue: list[tuple[Sequence[Step], asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._pushing: asyncio.Timeout | None = None
@@ -119,6 +121,7 @@ class StateBranch:
         meter: Meter = UNREAD_METER,
         signing_key: Path | None = None,
         elsewhere: PastAttempts | None = None,
+        kept: Path | None = None,
     ) -> Self:
         """
         Become the writer of the state branch, and make it at the first start.
@@ -127,13 +130,21 @@ class StateBranch:
         `revision` names the commit of the specs in force when something is
         committed, `marks` remember what was acknowledged, `meter` is told of
         pushes that were refused, `signing_key` signs what is written, `elsewhere` tells of
-        attempts on the records of other shards. Raises UsageError if
-        the branch cannot be ours (another writer, checked out), Rewound if it
+        attempts on the records of other shards, `kept` is the file in which the
+        next start finds what was read of history. Raises UsageError if the
+        branch cannot be ours (another writer, checked out), Rewound if it
         went back, Unavailable if the remote does not answer.
         """
         writer = await Writer.open(repository, branch, signing_key)
         state = cls(
-            repository, branch, writer, revision=revision, marks=marks, meter=meter, elsewhere=elsewhere
+            repository,
+            branch,
+            writer,
+            revision=revision,
+            marks=marks,
+            meter=meter,
+            elsewhere=elsewhere,
+            kept=kept,
         )
         try:
             await state._drop_torn_batch()
@@ -217,7 +228,7 @@ class StateBranch:
         return (await self._recalled()).hosts
 
     async def _recalled(self) -> LastTransitions:
-        if self._last_transitions is None:
+        if self._last_transitions.head != self.head:
             async with self._turn:
                 return await self._recall()
         return self._last_transitions
@@ -237,6 +248,7 @@ class StateBranch:
             self._pushing.reschedule(asyncio.get_running_loop().time() + _LAST_PUSH)
         if self._flushing is not None:
             await self._flushing
+        self._keep()
         await self._writer.close()
 
     # --- Reading -----------------------------------------------------------
@@ -247,8 +259,6 @@ class StateBranch:
         await self._catch_up()
         await self._require(self._writer.head)
         loaded = await self._records.read(self._writer.head)
-        if self._head != self._writer.head:
-            self._last_transitions = None
         self._head = self._writer.head
         self._files = StateFiles.of(self._records.blobs)
         return loaded
@@ -360,12 +370,14 @@ class StateBranch:
         # Memory is updated only after the batch is durable: a failed batch leaves no trace here.
         if changes:
             await self.fence()
+            before = self.head
             ids = await self._write(changes)
             self._files.apply(draft)
-            if self._last_transitions is not None:
+            if self._last_transitions.head == before:
                 self._last_transitions.transitions.update({task: ids[index] for task, index in last.items()})
                 self._last_transitions.hosts.update({host: ids[index] for host, index in hosts.items()})
                 self._last_transitions.attempts.update(_attempts(steps))
+                self._last_transitions.head = ids[-1]
 
     def _change(self, step: Step, files: Mapping[str, bytes | None], last: Mapping[str, int]) -> Change:
         """Return the commit of a step; `last` has the index in this batch of each task's previous step."""
@@ -376,18 +388,19 @@ class StateBranch:
         if isinstance(step, AccountChange):
             message = messages.render_account(step, revision=revision)
             return Change(step.at, files, lambda _: message)
-        previous = last.get(
-            step.old, self._last_transitions.transitions.get(step.old) if self._last_transitions else None
-        )
+        previous = last.get(step.old, self._last_transitions.transitions.get(step.old))
         return Change(step.event.origin.at, files, partial(_message, step, revision, previous))
 
     async def _recall(self) -> LastTransitions:
-        """Return the last transitions of all tasks; read from history once, on first use."""
-        if self._last_transitions is None:
-            self._last_transitions = (
-                await last_transitions(self._repository, self._head) if self._head else LastTransitions()
-            )
+        """Return the last transitions of all tasks and hosts, with what history has that is new."""
+        if self._last_transitions.head != self.head:
+            self._last_transitions = await up_to(self._repository, self.head, self._last_transitions)
+            self._keep()
         return self._last_transitions
+
+    def _keep(self) -> None:
+        if self._kept is not None:
+            save_last(self._kept, self._last_transitions)
 
     def _put(self, step: Step, files: StateFiles) -> Mapping[str, bytes | None]:
         """Put what a step changes among the files; return the content of those, None for one that goes."""

@@ -2,17 +2,16 @@
 Watch of refs: a hint that a branch moved, never a fact; a missed one costs time until the next look.
 """
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import aclosing
 from pathlib import Path
 
-from watchfiles import Change, awatch
-
 from reconciler.git.repository import Repository
+from reconciler.store.inotify import folder_changes, has_inotify
 
 _STEP = 10
 _DEBOUNCE = 50
-"""Milliseconds. A push is noticed within about 20; smaller steps wake an idle process more often."""
+"""Milliseconds, where the kernel does not tell by itself. Smaller steps wake an idle process more often."""
 
 
 async def ref_changes(repository: Repository, refs: Iterable[str]) -> AsyncGenerator[None, None]:
@@ -21,15 +20,22 @@ async def ref_changes(repository: Repository, refs: Iterable[str]) -> AsyncGener
     of_interest = {str(path) for path in files} | {
         str(folder) for path in files for folder in path.parents if repository.git_dir in folder.parents
     }
-
-    def is_one(_: Change, path: str) -> bool:
-        return path in of_interest
-
     folders = {_existing(path.parent) for path in files}
-    looking = awatch(*folders, watch_filter=is_one, step=_STEP, debounce=_DEBOUNCE, recursive=False)
+    async with aclosing(folder_changes(folders) if has_inotify() else _polled(folders)) as changes:
+        async for path in changes:
+            if path is None or path in of_interest:
+                yield
+
+
+async def _polled(folders: Collection[Path]) -> AsyncGenerator[str, None]:
+    """Yield each path that changed in folders, as `folder_changes` does."""
+    from watchfiles import awatch  # noqa: PLC0415  its libraries take memory, and few need them
+
+    looking = awatch(*folders, watch_filter=None, step=_STEP, debounce=_DEBOUNCE, recursive=False)
     async with aclosing(looking) as changes:
-        async for _ in changes:
-            yield
+        async for some in changes:
+            for _, path in some:
+                yield path
 
 
 def _existing(folder: Path) -> Path:

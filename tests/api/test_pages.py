@@ -367,6 +367,18 @@ async def test_a_task_that_was_removed_is_still_told_of(world, nobody):
     assert "Nothing" not in (await page(nobody, "/tasks/a")).text
 
 
+async def test_a_task_of_the_archive_is_shown_by_its_name_and_nothing_can_be_asked_of_it(world, nobody):
+    await ended(world, make_task("a"))
+    world.archive("a")
+    await world.ask()
+
+    shown, listed = await page(nobody, "/tasks/a"), await page(nobody, "/tasks")
+
+    assert "I mended it." in shown.text
+    assert "Retry" not in shown.text
+    assert "/tasks/a" not in listed.links
+
+
 # --- Logs, diffs, commits, files ---------------------------------------------
 
 

@@ -23,6 +23,7 @@ from tests.fakes import START, make_task
 from tests.statuses import make_status
 
 API = "/api/v1"
+STAND = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
 UP, ZOO = Campaign(name="up", tasks=("up/a", "up/b", "up/c")), Campaign(name="zoo", tasks=())
 
 
@@ -65,6 +66,19 @@ async def test_the_last_sign_of_a_live_run_is_its_last_output_where_it_is_follow
     assert task_body(model.task("b")).live is None
 
 
+async def test_a_task_of_the_archive_is_had_by_its_name_alone(world, watcher):
+    await world.ask(make_task("a"), make_task("b"))
+    world.controller.statuses["a"] = make_status(Phase.COMPLETED, **STAND)
+    world.archive("a")
+    await world.ask(make_task("b"))
+
+    shown = (await watcher.get(f"{API}/tasks/a")).json()
+
+    assert (shown["name"], shown["phase"], shown["goal"]) == ("a", "completed", "")
+    assert await names(watcher, "/tasks") == ["b"]
+    assert (await watcher.get(f"{API}/tasks/c")).status_code == 404
+
+
 async def test_a_task_says_what_it_waits_for_before_it_is_on_record(world, watcher):
     await world.ask(make_task("a"))
     waiting = Waiting(reason=Reason.SLOT, message="every slot is taken", since=START)
@@ -77,10 +91,9 @@ async def test_a_task_says_what_it_waits_for_before_it_is_on_record(world, watch
 
 async def test_a_campaign_says_how_far_its_tasks_are_and_what_keeps_more_of_them_back(world, watcher):
     await world.ask(*map(make_task, ("up/a", "up/b", "up/c")), campaigns={"up": UP, "zoo": ZOO})
-    stand = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
-    world.controller.statuses["up/a"] = make_status(Phase.FAILED, **stand)
+    world.controller.statuses["up/a"] = make_status(Phase.FAILED, **STAND)
     pilot = Waiting(reason=Reason.PILOT, message="waits for the pilot", since=START)
-    world.controller.statuses["up/b"] = make_status(Phase.CREATED, waiting=pilot, **stand)
+    world.controller.statuses["up/b"] = make_status(Phase.CREATED, waiting=pilot, **STAND)
 
     first = await watcher.get(f"{API}/campaigns?limit=1")
     (up,) = first.json()
@@ -92,8 +105,7 @@ async def test_a_campaign_says_how_far_its_tasks_are_and_what_keeps_more_of_them
 
 
 async def test_work_in_review_waits_for_a_forge_that_is_silent_also_for_who_saw_it_before(world, watcher):
-    stand = {"since": START, "created_at": START, "generation": "a" * 40, "work": "b" * 12}
-    in_review = make_status(Phase.REVIEW_PENDING, **stand)
+    in_review = make_status(Phase.REVIEW_PENDING, **STAND)
     await world.ask(make_task("a", repo="web", review="pull_request"))
     world.controller.statuses = {**world.controller.statuses, "a": in_review}
     before = await watcher.get(f"{API}/tasks/a")

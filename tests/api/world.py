@@ -13,7 +13,7 @@ from reconciler.api.pages.services import HookReport, PageServices, SpecsPull
 from reconciler.api.services import Services
 from reconciler.api.tokens import new_token
 from reconciler.core.errors import LogGap, NotFound, Problem, Refused, UsageError
-from reconciler.core.events import Assigned, Created, Origin, WorkerReport
+from reconciler.core.events import Archived, Assigned, Created, Origin, WorkerReport
 from reconciler.core.hosts import HostChange
 from reconciler.core.lifecycle import Transition, fold
 from reconciler.core.masking import Mask
@@ -280,6 +280,12 @@ class World:
         self.workspaces: dict[str, str] = {}
         self.spent: list[Spending] = []
         self.desired = make_desired(agents=AGENTS)
+
+    def archive(self, task: str) -> None:
+        """Archive a task that has settled, as if its spec were gone."""
+        origin = Origin(self.clock(), "the spec was removed")
+        self.controller.put(Archived(task=task, origin=origin))
+        self.record.archive[task] = self.record.statuses[self.record.head()]
 
     @property
     def pages(self) -> PageServices:

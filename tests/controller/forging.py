@@ -38,6 +38,10 @@ class Counting(FakeForges):
         """What a refused merge is answered."""
         self.merge_time = timedelta(0)
         """How long a merge takes."""
+        self.show_time = timedelta(0)
+        """How long it takes to show a task."""
+        self.meanwhile: dict[str, Callable[[], None]] = {}
+        """What happens while a task is shown, by its name; once."""
         self.refreshes = []
         """Whether what gave no sign was to be read too, each time."""
         self.lag = 0
@@ -58,6 +62,7 @@ class Counting(FakeForges):
 
     async def show(self, forge, want: ForgeView) -> PullRequestSnapshot | None:
         self.asked["show"] += 1
+        self.meanwhile.pop(want.task, lambda: None)()
         if want.task == self.odd:
             raise ZeroDivisionError(want.task)
         if self.refuses_merges:
@@ -65,7 +70,7 @@ class Counting(FakeForges):
             pull = self.at(forge).newest(want.branch)
             if want.merges and pull:
                 return replace(self.at(forge).seen(pull), refusal=self.refusal)
-        self.clock.time += self.merge_time if want.merges else timedelta(0)
+        self.clock.time += self.merge_time if want.merges else self.show_time
         return await super().show(forge, want)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.controller import pull_requests
 from reconciler.controller.merge_turns import MERGE_TURN
-from reconciler.controller.pull_requests import MEMORY
+from reconciler.controller.pull_requests import MEMORY, SHOW_TURN
 from reconciler.core.errors import Conflict, Unavailable
 from reconciler.core.model.forge import Hint, MergeRefusal
 from reconciler.core.model.status import Phase
@@ -109,6 +109,30 @@ async def test_merges_that_take_long_leave_their_turn_to_what_is_new(scene):
     assert set(order) == set("abcdefg")
     assert order.index("g") < len(names) - 1
     assert {scene.status(name).phase for name in names} == {Phase.COMPLETED}
+
+
+async def test_what_is_approved_while_all_are_shown_again_after_a_restart_is_merged_before_the_last(scene):
+    names = "abcdefghij"
+    scene.push(*map(reviewed, names), repo=REPO.model_copy(update={"merge": "when_approved"}))
+    await scene.start()
+    number = scene.status("j").review.pull_request.number
+    scene.forges.show_time = SHOW_TURN * 0.4
+    scene.forges.shown.clear()
+
+    def approve():
+        scene.site.review(number, "approved")
+        scene.webhooks(number)
+
+    scene.forges.meanwhile["b"] = approve
+    await scene.restart()
+    await scene.pass_time(timedelta(minutes=2))
+
+    order = [view.task for view in scene.forges.shown]
+    merged = [view.task for view in scene.forges.shown if view.merges]
+    assert merged == ["j"]
+    assert set(order) == set(names)
+    assert order.index("j") < len(names) - 1
+    assert scene.status("j").phase is Phase.COMPLETED
 
 
 async def test_what_gave_no_sign_is_read_in_its_turn_however_often_hints_come(scene):

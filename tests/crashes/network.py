@@ -2,7 +2,8 @@
 Network namespaces for hosts: each its own, with one link that can be cut.
 
 A cut link loses what is sent and says nothing, in either direction: unlike a stopped process, whose kernel
-still answers for it.
+still answers for it; and unlike a link that is down, whose packets go where all others go, to whoever answers
+there.
 """
 
 import os
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 
 _BLOCK = "198.18"
 """Of addresses that are for tests of networks alone (RFC 2544)."""
+
+_NOBODY = "02:00:00:00:00:01"
+"""A link-layer address that no station has; its bit for local ones is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +51,18 @@ class Network:
         _ip("-netns", self.name, "link", "set", "lo", "up")
 
     def cut(self) -> None:
-        """Let nothing through."""
-        _ip("link", "set", f"{self.name}a", "down")
+        """Let nothing through: what is sent goes to a station that is not there."""
+        _ip(*self._neighbour("replace", 2), "lladdr", _NOBODY, "nud", "permanent", "dev", f"{self.name}a")
+        inner = (*self._neighbour("replace", 1), "lladdr", _NOBODY, "nud", "permanent")
+        _ip("-netns", self.name, *inner, "dev", f"{self.name}b")
 
     def mend(self) -> None:
         """Let everything through again."""
-        _ip("link", "set", f"{self.name}a", "up")
+        _ip(*self._neighbour("delete", 2), "dev", f"{self.name}a")
+        _ip("-netns", self.name, *self._neighbour("delete", 1), "dev", f"{self.name}b")
+
+    def _neighbour(self, verb: str, station: int) -> Sequence[str]:
+        return ("neighbour", verb, f"{_BLOCK}.{self.number}.{station}")
 
     def remove(self) -> None:
         """Remove it, and the link with it, if it is there."""

@@ -176,6 +176,15 @@ def test_a_task_that_was_archived_comes_back_done_and_is_done_again_if_it_asks_f
         pass  # it has not been done for a second yet
     playground.reconciler("run", "--until-idle")
     gone, shown = playground.phases(), playground.reconciler("get", "a")
+    refused = subprocess.run(
+        playground.command("retry", "a"),
+        cwd=playground.fleet,
+        env=playground.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = playground.sh(refused.stderr.split("`")[1])
     playground.sh("git revert --no-edit HEAD")
     playground.reconciler("run", "--until-idle")
     back, counted = playground.phases(), (playground.root / "counted").read_text()
@@ -188,6 +197,8 @@ def test_a_task_that_was_archived_comes_back_done_and_is_done_again_if_it_asks_f
     assert asked == "a\n"
     assert gone == {"b": "failed"}
     assert "completed" in shown
+    assert "a is archived" in refused.stderr
+    assert playground.sh("git rev-parse HEAD~2") in found
     assert back == {"a": "completed", "b": "failed"}
     assert counted == "again\n"
     assert list(attempts) == ["a1", "a2"]

@@ -208,8 +208,7 @@ def _commits(request: Request) -> Answer:
 
 
 def _commit_json(request: Request, sha: str) -> dict[str, Any]:
-    line = request.repo.git("log", "-1", "--format=%an%x00%aI%x00%P%x00%B", sha)
-    name, at, parents, message = line.split("\0")
+    name, at, parents, message = request.repo.commit_fields(sha)
     known = user(name) if name in request.forge.tokens.values() else None
     person = {"name": name, "email": f"{name}@example.org", "date": at}
     body = {"author": person, "committer": person, "message": message}

@@ -425,6 +425,8 @@ class ForgejoDouble:
         with self.lock:
             for repo in self.repos.values():
                 before, repo.heads = repo.heads, repo.branches()
+                if before is repo.heads:
+                    continue
                 for branch in sorted(before.keys() | repo.heads.keys()):
                     old, new = before.get(branch), repo.heads.get(branch)
                     if old != new:
@@ -437,7 +439,7 @@ class ForgejoDouble:
         if new is None:
             self.tell(repo.name, "delete", "delete", {**names, "pusher_type": "user"}, author or BOT)
         else:
-            pusher = author or repo.git("log", "-1", "--format=%an", new)
+            pusher = author or repo.commit_fields(new)[0]
             if old is None:
                 self.tell(repo.name, "create", "create", {**names, "sha": new}, pusher)
             body = {"ref": names["ref"], "before": old or _NO_COMMIT, "after": new, "commits": []}

@@ -7,11 +7,24 @@ import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+_TICK = 50_000_000
+"""Nanoseconds by which the times of files may be apart from the clock: they are of the kernel's ticks."""
+
+
+def _renamed_at(folders: Iterable[Path]) -> dict[Path, int]:
+    """Return when something in each folder was renamed last, in nanoseconds; 0 where there is none."""
+    found = dict.fromkeys(folders, 0)
+    for folder in found:
+        with contextlib.suppress(OSError):
+            found[folder] = folder.stat().st_mtime_ns
+    return found
 
 
 @dataclass
@@ -108,7 +121,7 @@ class CodeRepo:
     hooks: dict[int, Hook] = field(default_factory=dict)
     protections: list[dict[str, Any]] = field(default_factory=list)
     statuses: list[dict[str, Any]] = field(default_factory=list)
-    heads: dict[str, str] = field(default_factory=dict)
+    heads: Mapping[str, str] = field(default_factory=dict)
     """Branches as last seen."""
     has_issues: bool = True
     """Whether issues are switched on."""
@@ -116,6 +129,10 @@ class CodeRepo:
     """Whether a pull request may be called merged whose commits came to its base otherwise."""
     hides_next: bool = False
     """Whether the next list of pull requests is empty, as if one were opened just after it."""
+    _branches: Mapping[str, str] = field(default_factory=dict)
+    _stamp: Mapping[Path, int] | None = None
+    """When something was renamed last in each of their folders; None if that may be again at that time."""
+    _commits: dict[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def pulls(self) -> list[PullTicket]:
@@ -137,12 +154,36 @@ class CodeRepo:
         assert done.returncode in ok, f"{args}: {done.stderr!r}"
         return done.stdout.decode().strip()
 
+    def commit_fields(self, commit: str) -> Sequence[str]:
+        """Return author, time, parents and message of a commit."""
+        if commit not in self._commits:
+            line = self.git("log", "-1", "--format=%an%x00%aI%x00%P%x00%B", commit)
+            self._commits[commit] = line.split("\0")
+        return self._commits[commit]
+
     def has_in(self, branch: str, commit: str) -> bool:
         """Return whether a branch has a commit."""
         return self.git("branch", "--list", branch, "--contains", commit, ok=(0, 129)) != ""
 
-    def branches(self) -> dict[str, str]:
-        """Return what every branch points at, read from the files: this is asked all the time."""
+    def branches(self) -> Mapping[str, str]:
+        """
+        Return what every branch points at, read from the files: this is asked all the time.
+
+        It is the very same mapping as long as nothing in the folders of these files was renamed, which is
+        how git writes them.
+        """
+        if self._stamp is None or self._stamp != _renamed_at(self._stamp):
+            now, stamp = time.time_ns(), _renamed_at(self._branch_folders())
+            self._branches = self._read_branches()
+            self._stamp = stamp if max(stamp.values()) < now - _TICK else None
+        return self._branches
+
+    def _branch_folders(self) -> list[Path]:
+        """Return the folders that the files with branches are in; packed ones are beside `refs`."""
+        heads = self.folder / "refs/heads"
+        return [self.folder, *(Path(folder) for folder, _, _ in os.walk(heads))]
+
+    def _read_branches(self) -> dict[str, str]:
         found = {}
         with contextlib.suppress(OSError):
             for line in (self.folder / "packed-refs").read_text().splitlines():

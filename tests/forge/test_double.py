@@ -1,5 +1,8 @@
 """The double is a forge: what is pushed to it is told, and what it merges is merged in git."""
 
+import os
+import random
+
 from tests.forge.conftest import REPO
 from tests.forge.state import Hook
 
@@ -46,3 +49,29 @@ def test_a_merge_moves_the_base_branch_and_a_deleted_branch_closes_its_pull_requ
     assert repo.git("show", "main:task/a.txt") == "1"
     assert (repo.pull(first).merged, repo.pull(first).state) == (True, "closed")
     assert (repo.pull(second).merged, repo.pull(second).state) == (False, "closed")
+
+
+def test_branches_are_never_old_however_fast_they_are_written(double):
+    repo = double.repos[REPO]
+    commits = [repo.git("rev-parse", "main"), double.push_as_person(REPO, "main", {"a.txt": "1\n"})]
+    chance = random.Random(1)
+
+    for _ in range(150):
+        branch, now = chance.choice(["a", "b/c", "b/d/e", "main"]), chance.random()
+        if now < 0.7:
+            repo.git("update-ref", f"refs/heads/{branch}", chance.choice(commits))
+        elif now < 0.9 and branch != "main":
+            repo.git("update-ref", "-d", f"refs/heads/{branch}")
+        else:
+            repo.git("pack-refs", "--all", "--prune")
+        listed = repo.git("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/heads")
+        assert dict(repo.branches()) == dict(line.split() for line in listed.splitlines())
+
+
+def test_branches_that_nobody_writes_are_not_read_again(double):
+    repo = double.repos[REPO]
+    long_ago = 1_000_000_000
+    for folder, _, _ in os.walk(repo.folder):
+        os.utime(folder, (long_ago, long_ago))
+
+    assert repo.branches() is repo.branches()

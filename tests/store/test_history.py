@@ -1,7 +1,8 @@
 from reconciler.core.hosts import HostChange
 from reconciler.core.model.status import HostStatus
 from reconciler.core.transitions import TransitionRecord
-from reconciler.store.history import last_touched, last_transitions, read_history
+from reconciler.store.history import last_touched, read_history
+from reconciler.store.last_transitions import last_transitions
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, started
 
 

@@ -17,7 +17,8 @@ from reconciler.core.model.status import HostStatus, OnHost, Phase, Reason, Wait
 from reconciler.core.names import DEFAULT_SHARD
 from reconciler.git.upkeep import keep_up, lacks_graph
 from reconciler.store import statuses
-from reconciler.store.history import last_transitions, read_history
+from reconciler.store.history import read_history
+from reconciler.store.last_transitions import last_transitions
 from reconciler.store.reader import StateReader
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, spec, start, started, status
 

@@ -1,10 +1,23 @@
 import asyncio
+import os
+import struct
 from contextlib import aclosing
 
 import pytest
 
+from reconciler.store import watch
+from reconciler.store.inotify import folder_changes, has_inotify
 from reconciler.store.watch import ref_changes
 from tests.store.world import commit, git
+
+pytestmark = pytest.mark.usefixtures("way")
+linux = pytest.mark.skipif(not has_inotify(), reason="only Linux tells by itself")
+
+
+@pytest.fixture(params=["told", "polled"])
+def way(request, monkeypatch):
+    if request.param == "polled":
+        monkeypatch.setattr(watch, "has_inotify", lambda: False)
 
 
 @pytest.mark.parametrize("branch", ["main", "team/main"])
@@ -45,3 +58,39 @@ async def test_other_branches_and_other_files_are_not_noticed(open_repository, c
             await asyncio.wait([noticed], timeout=0.1)
 
     assert len(seen) >= 4
+
+
+@linux
+async def test_what_is_renamed_into_a_watched_folder_is_told_and_what_is_below_it_is_not(tmp_path):
+    below = tmp_path / "below"
+    below.mkdir()
+    (tmp_path / "new.lock").touch()
+
+    async with aclosing(folder_changes([tmp_path])) as changes:
+        told = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(0)  # it is set up at its first step
+        (below / "other").touch()
+        (tmp_path / "new.lock").rename(tmp_path / "new")
+
+        assert [await told, await anext(changes)] == [str(tmp_path / "new.lock"), str(tmp_path / "new")]
+
+
+@linux
+async def test_changes_that_the_kernel_could_not_keep_count_as_changes_of_everything(tmp_path, monkeypatch):
+    lost = struct.pack("iIII", -1, 0x4000, 0, 0)
+
+    async with aclosing(folder_changes([tmp_path])) as changes:
+        told = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(0)
+        monkeypatch.setattr(os, "read", lambda *_: lost)
+        (tmp_path / "one").touch()
+        path = await told
+        monkeypatch.undo()
+
+    assert path is None
+
+
+@linux
+async def test_a_folder_that_cannot_be_watched_is_an_error_with_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        await anext(folder_changes([tmp_path / "nowhere"]))

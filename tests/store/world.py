@@ -44,6 +44,7 @@ async def start(
     branch: str = BRANCH,
     token: str = "0123456789ab",
     elsewhere: PastAttempts | None = None,
+    kept: Path | None = None,
 ) -> StateBranch:
     return await StateBranch.open(
         repository,
@@ -52,6 +53,7 @@ async def start(
         clock=lambda: NOW,
         revision=lambda: REVISION,
         elsewhere=elsewhere,
+        kept=kept,
     )
 
 
