@@ -85,7 +85,7 @@ class PullRequestController:
         self._left: dict[str, Collection[str]] = {}
         """Tasks that the last visit had no time to show, by repo."""
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
-        self._told: dict[str, tuple[Task | None, Status | None, PullRequestSnapshot]] = {}
+        self._emitted: dict[str, tuple[Task | None, Status | None, PullRequestSnapshot]] = {}
         """What the last fact about a pull request told, and where its task stood when the reading began."""
         self._at_rest: dict[str, _Visit] = {}
         """Of tasks that are shown as they should be: what that followed from."""
@@ -165,7 +165,7 @@ class PullRequestController:
             watched.discard(name)
         task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
         if task is None or status is None or task.repo is None or not self._matters(task, status):
-            for memory in (self._shown, self._patience, self._failed, self._told, self._at_rest):
+            for memory in (self._shown, self._patience, self._failed, self._emitted, self._at_rest):
                 memory.pop(name, None)
             return None
         self._watched.setdefault(task.repo, set()).add(name)
@@ -197,7 +197,7 @@ class PullRequestController:
         names = sorted(self._watched.get(repo.name, ()))
         branches = {name: branch for name in names if (branch := self._branch(name))}
         bot, at = await self._bot(repo.forge), self._clock()
-        before = {name: self._standing(name) for name in names}
+        before = {name: self._pair(name) for name in names}
         fresh = self._fresh(repo.name, names, hints)
         refreshes = self._is_refresh_due(repo.name, at)
         pulls = await self._forges.pulls(repo.forge, set(branches.values()), fresh, refreshes=refreshes)
@@ -207,17 +207,17 @@ class PullRequestController:
         for name, pull in by_task.items():
             if not isinstance(pull, PullRequestSnapshot):
                 continue
-            delivery, last = hints.get(pull.number), self._told.get(name)
+            delivery, last = hints.get(pull.number), self._emitted.get(name)
             # Most visits come of a hint about another pull request: of this one all was said.
             if refreshes or delivery or last is None or not _is_same(last, (*before[name], pull)):
                 self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
-                self._told[name] = *before[name], pull
+                self._emitted[name] = *before[name], pull
         await self._inbox.wait_recorded(by_task)
         await self._queues.visit(repo, by_task, bot)
         await self._inbox.wait_recorded(by_task)
         await self._show_all(repo, repo.forge, {name: by_task.get(name) for name in names}, bot)
 
-    def _standing(self, name: str) -> tuple[Task | None, Status | None]:
+    def _pair(self, name: str) -> tuple[Task | None, Status | None]:
         return self._view.desired.tasks.get(name), self._view.statuses.get(name)
 
     def _is_refresh_due(self, repo: str, at: datetime) -> bool:
@@ -277,9 +277,9 @@ class PullRequestController:
     def _visit(
         self, repo: Repo, name: str, pull: PullRequestSnapshot | Unavailable | None, bot: str
     ) -> "_Visit":
-        task, status = self._standing(name)
+        task, status = self._pair(name)
         host = self._view.hosts.get((status and status.assigned_host) or "")
-        before = self._standing((task and task.start_from) or "")
+        before = self._pair((task and task.start_from) or "")
         return task, status, *before, repo, host, pull, bot
 
     def _to_merge(

@@ -34,6 +34,7 @@ GROWING = {
     "controller/pull_requests.py _left": "by repos that the specs name",
     "controller/pull_requests.py _refreshed": "by repos that the specs name",
     "controller/pull_requests.py _shown": "emptied with the tasks that it is of",
+    "controller/pull_requests.py _emitted": "emptied with the tasks that it is of",
     "controller/pull_requests.py _visited": "by repos that the specs name",
     "dispatch/dispatcher.py _repositories": "by repos that the specs name; each has locks",
     "dispatch/dispatcher.py _sites": "by hosts that the specs name",
