@@ -31,7 +31,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from unittest.mock import patch
@@ -188,8 +187,8 @@ class People:
         self.settled: list[tuple[datetime, str]] = []
         """Tasks that are done with, in order."""
         self.asked = 0
-        self.names: list[str] = []
-        """Of all tasks that were asked for, in a fleet of shards."""
+        self.asked_at: dict[str, datetime] = {}
+        """Of each task, in a fleet of shards."""
         self.pushes = 0
         self._templates: dict[_Like, Task] = {}
         self.readers: list[Callable[[], None]] = []
@@ -232,7 +231,7 @@ class People:
         seed, name = self.scenario.seed, f"h{minute // 60:02}/m{minute % 60:02}/t{number:05}"
         if shards := self.scenario.shards:
             name = f"s{math.floor(shards * chance(seed, name, 'shard'))}/{name}"
-            self.names.append(name)
+            self.asked_at[name] = self.world.now
         repo = repo or f"r{math.floor(self.scenario.repos * chance(seed, name, 'repo') ** 2)}"
         is_pulled = chance(seed, name, "mode") < self.scenario.pulled
         is_reviewed = not is_pulled and chance(seed, name, "review") < self.scenario.reviewed
@@ -579,11 +578,6 @@ async def simulate(scenario: Scenario, folder: Path, *, verbose: bool = False) -
         return await _simulate(scenario, folder, verbose=verbose)
 
 
-def _stop_all(loops: Sequence[Loop]) -> None:
-    for loop in loops:
-        loop.stop()
-
-
 async def _simulate(scenario: Scenario, folder: Path, *, verbose: bool) -> dict[str, Any]:
     begin = START + timedelta(hours=scenario.begin)
     world = VirtualTime(begin, timedelta(seconds=scenario.tick))
@@ -596,7 +590,8 @@ async def _simulate(scenario: Scenario, folder: Path, *, verbose: bool) -> dict[
     loops = [part.loop for part in parts]
     people.readers += [loop.inbox.notify for loop in loops]
     forges.hooks += [loop.controllers.pulls.notify for loop in loops]
-    world.at_end = partial(_stop_all, loops)
+    for loop in loops:
+        world.at_end.append(loop.stop)
     world.at(begin, people.push_each_minute)
     if scenario.begin < 10:
         world.at(START + timedelta(hours=10), hosts.begin_outage)
@@ -662,6 +657,7 @@ def _of_shards(
 ) -> Mapping[str, Any]:
     """Return what each shard did, how many tasks several had, and how many nobody had."""
     owners = Counter(name for part in parts for name in part.tasks)
+    by = people.world.now - 10 * people.world.tick  # who was asked for later may not have been read
     return {
         "each": {
             part.name: {
@@ -673,7 +669,7 @@ def _of_shards(
             for part in parts
         },
         "tasks of several": sum(count > 1 for count in owners.values()),
-        "tasks of nobody": sum(name not in owners for name in people.names),
+        "tasks of nobody": sum(at <= by and name not in owners for name, at in people.asked_at.items()),
     }
 
 
@@ -742,6 +738,8 @@ def init_repository(folder: Path, *, is_remote: bool) -> None:
         commit = ("git", *who, "commit-tree", "-m", "Begin", tree.strip())
         head = subprocess.check_output(commit, cwd=folder, text=True).strip()
         subprocess.run(["git", "update-ref", "refs/heads/main", head], cwd=folder, check=True)
+        # Else it tidies up beside the pushes, and now and then one of them is refused for that.
+        subprocess.run(["git", "config", "receive.autogc", "false"], cwd=folder, check=True)
 
 
 async def reconciler(outside: _Outside, name: str) -> Reconciler:

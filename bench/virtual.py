@@ -26,7 +26,8 @@ class VirtualTime:
         self.start, self.now, self.tick = start, start, tick
         self.end = datetime.max.replace(tzinfo=start.tzinfo)
         """When the simulation is over."""
-        self.at_end: Callable[[], None] = lambda: None
+        self.at_end: list[Callable[[], None]] = []
+        """Called then."""
         self._turns: list[Turn] = []
         """Of the controllers that have not ended."""
         self._queue: deque[Turn] = deque()
@@ -83,7 +84,8 @@ class VirtualTime:
             )
             await self.settle()
             if self.now >= self.end:  # also where there is always news
-                self.at_end()
+                for end in self.at_end:
+                    end()
                 self._queue += self._turns
             else:
                 self._queue += [turn for turn in self._turns if turn.is_due]

@@ -6,7 +6,7 @@ The score is counted in free slots, so that a person can check it by hand.
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -162,7 +162,9 @@ class _Ranking:
         before, self._seen = self._seen, (dict(used), dict(load), dict(kept))
         if before is None:
             return self._fit.fitting.keys()
-        pairs = zip(before, self._seen, strict=True)
+        pairs: Iterable[tuple[Mapping[str, object], Mapping[str, object]]] = zip(
+            before, self._seen, strict=True
+        )
         return {name for old, new in pairs if old != new for name, _ in old.items() ^ new.items()}
 
     def _drop(self, name: str) -> None:
