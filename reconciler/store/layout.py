@@ -7,7 +7,7 @@ and no more: those that come later go into its subfolders `_0` to `_f`, each by
 its name, and from there on likewise. A file stays where it was put.
 
 Once `web/fix-login` has settled and its spec is gone, its status is in the archive, by the month in
-which it settled: `fleet-archive/2026-03/web/_7/_c/fix-login.yaml`. Who loads the record reads none of it.
+which it settled: `fleet-archive/2026-03/web/_e/_f/_f/fix-login.yaml`. Who loads the record reads none of it.
 """
 
 import re
@@ -28,8 +28,11 @@ FOLDER_SIZE = 128
 """Files that a folder takes before its subfolders do."""
 _DEPTH = 4
 """Levels of subfolders: the last has 65,536, so that a folder of a million files is still quick."""
-_ARCHIVE_DEPTH = 2
-"""Always so many in the archive, where nobody counts what a folder has."""
+_ARCHIVE_DEPTH = 3
+"""
+Always so many in the archive, where nobody counts what a folder has. With two, a commit took eighteen times
+the CPU where a folder of a month had a million files; with three, it has room for them.
+"""
 _MONTH = re.compile(rf"{ARCHIVE_ROOT}/\d{{4}}-\d{{2}}/")
 _SUBFOLDERS = re.compile(r"(?:(?<![^/])_[0-9a-f]/)+(?=[^/]*\Z)")
 """No name begins with an underscore, so that none is taken for a subfolder."""

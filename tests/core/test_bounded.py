@@ -35,7 +35,6 @@ GROWING = {
     "controller/pull_requests.py _last_facts": "emptied with the tasks that it is of",
     "controller/pull_requests.py _refreshed": "by repos that the specs name",
     "controller/pull_requests.py _shown": "emptied with the tasks that it is of",
-    "controller/pull_requests.py _emitted": "emptied with the tasks that it is of",
     "controller/pull_requests.py _visited": "by repos that the specs name",
     "controller/pull_requests.py left": "of one visit",
     "dispatch/dispatcher.py _repositories": "by repos that the specs name; each has locks",
