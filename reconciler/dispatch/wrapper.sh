@@ -479,9 +479,9 @@ start) # ROOT ID TIMEOUT SIGNAL GRACE SHELL LOCK
     refuse "cannot write down the job; $room"
   fi
   count "$mine.in"
-  if [ "$size" != "$bytes" ]; then # cut on its way: nothing stays that could be started
+  if [ "$lines" != 0 ] || [ "$size" != "$bytes" ]; then # cut on its way: nothing stays that could be started
     rm -f "$mine".*
-    refuse "short: $size of $bytes bytes"
+    refuse "short: $size of $bytes bytes, $lines lines missing"
   fi
   is_record "$run/supervisor.log" || clear_away "$run/supervisor.log"
   exec 2>>"$run/supervisor.log"
