@@ -120,8 +120,11 @@ class PullRequestController:
         self._left: dict[str, Collection[str]] = {}
         """Tasks that the last visit had no time to show, by repo."""
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
-        self._told: dict[str, tuple[Task | None, Status | None, PullRequestSnapshot]] = {}
-        """What the last fact about a pull request told, and where its task stood when the reading began."""
+        self._told: dict[str, tuple[Task | None, Status | None, Repo, PullRequestSnapshot]] = {}
+        """
+        What the last fact about a pull request told, where its task stood when the reading began, and the
+        rules of its repo.
+        """
         self._at_rest: dict[str, _Visit] = {}
         """Of tasks that are shown as they should be: what that followed from."""
         self._turns = MergeTurns(clock, lambda: view.desired.fleet.forge_interval)
@@ -258,9 +261,9 @@ class PullRequestController:
                 continue
             delivery, last = hints.get(pull.number), self._told.get(name)
             # Most visits come of a hint about another pull request: of this one all was said.
-            if refreshes or delivery or last is None or not _is_same(last, (*before[name], pull)):
+            if refreshes or delivery or last is None or not _is_same(last, (*before[name], repo, pull)):
                 self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
-                self._told[name] = *before[name], pull
+                self._told[name] = *before[name], repo, pull
         showing = _Showing(self._left.get(repo.name, frozenset()))
         unread = {name: None for name in names if name not in by_task}
         # What was not there to be read waits for no record: most of it is to be opened.

@@ -210,6 +210,19 @@ async def test_what_gave_no_sign_is_read_in_its_turn_however_often_hints_come(sc
     assert 2 <= sum(scene.forges.refreshes) <= 4
 
 
+async def test_what_a_merge_waits_for_by_new_rules_is_told_at_once(scene):
+    task = reviewed("a")
+    scene.push(task, repo=REPO.model_copy(update={"merge": "never"}))
+    await scene.start()
+    assert "a person has to merge it" in scene.status("a").waiting.message
+
+    scene.push(task, repo=REPO.model_copy(update={"merge": "when_approved"}))
+    scene.loop.inbox.notify()
+    await turns()
+
+    assert "not approved yet" in scene.status("a").waiting.message
+
+
 async def test_a_check_is_looked_for_at_the_pull_request_of_its_commit(scene):
     scene.push(reviewed("a"), reviewed("b"))
     await scene.start()
