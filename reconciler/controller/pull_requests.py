@@ -120,15 +120,18 @@ class PullRequestController:
         self._left: dict[str, Collection[str]] = {}
         """Tasks that the last visit had no time to show, by repo."""
         self._shown: dict[str, tuple[ForgeView, PullRequestSnapshot | None]] = {}
-        self._last_facts: dict[str, tuple[Task | None, Status | None, PullRequestSnapshot]] = {}
-        """What the last fact about a pull request told, and where its task stood when the reading began."""
+        self._last_facts: dict[str, tuple[Task | None, Status | None, Repo, PullRequestSnapshot]] = {}
+        """
+        What the last fact about a pull request told, where its task stood when the reading began, and the
+        rules of its repo.
+        """
         self._at_rest: dict[str, _Visit] = {}
         """Of tasks that are shown as they should be: what that followed from."""
         self._turns = MergeTurns(clock, lambda: view.desired.fleet.forge_interval)
         self._merging: dict[str, _MergeTurn] = {}
         """Turns under way, by repo."""
-        self._hinted: set[str] = set()
-        """Repos in which somebody else did something that nobody has looked at yet."""
+        self._hinted: dict[str, set[int]] = {}
+        """Repos in which somebody else did something since the last look, and to which pull requests."""
         self._queues = MergeQueues(
             dispatch, view, inbox, clock, lambda repo: self.poller.notify([repo]), meter=meter
         )
@@ -156,13 +159,14 @@ class PullRequestController:
         `latch` is held until that was done.
         """
         repos = self._view.desired.repos.keys() & hint.repos
+        is_ours = hint.sender in self.accounts
+        is_known = is_ours and hint.commit is None  # of a commit CI may speak in our name
         for repo in repos:
-            for number in self._named_by(hint, repo):
+            numbers = list(self._named_by(hint, repo))
+            for number in numbers:
                 self._hints.add(repo, number, hint.delivery)
-        # Of a commit CI may speak in our name.
-        is_known = hint.sender in self.accounts and hint.commit is None
-        if not is_known:
-            self._hinted |= repos
+            if not is_known:
+                self._hinted.setdefault(repo, set()).update([] if is_ours else numbers)
         self.poller.notify(hint.repos, at=self._clock() + SETTLES if is_known else None, latch=latch)
         self._inbox.wake()
 
@@ -236,7 +240,7 @@ class PullRequestController:
         if turn and turn.repo == repo and turn.lasts(self._clock()) and repo.name not in self._hinted:
             await self._go_on(turn)
             return
-        self._hinted.discard(repo.name)  # before the look: what comes during it is news for the next
+        self._hinted.pop(repo.name, None)  # before the look: what comes during it is news for the next
         with self._hints.taken(repo.name) as hints:
             await self._read_and_show(repo, hints)
 
@@ -258,9 +262,9 @@ class PullRequestController:
                 continue
             delivery, last = hints.get(pull.number), self._last_facts.get(name)
             # Most visits come of a hint about another pull request: of this one all was said.
-            if refreshes or delivery or last is None or not _is_same(last, (*before[name], pull)):
+            if refreshes or delivery or last is None or not _is_same(last, (*before[name], repo, pull)):
                 self._inbox.emit(PullRequestSeen(task=name, pull=pull, at=at, delivery=delivery, bot=bot))
-                self._last_facts[name] = *before[name], pull
+                self._last_facts[name] = *before[name], repo, pull
         shows = _ShowTurn(self._left.get(repo.name, frozenset()))
         unread = {name: None for name in names if name not in by_task}
         # What was not there to be read waits for no record: most of it is to be opened.
@@ -334,16 +338,23 @@ class PullRequestController:
             self.poller.notify([turn.repo.name])
 
     async def _merge(self, turn: _MergeTurn) -> None:
-        """Merge in turn; what the forge has to compute before is asked for again after a time."""
-        repo, left = turn.repo, dict(turn.pulls)
+        """
+        Merge in turn; what the forge has to compute before is asked for again after a time.
+
+        What somebody else did something to since it was read waits for the next visit: a person may
+        have withdrawn an approval.
+        """
+        repo, left, numbers = turn.repo, dict(turn.pulls), self._to_merge(turn.repo, turn.pulls, turn.bot)
 
         async def merge(name: str) -> MergeRefusal | None:
+            if numbers[name] in self._hinted.get(repo.name, ()):
+                left.pop(name)
+                return None
             refusal = await self._try_to_show(repo, name, turn.pulls[name], bot=turn.bot)
             if refusal is None or refusal.kind != "computing":
                 left.pop(name)
             return refusal
 
-        numbers = self._to_merge(repo, turn.pulls, turn.bot)
         pause = await self._turns.merge(repo.name, numbers, merge, turn.until)
         if pause is not None:
             self._await_turn(replace(turn, pulls=left, at=self._clock() + pause))

@@ -108,6 +108,8 @@ _MOST_DIFF = 1024 * 1024
 _MOST_COMMITS = 256
 """Names of commits that are kept in a mirror; each of git's fetches reads all of them."""
 _OURS = "the reconciler's user"
+_MOST_AT_GITLAB = 3
+"""Branches in a push. For a push of more, GitLab sends no webhook, and begins no pipeline for the fifth."""
 
 
 class _Delivery(NamedTuple):
@@ -539,8 +541,19 @@ class CodeRepository:
         return await self._push_together([_Delivery(ref, head, expected)], *options)
 
     async def _push_all(self, deliveries: Sequence[_Delivery]) -> bool:
-        """Push work to its branches; return whether all of them were pushed."""
-        return not await self._push_together(deliveries)
+        """
+        Push work to its branches; return whether all of them were pushed. Raises Unavailable for one alone.
+
+        A push that is never answered may be for one of them: it must not take the others with it each time.
+        """
+        most = _MOST_AT_GITLAB if self._is_at_gitlab else len(deliveries)
+        lots = [deliveries[at : at + most] for at in range(0, len(deliveries), most)]
+        try:
+            return not any([await self._push_together(lot) for lot in lots])
+        except Unavailable:
+            if len(deliveries) == 1:
+                raise
+            return False
 
     async def _push_together(self, deliveries: Sequence[_Delivery], *options: str) -> str:
         """Push commits to refs; return why not all of them were pushed, empty if they were."""
@@ -805,6 +818,11 @@ class CodeRepository:
     @property
     def _base(self) -> str:
         return f"refs/heads/{self.repo.base}"
+
+    @property
+    def _is_at_gitlab(self) -> bool:
+        forge = self.repo.forge
+        return "gitlab" in self.repo.url or (forge is not None and forge.kind == "gitlab")
 
     @property
     def place(self) -> str:

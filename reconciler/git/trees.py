@@ -101,7 +101,12 @@ def _entries(tree: bytes, width: int) -> Iterator[tuple[str, TreeEntry]]:
 
 
 def _mode(mode: bytes) -> str:
-    """Return the mode as git prints it: of files it heeds whether they are executable, and no more."""
+    """
+    Return the mode as git takes it: of files it heeds whether they are executable, and no more.
+
+    Some tools have written zeros before it.
+    """
+    mode = mode.lstrip(b"0")
     if not mode.startswith(b"100"):
         return mode.decode()
     return "100755" if int(mode, 8) & 0o100 else "100644"

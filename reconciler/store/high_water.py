@@ -100,6 +100,8 @@ class MarkFile:
         self._path = path
         self._is_durable = is_durable
         self._stored: Mapping[str, str] | None = None
+        self._is_synced = False
+        """Whether the file holds what this process wrote to it last, and the disk has that."""
 
     @property
     def marks(self) -> Mapping[str, str]:
@@ -120,8 +122,9 @@ class MarkFile:
         if self.marks.get(line) == commit:
             return
         marks = {**self.marks, line: commit}
-        _replace(self._path, json.dumps(marks).encode(), is_durable=self._is_durable)
-        self._stored = marks
+        is_synced, self._is_synced = self._is_synced, False
+        _replace(self._path, json.dumps(marks).encode(), is_durable=self._is_durable, is_synced=is_synced)
+        self._stored, self._is_synced = marks, True
 
     def forget(self) -> None:
         """Take the marks to be none: they are of another fleet."""
@@ -184,7 +187,8 @@ class HighWaterMarks:
         if missing and await self._is_of_another_fleet():
             for file in self._of_place:
                 file.forget()
-            missing = await self._missing(self.marks(kind, branch), head)
+            marks = self.marks(kind, branch)
+            missing = await self._missing(marks, head)
         if head is not None and not missing:
             self._descends[kind, branch] = (head, frozenset(marks))
         now = self._read_ref(self._repository.ref(branch))
@@ -393,21 +397,24 @@ def pause_after(took: float) -> float:
     return min(max(_PAUSE, _SHARE * took), _MOST_PAUSE)
 
 
-def _replace(path: Path, content: bytes, *, is_durable: bool) -> None:
+def _replace(path: Path, content: bytes, *, is_durable: bool, is_synced: bool) -> None:
     """Replace what a file holds; a folder there goes aside. Raises Unavailable if it has to be durable."""
     try:
         make_folder(path.parent)
         if path.is_dir():
             path.rename(path.with_suffix(f".damaged-{os.getpid()}"))
-        (_replace_durably if is_durable else replace_atomically)(path, content)
+        if is_durable:
+            _replace_durably(path, content, is_synced=is_synced)
+        else:
+            replace_atomically(path, content)
     except OSError as error:
         if is_durable:
             raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
         log.debug("%s cannot be written: %s", path, error.strerror)  # one of several places
 
 
-def _replace_durably(path: Path, content: bytes) -> None:
+def _replace_durably(path: Path, content: bytes, *, is_synced: bool) -> None:
     try:
-        write_slot(path, content)
+        write_slot(path, content, is_synced=is_synced)
     except ValueError:  # too many branches for a slot
         replace_durably(path, content)

@@ -34,15 +34,18 @@ def read_slots(content: bytes) -> bytes | None:
     return newest.value if newest else None
 
 
-def write_slot(path: Path, value: bytes) -> None:
+def write_slot(path: Path, value: bytes, *, is_synced: bool) -> None:
     """
     Replace the value of a slot file durably; it is made if there is none.
 
+    What the file says may be in memory only, after a sync that failed or a writer that was killed
+    before it: the slot from before is then all that the disk has. So it is written over only if
+    the caller knows the value to be on the disk (`is_synced`); else a new file takes its place.
     A value is a line without spaces at its end. Raises OSError, and ValueError for one that is too long.
     """
     content = path.read_bytes() if path.is_file() else b""
     newest = max(_whole(content), default=None)
-    if newest is None or len(content) != 2 * SLOT or path.is_symlink():
+    if not is_synced or newest is None or len(content) != 2 * SLOT or path.is_symlink():
         replace_durably(path, _line(newest.number + 1 if newest else 1, value) + b" " * SLOT)
         return
     line = _line(newest.number + 1, value)

@@ -136,6 +136,29 @@ async def test_a_forge_that_computes_is_asked_for_merges_alone_until_somebody_do
     assert {scene.status(name).phase for name in "ab"} == {Phase.COMPLETED}
 
 
+async def test_what_somebody_does_while_others_are_merged_is_read_before_the_merge(scene, monkeypatch):
+    async def show(forge, view):
+        if view.merges and view.task == "a":
+            scene.site.review(numbers["b"], "changes_requested", author="bea")
+            scene.webhooks(numbers["b"])
+        return await real(forge, view)
+
+    scene.push(*map(reviewed, "abc"), repo=REPO.model_copy(update={"merge": "when_approved"}))
+    await scene.start()
+    numbers = {name: scene.status(name).review.pull_request.number for name in "abc"}
+    real = scene.forges.show
+    monkeypatch.setattr(scene.forges, "show", show)
+    for number in numbers.values():
+        scene.site.review(number, "approved")
+
+    scene.webhooks(*numbers.values())
+    await scene.pass_time(timedelta(seconds=2))
+
+    assert {scene.status(name).phase for name in "ac"} == {Phase.COMPLETED}
+    assert not scene.site.pulls[numbers["b"]].is_merged
+    assert scene.status("b").review.count == 1
+
+
 async def test_what_was_merged_goes_on_record_while_others_are_still_to_be(scene):
     scene.push(*map(reviewed, "ab"), repo=REPO.model_copy(update={"merge": "when_approved"}))
     await scene.start()
@@ -208,6 +231,19 @@ async def test_what_gave_no_sign_is_read_in_its_turn_however_often_hints_come(sc
 
     assert len(scene.forges.refreshes) >= 20
     assert 2 <= sum(scene.forges.refreshes) <= 4
+
+
+async def test_what_a_merge_waits_for_by_new_rules_is_told_at_once(scene):
+    task = reviewed("a")
+    scene.push(task, repo=REPO.model_copy(update={"merge": "never"}))
+    await scene.start()
+    assert "a person has to merge it" in scene.status("a").waiting.message
+
+    scene.push(task, repo=REPO.model_copy(update={"merge": "when_approved"}))
+    scene.loop.inbox.notify()
+    await turns()
+
+    assert "not approved yet" in scene.status("a").waiting.message
 
 
 async def test_a_check_is_looked_for_at_the_pull_request_of_its_commit(scene):

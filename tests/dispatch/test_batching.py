@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from reconciler.dispatch import batching
 from reconciler.dispatch.batching import Batches
 
 
@@ -78,3 +79,29 @@ async def test_who_is_cancelled_leaves_the_others_to_go_without(remote, batches,
     left = [name for place, name in enumerate("abc") if place != ended]
     assert {item for batch in remote.batches for item in batch}.issuperset(left)
     assert await asyncio.wait_for(batches.add("d"), 5) == 1
+
+
+async def test_who_waits_for_a_batch_that_does_not_come_back_goes_alone(remote, batches, monkeypatch):
+    monkeypatch.setattr(batching, "PATIENCE", 0.01)
+    slow = await begun(batches, "a")
+    stuck, remote.gate = remote.gate, asyncio.Event()
+    remote.gate.set()
+
+    assert await asyncio.wait_for(asyncio.gather(*await begun(batches, "b", "c")), 5) == [1, 1]
+    stuck.set()
+    assert await asyncio.gather(*slow) == [1]
+    assert remote.batches == [["a"], ["b"], ["c"]]
+
+
+async def test_what_is_under_way_goes_once_however_long_it_takes(remote, batches, monkeypatch):
+    monkeypatch.setattr(batching, "PATIENCE", 0.01)
+    tasks, first = await begun(batches, "a"), remote.gate
+    tasks += await begun(batches, "b", "c")
+    remote.gate = asyncio.Event()
+    first.set()
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+    remote.gate.set()
+
+    assert await asyncio.gather(*tasks) == [1, 2, 2]
+    assert remote.batches == [["a"], ["b", "c"]]

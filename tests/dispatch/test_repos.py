@@ -3,6 +3,7 @@ Mirrors of code repositories: what comes in is checked, what goes out is wanted.
 """
 
 import asyncio
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from reconciler.core.errors import NotFound, Unavailable
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Repo
-from reconciler.dispatch.repos import CodeRepository
+from reconciler.dispatch.repos import CodeRepository, _Delivery
 from reconciler.dispatch.retrying import StepFailed
 from tests.dispatch.world import World, git
 
@@ -155,6 +156,72 @@ async def test_a_push_that_the_forge_declines_is_told_in_its_words(world, reposi
         await repository.deliver(base, "task/a", None)
 
     assert failed.value.kind == FailureClass.CONFIG
+
+
+def hook_of(world, script, name="update"):
+    place = world.code / "hooks" / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(f"#!/bin/sh\n{script}\n")
+    place.chmod(0o755)
+
+
+async def delivered_together(repository, head, *branches, expected=None):
+    """Deliver to branches at the same time; return what came of each."""
+    tasks = [
+        asyncio.create_task(repository.deliver(head, branch, (expected or {}).get(branch)))
+        for branch in branches
+    ]
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_goes_together_is_refused_alone(world, repository):
+    base = await repository.starting_point(None)
+    head = commit_in(world.folder / "seed")
+    git(world.folder / "seed", "push", "-q", str(world.code), f"{head}:refs/heads/task/d")
+    hook_of(world, "[ $1 != refs/heads/task/b ] || { echo no such ticket >&2; exit 1; }")
+
+    done = await delivered_together(
+        repository, base, *(f"task/{name}" for name in "abcdef"), expected={"task/d": base, "task/f": NOBODY}
+    )
+
+    assert [type(each) for each in done] == [str, StepFailed, str, StepFailed, str, str]
+    assert str(done[1]).startswith(f"repo code: cannot push 'task/b' to {world.code}: ")
+    assert "no such ticket" in str(done[1])
+    assert str(done[3]) == (
+        f"repo code: somebody pushed {head} to branch 'task/d' after {base} was delivered; it is left alone"
+    )
+    there = git(world.code, "for-each-ref", "--format=%(refname:short) %(objectname)", "refs/heads/task")
+    assert there.splitlines() == [f"task/{name} {head if name == 'd' else base}" for name in "acdef"]
+
+
+async def test_a_push_that_is_never_answered_takes_no_other_with_it(world, repository, monkeypatch):
+    async def push(deliveries, *options):
+        if any("slow" in each.ref for each in deliveries):
+            raise Unavailable("does not answer")
+        return await push_together(deliveries, *options)
+
+    push_together = repository._push_together
+    monkeypatch.setattr(repository, "_push_together", push)
+    base = await repository.starting_point(None)
+
+    done = await delivered_together(repository, base, "task/slow", "task/a", "task/slow2", "task/b")
+
+    assert [done[1], done[3]] == [base, base]
+    assert [type(done[0]), type(done[2])] == [Unavailable, Unavailable]
+
+
+@pytest.mark.parametrize(("url", "pushes"), [("code.git", [8]), ("gitlab/code.git", [3, 3, 2])])
+async def test_gitlab_gets_no_push_of_more_branches_than_it_tells_ci_of(world, url, pushes):
+    (world.folder / "gitlab").symlink_to(world.code.parent)
+    repository = mirror_of(world, url=url)
+    base = await repository.starting_point(None)
+    hook_of(world, f"wc -l >>{shlex.quote(str(world.folder / 'pushes'))}", "post-receive")
+
+    assert await repository._push_all(
+        [_Delivery(f"refs/heads/task/{name}", base, None) for name in "abcdefgh"]
+    )
+
+    assert [int(each) for each in (world.folder / "pushes").read_text().split()] == pushes
 
 
 async def test_a_branch_that_was_tidied_away_after_its_delivery_is_made_anew(world, repository):

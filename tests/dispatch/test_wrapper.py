@@ -126,15 +126,17 @@ async def test_a_name_that_is_started_again_answers_how_it_ended(runs, tmp_path)
     assert (tmp_path / "journal").read_text() == "x\n"
 
 
-async def test_an_upload_that_was_cut_starts_nothing(runs, tmp_path):
+@pytest.mark.parametrize("prompt", [b"a prompt", b""], ids=["prompt", "no-prompt"])
+async def test_an_upload_that_was_cut_starts_nothing(runs, tmp_path, prompt):
     await runs.list()
-    whole = payload(agent_job(["touch", str(tmp_path / "gone")], env={}, folder="/"), b"a prompt")
+    job = f"touch '{tmp_path}/gone'\n{agent_job(['true'], env={}, folder='/')}"
+    whole = payload(job, prompt)
     (wrapper,) = (tmp_path / "host/bin").glob("wrapper-*")
     message = ("sh", f"./bin/{wrapper.name}", "start", "./fleet/runs", "cut.r1", "9", "TERM", "1", "sh")
 
     answers = [
         await LocalTransport(tmp_path / "host").call(message, whole[:size], timeout=300)
-        for size in (0, 3, 20, len(whole) - 9, len(whole) - 1)
+        for size in (0, 3, 20, whole.index(b"await_cell"), len(whole) - 9, len(whole) - 1)
     ]
     host_runs = await runs.stat(["cut.r1"])
 

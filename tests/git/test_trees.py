@@ -61,7 +61,7 @@ def edit(folder, draw):
 def from_git(folder, old, new, under):
     only = ("--", f"{under.rstrip('/')}/") if under else ()
     listed = git(folder, "diff-tree", "-r", "-z", "--no-renames", "--no-abbrev", old, new, *only)
-    fields = listed.decode().split("\0")
+    fields = listed.decode("utf-8", "surrogateescape").split("\0")
     found = {}
     for meta, path in zip(fields[:-1:2], fields[1::2], strict=True):
         _, mode, _, blob, _ = meta.split(" ")
@@ -90,6 +90,42 @@ async def test_two_commits_differ_as_git_says(tmp_path, seed, hash_name):
     async with objects(tmp_path) as reader:
         for (old, new), under in itertools.product(itertools.permutations(commits, 2), draw.sample(UNDER, 3)):
             assert await few_differences(reader, old, new, under) == from_git(tmp_path, old, new, under)
+
+
+FILES = (b"100644", b"100755", b"100664", b"100600", b"0100644", b"120000", b"160000")
+NAMES = (b"a", b"a.b", b"a-b", b"\xff", "ö".encode(), b"a b", b"new\nline")
+
+
+def put(folder, kind, content):
+    """Put an object into the repository, be it as git would not make it."""
+    into = ("hash-object", "-t", kind, "--literally", "-w", "--stdin")
+    done = subprocess.run(["git", "-C", folder, *into], input=content, check=True, capture_output=True)
+    return bytes.fromhex(done.stdout.decode())
+
+
+def odd_tree(folder, draw, depth=0):
+    """Make a tree of names and modes that tools other than git have left in repositories."""
+    entries = {}
+    for name in draw.sample(NAMES, draw.randint(0, 3)):
+        if depth < 2 and draw.random() < 0.5:
+            mode, made = draw.choice((b"40000", b"040000")), odd_tree(folder, draw, depth + 1)
+            entries[name + b"/"] = mode + b" " + name + b"\0" + made
+        else:
+            mode, made = draw.choice(FILES), put(folder, "blob", b"%d" % draw.randint(0, 1))
+            entries[name] = mode + b" " + name + b"\0" + made
+    return put(folder, "tree", b"".join(entries[name] for name in sorted(entries)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_trees_that_other_tools_made_differ_as_git_says(tmp_path, seed):
+    draw = random.Random(seed)
+    git(tmp_path, "init", "-qb", "main")
+    made = [odd_tree(tmp_path, draw).hex() for _ in range(6)]
+    commits = [git(tmp_path, "commit-tree", "-m", "x", tree).decode().strip() for tree in made]
+
+    async with objects(tmp_path) as reader:
+        for old, new in itertools.permutations(commits, 2):
+            assert await few_differences(reader, old, new, "") == from_git(tmp_path, old, new, "")
 
 
 async def test_what_is_too_much_or_not_there_is_left_to_git(tmp_path, monkeypatch):

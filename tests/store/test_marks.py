@@ -6,7 +6,9 @@ import pytest
 
 from reconciler.core.errors import Rewound, Unavailable
 from reconciler.git.process import Git
+from reconciler.store import slots
 from reconciler.store.high_water import HighWaterMarks, MarkFile, pause_after
+from reconciler.store.layout import IDENTITY_FILE
 from reconciler.store.state import StateBranch
 from tests.store.world import BRANCH, NOW, REVISION, commit, created, git, start
 
@@ -256,6 +258,33 @@ async def test_another_fleet_in_the_place_of_one_that_is_gone_is_believed(tmp_pa
     assert await look(checkout) is None
 
 
+async def test_what_is_taken_for_another_fleets_counts_once_it_is_known_to_be_ours(
+    tmp_path, checkout, open_repository, data
+):
+    def founded(goal):
+        """Make the fleet in its place, with the same id; return its specs and its record."""
+        shutil.rmtree(checkout, ignore_errors=True)
+        checkout.mkdir()
+        git(checkout, "init", "-q")
+        commit(checkout, "specs/tasks/b.yaml", f"goal: {goal}\n", "specs")
+        specs = git(checkout, "rev-parse", "HEAD")
+        commit(checkout, IDENTITY_FILE, "id: abc\n", "fleet")
+        return specs, git(checkout, "rev-parse", "HEAD")
+
+    specs, record = founded("a")
+    marks = HighWaterMarks(await open_repository(checkout), data, tmp_path / "machine")
+    assert await marks.rewind("record", BRANCH, record) is None
+    await marks.advance("record", BRANCH, record)
+    await marks.advance("specs", BRANCH, specs)
+    await marks.close()
+    others, other = founded("b")
+    marks = HighWaterMarks(await open_repository(checkout), data, tmp_path / "machine")
+
+    assert await marks.rewind("specs", BRANCH, others) is None  # before it is known which fleet this is
+    assert (await marks.rewind("record", BRANCH, other)).was == record
+    assert (await marks.rewind("specs", BRANCH, others)).was == specs
+
+
 async def test_a_pipe_in_the_place_of_a_mark_keeps_nobody_waiting(bare, remember, look, *, data):
     made = line(bare, 3)
     put(bare, made[-1])
@@ -294,6 +323,39 @@ async def test_a_mark_that_cannot_be_written_is_an_error(bare, remember, data):
 
     with pytest.raises(Unavailable, match="cannot be written"):
         await remember(bare, line(bare, 1)[-1])
+
+
+async def test_a_mark_is_written_over_only_if_the_disk_is_known_to_have_it(
+    bare, open_repository, data, monkeypatch
+):
+    def inode():
+        return next((data / "marks").iterdir()).stat().st_ino
+
+    async def advance(marks, number):
+        """Return whether the mark went into the place of the one before last, in the same file."""
+        before = inode()
+        await marks.advance("record", BRANCH, made[number])
+        return inode() == before
+
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    made, repository = line(bare, 6), await open_repository(bare)
+    first, second = HighWaterMarks(repository, data), HighWaterMarks(repository, data)
+    await first.advance("record", BRANCH, made[0])
+
+    assert await advance(first, 1)
+    assert not await advance(second, 2)  # the one before may have been killed before its sync
+    assert await advance(second, 3)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(slots, "_sync", fail)
+        with pytest.raises(Unavailable, match="cannot be written"):
+            await second.advance("record", BRANCH, made[4])
+    assert not await advance(second, 4)
+    assert await advance(second, 5)
+    await first.close()
+    await second.close()
 
 
 async def test_a_remote_that_keeps_no_such_refs_is_served_with_the_data_folders_marks(
