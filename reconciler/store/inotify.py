@@ -4,7 +4,7 @@ Changes in folders as Linux tells of them (inotify): at once, and nothing wakes 
 
 import os
 import sys
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection
 from pathlib import Path
 
 
@@ -13,20 +13,29 @@ def has_inotify() -> bool:
     return sys.platform == "linux" and "microsoft" not in os.uname().release.lower()
 
 
-async def folder_changes(folders: Iterable[Path]) -> AsyncGenerator[str | None, None]:
+async def folder_changes(folders: Callable[[], Collection[Path]]) -> AsyncGenerator[str | None, None]:
     """
     Yield each path that was made, written, moved or removed in these folders, not below them.
 
-    None says that there were more than the kernel could keep. Raises OSError.
+    `folders` tells which those are now: asked after each change, as a folder may go, and come again
+    as another. None says that there was more than is told. Raises OSError.
     """
     from asyncinotify import Inotify, Mask  # noqa: PLC0415  only Linux has it
 
     written = Mask.CREATE | Mask.CLOSE_WRITE | Mask.MOVE | Mask.DELETE
     with Inotify() as inotify:
-        for folder in folders:
+        watched = set[Path]()
+        for folder in folders():
             inotify.add_watch(folder, written)
+            watched.add(folder)
         async for event in inotify:
             if Mask.Q_OVERFLOW in event.mask:
                 yield None
             elif event.path is not None:
                 yield str(event.path)
+            if Mask.IGNORED in event.mask:  # the folder is gone
+                watched -= {event.path}
+            for folder in set(folders()) - watched:
+                inotify.add_watch(folder, written)
+                watched.add(folder)
+                yield None  # what happened in it before

@@ -20,8 +20,11 @@ async def ref_changes(repository: Repository, refs: Iterable[str]) -> AsyncGener
     of_interest = {str(path) for path in files} | {
         str(folder) for path in files for folder in path.parents if repository.git_dir in folder.parents
     }
-    folders = {_existing(path.parent) for path in files}
-    async with aclosing(folder_changes(folders) if has_inotify() else _polled(folders)) as changes:
+
+    def folders() -> set[Path]:  # git removes those of branches that are empty, and makes them again
+        return {_existing(path.parent) for path in files}
+
+    async with aclosing(folder_changes(folders) if has_inotify() else _polled(folders())) as changes:
         async for path in changes:
             if path is None or path in of_interest:
                 yield

@@ -61,12 +61,33 @@ async def test_other_branches_and_other_files_are_not_noticed(open_repository, c
 
 
 @linux
+async def test_a_folder_that_was_removed_and_made_again_is_watched_again(tmp_path):
+    def folders():
+        return [below if below.is_dir() else tmp_path]
+
+    below = tmp_path / "below"
+    below.mkdir()
+    async with aclosing(folder_changes(folders)) as changes:
+        told = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(0)
+        below.rmdir()
+        assert await told == str(below)
+        assert await anext(changes) is None  # from here on the one above is watched
+        below.mkdir()
+        assert await anext(changes) == str(below)
+        assert await anext(changes) is None
+        (below / "new").touch()
+
+        assert await anext(changes) == str(below / "new")
+
+
+@linux
 async def test_what_is_renamed_into_a_watched_folder_is_told_and_what_is_below_it_is_not(tmp_path):
     below = tmp_path / "below"
     below.mkdir()
     (tmp_path / "new.lock").touch()
 
-    async with aclosing(folder_changes([tmp_path])) as changes:
+    async with aclosing(folder_changes(lambda: [tmp_path])) as changes:
         told = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(0)  # it is set up at its first step
         (below / "other").touch()
@@ -79,7 +100,7 @@ async def test_what_is_renamed_into_a_watched_folder_is_told_and_what_is_below_i
 async def test_changes_that_the_kernel_could_not_keep_count_as_changes_of_everything(tmp_path, monkeypatch):
     lost = struct.pack("iIII", -1, 0x4000, 0, 0)
 
-    async with aclosing(folder_changes([tmp_path])) as changes:
+    async with aclosing(folder_changes(lambda: [tmp_path])) as changes:
         told = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(0)
         monkeypatch.setattr(os, "read", lambda *_: lost)
@@ -93,4 +114,4 @@ async def test_changes_that_the_kernel_could_not_keep_count_as_changes_of_everyt
 @linux
 async def test_a_folder_that_cannot_be_watched_is_an_error_with_its_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        await anext(folder_changes([tmp_path / "nowhere"]))
+        await anext(folder_changes(lambda: [tmp_path / "nowhere"]))
