@@ -386,7 +386,12 @@ class PullRequestController:
             task, status = self._view.desired.tasks.get(name), self._view.statuses.get(name)
             if task is None or status is None or not isinstance(pull, PullRequestSnapshot):
                 continue
-            if may_merge(task, status, pull, repo, bot=bot):
+            try:
+                is_due = may_merge(task, status, pull, repo, bot=bot)
+            except Exception:
+                log.exception("task %s: whether it is to be merged cannot be determined; others go on", name)
+                continue
+            if is_due:
                 numbers[name] = pull.number
         return numbers
 

@@ -439,3 +439,22 @@ async def test_a_task_that_cannot_be_followed_on_its_forge_keeps_no_other_back(s
 
     assert {pull.branch for pull in scene.site.pulls.values()} == {scene.status("b").run.branch}
     assert scene.loop.backoff.why == ""
+
+
+async def test_a_merge_that_cannot_be_thought_about_keeps_no_other_back(scene, monkeypatch):
+    def may_merge(task, *args, **more):
+        if task.name == "a":
+            raise ValueError
+        return real(task, *args, **more)
+
+    real = pull_requests.may_merge
+    scene.push(*map(reviewed, "abc"), repo=REPO.model_copy(update={"merge": "when_approved"}))
+    await scene.start()
+    monkeypatch.setattr(pull_requests, "may_merge", may_merge)
+    numbers = [scene.status(name).review.pull_request.number for name in "bc"]
+    for number in numbers:
+        scene.site.review(number, "approved")
+    scene.webhooks(*numbers)
+    await scene.pass_time(timedelta(seconds=2))
+
+    assert {scene.status(name).phase for name in "bc"} == {Phase.COMPLETED}
