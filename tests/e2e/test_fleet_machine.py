@@ -244,6 +244,7 @@ class FleetMachine(RuleBasedStateMachine):
                 for each in (loaded, self._statuses())
             )
             assert kept == acknowledged, "what was acknowledged is on record"
+            turn = world.join()
             ports = Ports(
                 specs=self.people,
                 state=Record(state, self.log, fates),
@@ -252,15 +253,18 @@ class FleetMachine(RuleBasedStateMachine):
                 forges=self.forges,
                 clock=world,
                 monotonic=world.seconds,
-                pause=world.pause,
+                pause=turn.pause,
             )
             loop = build_loop(cache, ports, SETTINGS)
-            self.people.notify, world.at_end, world.end = loop.inbox.notify, loop.stop, world.now + time
-            self.forges.hint = self._twice(loop.controllers.pulls.notify)
+            self.people.readers = [loop.inbox.notify]
+            self.forges.hooks = [self._twice(loop.controllers.pulls.notify)]
+            world.at_end, world.end = [loop.stop], world.now + time
             workers = Workers(SCENARIO, world, loop)
+            run = asyncio.create_task(turn.run(loop.run))
+            await world.hand_on()
             tasks = [asyncio.create_task(workers.work(name)) for name in self.people.desired.agents]
             with suppress(Died):
-                await loop.run()
+                await run
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
