@@ -43,6 +43,26 @@ _NEVER_MADE = ("config.worktree", "commondir", "info", "hooks", "objects/info/al
 """What would bring settings, programs or objects from elsewhere; a mirror is made without."""
 
 
+async def make(folder: Path) -> None:
+    """
+    Make a bare repository, whole from the moment at which it is there.
+
+    Others look at its settings meanwhile. Raises OSError, GitFailed, and Unavailable if git cannot
+    be started.
+    """
+    fresh = await _fresh_beside(folder)
+    await Git.local(fresh).run("init", "-q", "--bare", "--template=")
+    await asyncio.to_thread(fresh.rename, folder)
+
+
+async def _fresh_beside(folder: Path) -> Path:
+    """Return where a new repository may be made; nothing is there. Raises OSError."""
+    fresh = folder.with_name(f"{folder.name}.new")
+    await asyncio.to_thread(_remove, fresh)
+    fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return fresh
+
+
 async def remake(folder: Path, ref: str) -> None:
     """
     Make a bare repository anew around its sound objects.
@@ -51,9 +71,7 @@ async def remake(folder: Path, ref: str) -> None:
     fetched again. Raises OSError, and Unavailable if git cannot be started.
     """
     commit = await asyncio.to_thread(_read_ref, folder, ref)
-    fresh = folder.with_name(f"{folder.name}.new")
-    await asyncio.to_thread(_remove, fresh)
-    fresh.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = await _fresh_beside(folder)
     await Git.local(fresh, timeout=_LONG).attempt("init", "-q", "--bare", "--template=")
     await asyncio.to_thread(_put_around_objects, fresh, folder)
     git = Git.local(folder, timeout=_LONG)
@@ -114,24 +132,32 @@ def _read_ref(folder: Path, ref: str) -> str | None:
 
 
 def _put_around_objects(fresh: Path, folder: Path) -> None:
-    """Let everything beside the objects be as in a new repository, and drop objects that are not sound."""
+    """
+    Let everything beside the objects be as in a new repository, and drop objects that are not sound.
+
+    HEAD goes first and comes last: where it is, the settings are those of a mirror (`reset_settings`).
+    """
     if folder.is_symlink() or not folder.is_dir():
         _remove(folder)
     objects = folder / "objects"
     if objects.is_symlink() or not objects.is_dir():
         _remove(objects)
     objects.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for left in folder.iterdir():
+    for left in sorted(folder.iterdir(), key=_is_head, reverse=True):
         if left != objects:
             _remove(left)
     for damaged in list(_unsound(objects)):
         _remove(damaged)
     for name in ("info", "pack"):
         (objects / name).mkdir(exist_ok=True)
-    for made in fresh.iterdir():
+    for made in sorted(fresh.iterdir(), key=_is_head):
         if made.name != "objects":
             made.rename(folder / made.name)
     _remove(fresh)
+
+
+def _is_head(path: Path) -> bool:
+    return path.name == "HEAD"
 
 
 def _unsound(objects: Path) -> Iterator[Path]:

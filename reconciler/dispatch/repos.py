@@ -28,7 +28,7 @@ from reconciler.core.model.specs import Repo
 from reconciler.core.text import without_credentials
 from reconciler.dispatch.batching import Batches
 from reconciler.dispatch.merging import MergeConflict, merge, rebase
-from reconciler.dispatch.mirrors import remake, reset_settings
+from reconciler.dispatch.mirrors import make, remake, reset_settings
 from reconciler.dispatch.retrying import StepFailed
 from reconciler.dispatch.secret_gate import with_unpacked
 from reconciler.git.catfile import CatFile, Receive
@@ -400,7 +400,8 @@ class CodeRepository:
 
     async def close(self, branch: str, head: str) -> None:
         """Delete a branch that holds our delivery; one that was pushed to is left. Raises Unavailable."""
-        await self._create()
+        async with self._lock:
+            await self._create()
         ref = f"refs/heads/{branch}"
         if await self._look(ref) != head:
             return
@@ -673,10 +674,9 @@ class CodeRepository:
         if self.folder.exists() or self.folder.is_symlink():
             raise GitFailed("it has no HEAD")
         try:
-            self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await make(self.folder)
         except OSError as error:
             raise self._not_rebuildable(error) from error
-        await self._git.run("init", "-q", "--bare", "--template=")
 
     async def _rebuild_mirror(self, damage: GitFailed, remade: int) -> None:
         """Rebuild the mirror, unless somebody else did since it was the `remade`th."""

@@ -15,9 +15,11 @@ import pytest
 from reconciler.core.errors import Unavailable
 from reconciler.core.model.runs import FailureClass
 from reconciler.core.model.specs import Host
+from reconciler.dispatch import mirrors
 from reconciler.dispatch.local import LocalTransport
 from reconciler.dispatch.repos import CodeRepository
 from reconciler.dispatch.retrying import StepFailed
+from reconciler.git.process import Git
 from tests.dispatch.world import NOW, World, ended, git, needs_of, sweep
 
 
@@ -30,6 +32,20 @@ def repository_of(world: World, **fields) -> CodeRepository:
     silence = fields.pop("silence", 60)
     repo = world.repo.model_copy(update=fields)
     return CodeRepository(repo, mirrors=world.data / "repos", fleet=world.folder, silence=silence)
+
+
+def requests_of(repository: CodeRepository, monkeypatch) -> list[str]:
+    """Return what the repository is asked for from now on; a slow machine changes nothing in that."""
+    asked, run_network = [], repository._run_network
+
+    async def noted(*args, **options):
+        asked.append(args[0])
+        return await run_network(*args, **options)
+
+    monkeypatch.setattr(repository, "_run_network", noted)
+    monkeypatch.setattr("reconciler.dispatch.repos._MOMENT", 3600.0)
+    monkeypatch.setattr("reconciler.dispatch.batching.PATIENCE", 3600.0)
+    return asked
 
 
 def move(world: World, text: str = "more\n") -> str:
@@ -462,6 +478,40 @@ async def test_a_repository_that_accepts_and_stays_silent_is_given_up(world):
     assert f"repo code: {place} does not answer: nothing came for 0.3 s" in str(caught.value)
 
 
+@pytest.mark.parametrize("is_damaged", [False, True])
+async def test_whoever_looks_while_a_mirror_is_made_finds_no_settings_that_somebody_changed(
+    world, monkeypatch, is_damaged
+):
+    repository, mirror = repository_of(world), world.data / "repos/code.git"
+    if is_damaged:
+        await repository.newest()
+        (mirror / "packed-refs").write_text("what is no list of refs\n")
+    changed = []
+
+    def looking(step):
+        def stepping(*args, **options):
+            done = step(*args, **options)
+            changed.append(mirrors.reset_settings(mirror))
+            return done
+
+        return stepping
+
+    async def attempted(git, *args, **options):
+        done = await attempt(git, *args, **options)
+        if args[0] == "init":  # writes HEAD before the settings: where it does, nobody may look yet
+            changed.append((mirror / "HEAD").exists() and not is_damaged)
+        return done
+
+    attempt = Git.attempt
+    monkeypatch.setattr(Path, "rename", looking(Path.rename))
+    monkeypatch.setattr(mirrors, "_remove", looking(mirrors._remove))
+    monkeypatch.setattr(Git, "attempt", attempted)
+    await repository.newest()
+
+    assert len(changed) > 2
+    assert not any(changed)
+
+
 # --- Upkeep ------------------------------------------------------------------
 
 MONTHS = 70 * 86400
@@ -558,15 +608,8 @@ async def test_a_mirror_on_a_host_is_tidied_and_goes_once_nobody_borrows_from_it
 async def test_a_start_asks_a_repository_once_unless_its_base_branch_moved_and_a_delivery_only_pushes(
     world, monkeypatch
 ):
-    repository, asked = repository_of(world), []
-    run_network = repository._run_network
-
-    async def noted(*args, **options):
-        asked.append(args[0])
-        return await run_network(*args, **options)
-
-    monkeypatch.setattr(repository, "_run_network", noted)
-    monkeypatch.setattr("reconciler.dispatch.repos._MOMENT", 3600.0)  # a slow machine changes nothing
+    repository = repository_of(world)
+    asked = requests_of(repository, monkeypatch)
 
     async def starts(branch):
         asked.clear()
@@ -590,17 +633,11 @@ async def test_a_start_asks_a_repository_once_unless_its_base_branch_moved_and_a
 async def test_what_is_delivered_meanwhile_is_pushed_together_and_a_branch_that_was_taken_keeps_no_other(
     world, monkeypatch
 ):
-    repository, asked = repository_of(world), []
-    run_network = repository._run_network
-
-    async def noted(*args, **options):
-        asked.append(args[0])
-        return await run_network(*args, **options)
-
+    repository = repository_of(world)
     await repository.see_way_back("task/a", None)
     head, taken = await repository.newest(), move(world)
     git(world.code, "update-ref", "refs/heads/task/c", taken)
-    monkeypatch.setattr(repository, "_run_network", noted)
+    asked = requests_of(repository, monkeypatch)
     branches = [f"task/{letter}" for letter in "abdefgh"]
 
     sound = await asyncio.gather(*(repository.deliver(head, branch, None) for branch in branches))
@@ -619,15 +656,9 @@ async def test_what_is_delivered_meanwhile_is_pushed_together_and_a_branch_that_
 
 
 async def test_runs_that_start_together_ask_the_repository_together(world, monkeypatch):
-    repository, asked = repository_of(world), []
-    run_network = repository._run_network
+    repository = repository_of(world)
     await repository.see_way_back("task/first", None)
-
-    async def noted(*args, **options):
-        asked.append(args[0])
-        return await run_network(*args, **options)
-
-    monkeypatch.setattr(repository, "_run_network", noted)
+    asked = requests_of(repository, monkeypatch)
     git(world.code, "update-ref", "refs/heads/task/c", await repository.newest())
     asked.clear()
     outcomes = await asyncio.gather(
