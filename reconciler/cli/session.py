@@ -325,7 +325,7 @@ class FleetSession:
         if self.repository.folder and (self.repository.folder / path).exists():
             raise NotFound(f"{path} is not on {self.branch} yet; commit it first")
         if kind == "task" and await self.is_archived([name]):
-            removal = f"git log --diff-filter=D -- {quote(path)}"
+            removal = f"git log --diff-filter=D -- {' '.join(map(quote, filter(None, (path, campaign))))}"
             raise NotFound(
                 f"{name} is archived: no spec asks for it; `{removal}` has the commit that removed it, for "
                 "`git revert`"
