@@ -60,7 +60,7 @@ async def test_a_step_ends_what_an_earlier_one_of_its_workspace_left(fleet, shel
     await until(lambda: not any(map(processes.is_alive, left)))
     assert processes.is_alive(second.pid)
     assert processes.is_alive(other.pid)
-    for step in (second, other):
+    for step in (first, second, other):
         await step.communicate(b"")
     assert list((fleet / "steps").iterdir()) == []
 
@@ -70,3 +70,4 @@ async def test_a_step_that_nobody_waits_for_any_more_ends_in_time(fleet):
 
     await until(lambda: not processes.is_alive(step.pid))
     await until(lambda: not reading(fleet, "a.g1.a1"))
+    await step.communicate(b"")
